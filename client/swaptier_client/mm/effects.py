@@ -1,0 +1,154 @@
+"""What a fault can wait for: the effects its coroutine yields, and what it is sent back.
+
+Pure. A path through mm is a generator. It yields an effect, the driver performs it and sends the reply; **code between
+two yields is atomic, a yield drops the lock**, so after every yield recheck what you read before it. Expected outcomes
+(a miss, a refusal) are values sent in. Transport failures are thrown in as `SwapTierError`, which says whether the
+request may have taken effect.
+
+Rules for this file's editors: an effect is data, never a callback into mm; a new effect needs all three drivers
+(asyncio, seeded, exhaustive).
+"""
+
+from collections.abc import Generator
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+
+from swaptier_wire.types import LoadMode, LoadReply, SlotReply
+
+
+class SwapEntry(NamedTuple):
+    """Where a swapped-out page lives. Models: swp_entry_t."""
+
+    type: int
+    """Index of the swap device on this host, as swp_type()."""
+    offset: int
+    """Slot on that device, as swp_offset()."""
+
+
+class Load(NamedTuple):
+    """Read a slot from the tier. Sent back: LoadReply. Models: swap_read_folio() and zswap_load()."""
+
+    entry: SwapEntry
+    generation: int
+    mode: LoadMode
+    request_id: int
+    require_generation: bool = False
+
+
+class Store(NamedTuple):
+    """Write a page, PAGE_BYTES long, to a slot. Sent back: SlotReply. Models: swap_writepage() and zswap_store()."""
+
+    entry: SwapEntry
+    generation: int
+    page: bytes
+
+
+class Lookup(NamedTuple):
+    """Ask whether the pool holds a slot. Sent back: SlotReply, HIT or MISS. Models: the RFC's zswap lookup."""
+
+    entry: SwapEntry
+
+
+class Acknowledge(NamedTuple):
+    """End a hand-off: the page is safe here. Sent back: SlotReply. No kernel model: a function return cannot be lost."""
+
+    entry: SwapEntry
+    generation: int
+    request_id: int
+
+
+class Invalidate(NamedTuple):
+    """Tell that a slot is free. Sent back: SlotReply. Models: zswap_invalidate() at the last swap_free()."""
+
+    entry: SwapEntry
+    generation: int
+
+
+Request: TypeAlias = Load | Store | Lookup | Acknowledge | Invalidate
+"""An effect that crosses the wire."""
+
+RequestReply: TypeAlias = LoadReply | SlotReply
+
+
+class Batch(NamedTuple):
+    """Several requests at once, on different slots. Sent back: a list of replies in the same order, an exception in
+    place of the reply where that request failed. The requests may be performed in any order.
+
+    Models: a plug (blk_start_plug) around reclaim's or readahead's reads and writes.
+    """
+
+    requests: tuple[Request, ...]
+
+
+class Waiter(Protocol):
+    """A parked coroutine, as its driver sees it."""
+
+    def wake(self) -> None:
+        """Make it runnable. Called at most once per park, never re-entrantly resumes it."""
+
+
+class WaitQueue:
+    """Coroutines parked until something changes. Models: wait_queue_head_t, without exclusive waiters.
+
+    No wake-up is lost: the check that decides to wait and the `Wait` it yields are one atomic step, and the driver
+    parks the coroutine before anything else runs.
+    """
+
+    __slots__ = ("name", "waiters")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.waiters: list[Waiter] = []
+
+    def park(self, waiter: Waiter) -> None:
+        """Add *waiter*; only drivers call this."""
+        self.waiters.append(waiter)
+
+    def wake_all(self) -> None:
+        """Wake everything parked here, in the order it came."""
+        parked, self.waiters = self.waiters, []
+        for waiter in parked:
+            waiter.wake()
+
+
+class Wait(NamedTuple):
+    """Sleep until the queue is woken. Sent back: None. Recheck the condition: a wake-up is a hint."""
+
+    queue: WaitQueue
+
+
+class Preempt(NamedTuple):
+    """Anyone may run here: the kernel holds no lock although nothing is remote. Sent back: None."""
+
+    point: str
+    """Where in the path, for traces: "fault.before_ptl"."""
+
+
+Effect: TypeAlias = Request | Batch | Wait | Preempt
+
+Reply: TypeAlias = LoadReply | SlotReply | list[RequestReply | BaseException] | None
+"""What a driver sends back; each effect's docstring says which of these."""
+
+T = TypeVar("T")
+Path: TypeAlias = Generator[Effect, Reply, T]
+"""A path through mm: yields effects, is sent replies, returns T."""
+
+
+def load(effect: Load) -> Path[LoadReply]:
+    """Yield *effect* and return its reply, typed."""
+    reply = yield effect
+    assert isinstance(reply, LoadReply), reply
+    return reply
+
+
+def ask(effect: Store | Lookup | Acknowledge | Invalidate) -> Path[SlotReply]:
+    """Yield *effect* and return its reply, typed."""
+    reply = yield effect
+    assert isinstance(reply, SlotReply), reply
+    return reply
+
+
+def batch(requests: tuple[Request, ...]) -> Path[list[RequestReply | BaseException]]:
+    """Yield *requests* as one Batch and return its replies, typed."""
+    replies = yield Batch(requests)
+    assert isinstance(replies, list), replies
+    return replies

@@ -1,0 +1,137 @@
+"""The swap-in policies, as data: one frozen record each, no subclasses. KERNEL.md section 2 is where they come from.
+
+Pure. A policy says what a fault does at five points of do_swap_page(): whether it bypasses the swapcache, whether it
+pins the slot meanwhile, how it loads, what it does on a hit, and what it does when the page cannot be installed. The
+fault path (`fault.py`) reads these fields and never a policy's name.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from swaptier_wire.types import LoadMode
+
+
+class PoolLookup(Enum):
+    """When a bypassing fault asks whether the pool holds the page."""
+
+    NEVER = "never"
+    BEFORE_PIN = "before-pin"
+    AFTER_PIN = "after-pin"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a swap-in does. Names are the public interface: CLI, metric label, report."""
+
+    name: str
+    origin: str
+    """Who proposed or shipped it, and where."""
+    effect: str
+    """What is known of it, in one line."""
+    is_safe: bool
+    """The specification: it never loses or corrupts a page, whatever races and install failures happen."""
+    bypasses_swapcache: bool
+    """A slot with one user is read into a private folio (SWP_SYNCHRONOUS_IO and __swap_count() == 1)."""
+    pins: bool
+    """The bypass takes HAS_CACHE first (swapcache_prepare()), so the slot cannot be freed, reused or read by another."""
+    bypass_mode: LoadMode
+    """How a bypassing fault loads."""
+    swapcache_mode: LoadMode
+    """How a load into the swapcache loads."""
+    pool_lookup: PoolLookup = PoolLookup.NEVER
+    """When a bypassing fault looks into the pool; on a hit its folio goes into the swapcache before the load."""
+    stores_back: bool = False
+    """A page taken exclusively that cannot be installed is stored again before the pin is dropped."""
+    frees_swapcache_eagerly: bool = False
+    """After mapping, the swapcache folio of a synchronous device is freed if nobody else needs it."""
+    device_free_on_read: bool = False
+    """The device itself drops what it reads out."""
+
+
+SHARED_UNPINNED = Policy(
+    name="shared-unpinned",
+    origin="Linux 4.15 to 6.7 with shared zswap loads or zram: 0bcac06f27d7, before 13ddaf26be32",
+    effect="lost update: the slot is freed and reused between read and install, and the PTE looks unchanged",
+    is_safe=False,
+    bypasses_swapcache=True,
+    pins=False,
+    bypass_mode=LoadMode.SHARED,
+    swapcache_mode=LoadMode.SHARED,
+)
+"""The bypass as it was before the pin."""
+
+EXCLUSIVE_UNPINNED = Policy(
+    name="exclusive-unpinned",
+    origin="Linux 6.5 to 6.7 with exclusive_loads=Y over zram: b9c91c43412f on 0bcac06f27d7",
+    effect="the second of two faults misses the page the first one took, and reads the device: stale",
+    is_safe=False,
+    bypasses_swapcache=True,
+    pins=False,
+    bypass_mode=LoadMode.EXCLUSIVE,
+    swapcache_mode=LoadMode.EXCLUSIVE,
+)
+"""Exclusive loads on the unpinned bypass."""
+
+EXCLUSIVE = Policy(
+    name="exclusive",
+    origin="Linux 6.8 with exclusive_loads=Y, 6.9-rc: b9c91c43412f with the pin of 13ddaf26be32",
+    effect="the seed's bug: a fault that cannot install its page takes the only copy with it",
+    is_safe=False,
+    bypasses_swapcache=True,
+    pins=True,
+    bypass_mode=LoadMode.EXCLUSIVE,
+    swapcache_mode=LoadMode.EXCLUSIVE,
+)
+"""The bug this program starts from."""
+
+SHARED = Policy(
+    name="shared",
+    origin="Barry Song, 2024: like zram, the copy is freed at swap_free()",
+    effect="always right; two copies while a page sits in the swapcache",
+    is_safe=True,
+    bypasses_swapcache=True,
+    pins=True,
+    bypass_mode=LoadMode.SHARED,
+    swapcache_mode=LoadMode.SHARED,
+)
+"""Never erase at load."""
+
+EXCLUSIVE_IF_SWAPCACHE = Policy(
+    name="exclusive-if-swapcache",
+    origin="Johannes Weiner, merged as 25cd241408a2, Linux 6.9",
+    effect="always right: a read that does not transfer ownership leaves the tier's copy alone",
+    is_safe=True,
+    bypasses_swapcache=True,
+    pins=True,
+    bypass_mode=LoadMode.SHARED,
+    swapcache_mode=LoadMode.EXCLUSIVE,
+)
+"""The merged fix, and the default."""
+
+NO_BYPASS = Policy(
+    name="no-bypass",
+    origin="Kairui Song, swap table phase II: f1879e8a0c60 and 4b34f1d82c65, the cycle after 6.19",
+    effect="always right: every load is into a locked swapcache folio, freed after mapping",
+    is_safe=True,
+    bypasses_swapcache=False,
+    pins=True,
+    bypass_mode=LoadMode.EXCLUSIVE,
+    swapcache_mode=LoadMode.EXCLUSIVE,
+    frees_swapcache_eagerly=True,
+)
+"""No bypass at all."""
+
+POLICIES: dict[str, Policy] = {
+    policy.name: policy
+    for policy in (
+        SHARED_UNPINNED,
+        EXCLUSIVE_UNPINNED,
+        EXCLUSIVE,
+        SHARED,
+        EXCLUSIVE_IF_SWAPCACHE,
+        NO_BYPASS,
+    )
+}
+"""Every policy by name, in the order of their history."""
+
+DEFAULT_POLICY = EXCLUSIVE_IF_SWAPCACHE
