@@ -103,6 +103,11 @@ class WaitQueue:
         """Add *waiter*; only drivers call this."""
         self.waiters.append(waiter)
 
+    def unpark(self, waiter: Waiter) -> None:
+        """Forget *waiter*, whose coroutine is gone; no-op when it was woken already. Only drivers call this."""
+        if waiter in self.waiters:
+            self.waiters.remove(waiter)
+
     def wake_all(self) -> None:
         """Wake everything parked here, in the order it came."""
         parked, self.waiters = self.waiters, []

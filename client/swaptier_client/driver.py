@@ -1,0 +1,182 @@
+"""Runs the paths of mm on asyncio: takes each effect a path yields, performs it, and sends the reply back in.
+
+Touches the event loop and nothing else; the wire is behind `Tier`. Rules of conduct:
+
+- Between two effects of one path nothing else runs: the driver resumes a path, and it runs to its next yield.
+- Only what must wait goes through the loop. A reply that is there already, a wait-free path and most `Preempt`s do not.
+- A transport failure is thrown into the path; in a `Batch` it stands in the list in place of the reply.
+- A path whose task is cancelled is closed: its `finally` clauses run at once, and may not yield.
+
+Models: the scheduler, as far as mm can tell: wait_event(), wake_up_all() and involuntary preemption.
+"""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from swaptier_wire.errors import SwapTierError
+
+from swaptier_client.mm.effects import (
+    Batch,
+    Path,
+    Preempt,
+    Reply,
+    Request,
+    RequestReply,
+    Wait,
+    WaitQueue,
+)
+
+T = TypeVar("T")
+
+PREEMPTION_TURNS_MAX = 1024
+"""The longest preemption, in turns of the loop: some 10 ms, tens of round trips, so that whole faults fit inside it."""
+
+
+class Tier(Protocol):
+    """A tier server as the driver sees it: `swaptier_client.transport.TierStream`, or a fake."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether submit() may be called now."""
+
+    async def room(self) -> None:
+        """Wait until there may be room. A hint: ask `has_room` again. Returns also when the tier is unreachable."""
+
+    def submit(self, effect: Request) -> asyncio.Future[RequestReply]:
+        """Start *effect*; the future gets its reply or a SwapTierError, also when it could not be started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """How often and how long a path loses its CPU at a `Preempt`.
+
+    With *probability* it yields to the loop for N turns, where P(N >= k) = 1/k up to *turns_max*: half of the
+    preemptions last one turn, one in a hundred lasts a hundred. So a vCPU is preempted: mostly the neighbour
+    runs for a moment, now and then the host takes the CPU away for many round trips, long enough for another thread
+    to fault the same page in, free its slot and have the slot reused. A tail that falls faster never gets there; a
+    fixed length only ever finds the one race it fits. The mean is ln(turns_max) + 0.6 turns, 7.5 by default.
+    """
+
+    probability: float = 0.05
+    """0 never preempts, 1 always does."""
+    turns_max: int = PREEMPTION_TURNS_MAX
+    """Turns of the event loop, 1 or more."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.probability <= 1.0:
+            raise ValueError(f"preemption probability {self.probability} is not within 0 and 1")
+        if self.turns_max < 1:
+            raise ValueError(f"a preemption lasts at least 1 turn, not {self.turns_max}")
+
+
+class PreemptionCoin:
+    """Draws how long each preemption lasts. The same seed draws the same lengths; who gets which is the schedule's."""
+
+    __slots__ = ("_draw", "_probability", "_turns_max")
+
+    def __init__(self, preemption: Preemption, seed: int) -> None:
+        self._draw = random.Random(seed).random
+        self._probability = preemption.probability
+        self._turns_max = preemption.turns_max
+
+    def turns(self) -> int:
+        """Return how many turns of the loop to yield for: mostly 0."""
+        if self._draw() >= self._probability:
+            return 0
+        # 1/u for a uniform u in (0, 1] is at least k with probability 1/k.
+        return min(int(1.0 / (1.0 - self._draw())), self._turns_max)
+
+
+class _Parked:
+    """One path asleep in a WaitQueue. Lives from park() to wake(), or to the cancellation of its task."""
+
+    __slots__ = ("woken",)
+
+    def __init__(self, woken: asyncio.Future[None]) -> None:
+        self.woken = woken
+
+    def wake(self) -> None:
+        """Make the path runnable; the loop resumes it later, never from in here."""
+        if not self.woken.done():  # its task may have been cancelled between the wake-up and now
+            self.woken.set_result(None)
+
+
+class Driver:
+    """Performs the effects of many paths at once, each in its own task, against the tiers of one host."""
+
+    def __init__(self, tiers: Sequence[Tier], *, seed: int, preemption: Preemption | None = None) -> None:
+        """Perform requests on tiers[entry.type]; preempt as *preemption* says, drawn from *seed*."""
+        self._tiers = tuple(tiers)
+        self._preemption_turns = PreemptionCoin(preemption or Preemption(), seed).turns
+
+    async def run(self, path: Path[T]) -> T:
+        """Perform *path* to its end and return what it returns.
+
+        Raises:
+            SwapTierError: a request failed and the path did not catch it. `definite` says whether it took effect.
+            Exception: whatever else the path raises.
+        """
+        reply: Reply = None
+        failure: SwapTierError | None = None
+        try:
+            while True:
+                if failure is None:
+                    effect = path.send(reply)
+                else:
+                    effect, failure = path.throw(failure), None
+                reply = None
+                # In the order of how often they come and how cheap they are; what is left is a request.
+                if isinstance(effect, Preempt):
+                    for _ in range(self._preemption_turns()):
+                        await asyncio.sleep(0)
+                elif isinstance(effect, Wait):
+                    await _wait(effect.queue)
+                elif isinstance(effect, Batch):
+                    reply = await self._batch(effect)
+                else:
+                    tier = self._tiers[effect.entry.type]
+                    try:
+                        while not tier.has_room:
+                            await tier.room()
+                        reply = await tier.submit(effect)
+                    except SwapTierError as error:
+                        failure = error
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]  # a generator's return value has no type in StopIteration
+        except BaseException:
+            path.close()  # no-op when the path itself raised; else it was cancelled at the effect it waits for
+            raise
+
+    async def _batch(self, effect: Batch) -> list[RequestReply | BaseException]:
+        """Start all requests, then wait for all; a failure stands in its request's place."""
+        futures: list[asyncio.Future[RequestReply]] = []
+        replies: list[RequestReply | BaseException] = []
+        try:
+            for request in effect.requests:
+                tier = self._tiers[request.entry.type]
+                while not tier.has_room:
+                    await tier.room()
+                futures.append(tier.submit(request))
+            for future in futures:
+                try:
+                    replies.append(await future)
+                except SwapTierError as error:
+                    replies.append(error)
+        finally:
+            for future in futures[len(replies) :]:  # cancelled in the middle: nobody will read the rest
+                future.cancel()
+        return replies
+
+
+async def _wait(queue: WaitQueue) -> None:
+    """Sleep until *queue* is woken. Parks before anything else can run, so no wake-up falls in between."""
+    parked = _Parked(asyncio.get_running_loop().create_future())
+    queue.park(parked)
+    try:
+        await parked.woken
+    except asyncio.CancelledError:
+        queue.unpark(parked)
+        raise
