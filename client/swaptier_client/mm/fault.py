@@ -1,0 +1,250 @@
+"""The swap fault: do_swap_page() as one coroutine, for every policy.
+
+Pure. Rules: everything read before a yield is stale after it until rechecked; memory is charged before anything is read,
+so that failing to get it loses nothing; the page table lock is the atomic stretch from the recheck of the entry
+to the end of the mapping.
+
+Models: do_swap_page() in mm/memory.c. Left out: large folios, KSM, migration, device-private and hwpoison entries.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from swaptier_client.mm import swap_cache
+from swaptier_client.mm.counters import DetectedLoss, InstallFailure
+from swaptier_client.mm.effects import Lookup, Path, Preempt, Store, Wait, ask
+from swaptier_client.mm.errors import PageLost
+from swaptier_client.mm.page_table import PresentPte, SwapPte, pte_same
+from swaptier_client.mm.policy import PoolLookup
+from swaptier_client.mm.swap_cache import ReadFolio
+from swaptier_client.mm.swap_map import PrepareResult
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import Outcome
+
+if TYPE_CHECKING:
+    from swaptier_client.mm.folio import Folio
+    from swaptier_client.mm.host import Host
+    from swaptier_client.mm.process import Process
+    from swaptier_client.mm.swap_map import SwapSlot
+
+
+class FaultResult(Enum):
+    """What one trip through the fault path came to."""
+
+    MAPPED = "mapped"
+    RETRY = "retry"
+    """VM_FAULT_RETRY, or somebody else handled it: look at the page table again."""
+
+
+class SwapFault(NamedTuple):
+    """One fault, as sampled when it began. Models: struct vm_fault."""
+
+    process: Process
+    address: int
+    write: bool
+    orig: SwapPte
+    """Compared whole before mapping."""
+    slot: SwapSlot
+
+
+def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[FaultResult]:
+    """Bring the swapped-out page at *address* back and map it, or say that the fault must be taken again.
+
+    The caller holds the mmap lock for reading.
+
+    Raises:
+        PageLost: the page is known to be gone (SIGBUS). Definite.
+        SwapTierError: the tier could not be asked; `definite` says whether the load may have been applied.
+        OutOfMemory: definite, nothing was read.
+
+    Models: do_swap_page().
+    """
+    orig = process.page_table.get(address)
+    if not isinstance(orig, SwapPte):
+        return FaultResult.RETRY
+    slot = host.slot(orig.entry)
+    fault = SwapFault(process, address, write, orig, slot)
+    if slot.lost is not None:
+        raise _sigbus(host, fault, slot.lost)
+
+    if slot.folio is not None:
+        read: ReadFolio | None = ReadFolio(swap_cache.get(slot.folio), was_read=False)
+    elif host.policy.bypasses_swapcache and host.device(slot.entry).is_synchronous and slot.count == 1:
+        read = yield from _read_bypassing(host, slot)
+    else:
+        read = yield from swap_cache.read(host, slot)
+    if read is None:
+        return FaultResult.RETRY
+    folio = read.folio
+    in_cache = folio.entry is not None
+    generation = slot.generation
+
+    # Nothing is locked here: the folio was unlocked when its read ended, the page table never was. Reclaim may hold
+    # the folio, the page may be mapped, zapped or moved by others, and without a pin the slot may be reused.
+    yield Preempt("swap_in.read")
+
+    failure = host.install_failure(process.pid, address) if read.was_read else None
+    if failure is InstallFailure.LOCK_CONTENDED or not folio.trylock():
+        if failure is None:
+            yield from folio.wait_unlocked()
+        return (yield from _abandon(host, fault, read, generation, InstallFailure.LOCK_CONTENDED))
+    if in_cache and slot.folio is not folio:
+        folio.unlock()
+        host.put_folio(folio)
+        return FaultResult.RETRY
+    if not process.is_alive or not pte_same(process.page_table.get(address), orig):
+        folio.unlock()
+        return (yield from _abandon(host, fault, read, generation, InstallFailure.PTE_CHANGED))
+    if not folio.uptodate:
+        folio.unlock()
+        yield from _abandon(host, fault, read, generation, InstallFailure.READ_ERROR)
+        raise _sigbus(host, fault, folio.read_error or DetectedLoss.MISS_MUST_EXIST)
+    yield from _map(host, fault, folio)
+    return FaultResult.MAPPED
+
+
+def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
+    """Read *slot* into a private folio that is in no cache, under the pin if the policy has one. None: fault again.
+
+    Models: the SWP_SYNCHRONOUS_IO branch of do_swap_page().
+    """
+    policy = host.policy
+    in_pool = False
+    if policy.pool_lookup is PoolLookup.BEFORE_PIN:
+        in_pool = (yield from ask(Lookup(slot.entry))).outcome is Outcome.HIT
+    folio = yield from host.alloc_folio()
+    yield Preempt("swap_in.allocated")
+    if policy.pins:
+        # Recheck: allocating may have slept, and the slot may be pinned, cached or free by now.
+        result = host.device(slot.entry).prepare(slot)
+        if result is not PrepareResult.OK:
+            host.free_folio(folio)
+            yield from _wait_for_pin(host, slot, result)
+            return None
+        slot.reader = folio
+    try:
+        if policy.pool_lookup is PoolLookup.AFTER_PIN:
+            in_pool = (yield from ask(Lookup(slot.entry))).outcome is Outcome.HIT
+        if in_pool:
+            swap_cache.insert(slot, folio)
+        # On the list before the read, as folio_add_lru() is: from its unlock on, reclaim may hold this folio's lock.
+        host.lru.add(folio)
+        host.duplication.observe(slot)
+        yield from swap_cache.fill(host, slot, folio, policy.swapcache_mode if in_pool else policy.bypass_mode)
+    except SwapTierError:
+        folio.unlock()
+        yield from _finish(host, slot, folio)
+        raise
+    folio.unlock()
+    return ReadFolio(folio, was_read=True)
+
+
+def _wait_for_pin(host: Host, slot: SwapSlot, result: PrepareResult) -> Path[None]:
+    """Sleep until who pinned *slot* is done; return at once if there is nothing to wait for.
+
+    Models: swapcache_wq. The kernel sleeps one jiffy if no wake-up comes; here every unpin wakes.
+    """
+    if result is PrepareResult.FREE:
+        host.counters.pin_enoent += 1
+    else:
+        host.counters.pin_waits += 1
+        if slot.is_pinned:
+            yield Wait(slot.wait_queue())
+
+
+def _map(host: Host, fault: SwapFault, folio: Folio) -> Path[None]:
+    """Map the locked *folio* and give up the slot's reference. Atomic until the slot, if it is free, is told to the tier.
+
+    Models: the end of do_swap_page(), from swap_free() on.
+    """
+    process, slot = fault.process, fault.slot
+    device = host.device(slot.entry)
+    in_cache = folio.entry is not None
+    exclusive = fault.orig.exclusive or not in_cache
+    pte = PresentPte(folio, writable=exclusive, exclusive=exclusive, dirty=fault.write and exclusive)
+    process.page_table[fault.address] = pte
+    folio.mappings.append((process, fault.address))
+    folio.referenced = True
+    last_use = device.put(slot)
+    if in_cache and slot.count == 0 and _should_try_to_free_swap(host, fault, folio):
+        last_use = swap_cache.remove(host, slot)
+        folio.dirty = True
+    folio.unlock()
+    host.counters.faults += 1
+    host.duplication.observe(slot)
+    yield from _finish(host, slot, folio, last_use=last_use)
+
+
+def _should_try_to_free_swap(host: Host, fault: SwapFault, folio: Folio) -> bool:
+    """Tell whether the slot should be given up although the folio could stay in the swapcache.
+
+    Models: should_try_to_free_swap(), with the synchronous device's eager free of the swap table series.
+    """
+    device = host.device(fault.slot.entry)
+    if host.policy.frees_swapcache_eagerly and device.is_synchronous:
+        return True
+    if device.is_full_enough_to_free():
+        return True
+    return fault.write and len(folio.mappings) == 1 and folio.refs == 1
+
+
+def _abandon(
+    host: Host, fault: SwapFault, read: ReadFolio, generation: int, cause: InstallFailure
+) -> Path[FaultResult]:
+    """Give up the unlocked folio of a fault that cannot install it. Where the policies differ.
+
+    With an exclusive load on the bypass this is where the only copy of the page dies.
+    """
+    slot, folio = fault.slot, read.folio
+    if not read.was_read:
+        host.counters.fault_retries += 1
+        host.put_folio(folio)
+        return FaultResult.RETRY
+    from_pool = folio.source in (Outcome.HIT, Outcome.SAME_FILLED)
+    # Owed: the slot still has users and still holds the version that was read. Whether this folio is the only copy of
+    # it is the policy's doing.
+    is_owed = from_pool and slot.count > 0 and slot.generation == generation
+    took_only_copy = is_owed and folio.dirty and folio.entry is None
+    host.counters.fault_retries += 1
+    host.counters.install_failures[cause] += 1
+    host.counters.install_failures_owed += is_owed
+    host.counters.discarded += from_pool and slot.count == 0
+    if took_only_copy and host.policy.stores_back:
+        yield from _store_back(host, slot, folio)
+    elif took_only_copy:
+        host.on_only_copy_dropped(slot)
+    yield from _finish(host, slot, folio)
+    return FaultResult.RETRY
+
+
+def _store_back(host: Host, slot: SwapSlot, folio: Folio) -> Path[None]:
+    """Give the page back to the tier, under the pin. If nobody takes it, the page is lost and known to be.
+
+    Models: Yosry Ahmed's proposal in the seed's thread.
+    """
+    assert slot.reader is folio and folio.content is not None
+    slot.generation += 1
+    reply = yield from ask(Store(slot.entry, slot.generation, folio.content))
+    host.note_stored(slot, reply)
+    if reply.outcome is Outcome.REJECTED:
+        host.counters.storeback_rejected += 1
+        slot.lost = DetectedLoss.STOREBACK_REJECTED
+    else:
+        host.counters.storeback_stored += 1
+
+
+def _finish(host: Host, slot: SwapSlot, folio: Folio, *, last_use: bool = False) -> Path[None]:
+    """Drop the fault's pin, if it has one, and its reference; free the slot if that was the last use of it."""
+    if slot.reader is folio:
+        last_use = host.device(slot.entry).unpin(slot)
+    host.put_folio(folio)
+    host.duplication.observe(slot)
+    if last_use:
+        yield from swap_cache.free_slot(host, slot)
+
+
+def _sigbus(host: Host, fault: SwapFault, reason: DetectedLoss) -> PageLost:
+    host.counters.detected_loss[reason] += 1
+    return PageLost(fault.process.pid, fault.address, reason)

@@ -1,0 +1,170 @@
+"""Reclaim: take pages from processes, write them to the tier, and free their memory. shrink_folio_list() as a coroutine.
+
+Pure. Rules: a folio is locked from isolation until its store is answered; it leaves the swapcache only if, relocked, it is
+clean and nobody took it back meanwhile; a store that was refused makes it dirty again.
+
+Models: shrink_folio_list(), add_to_swap(), try_to_unmap(), pageout(), __remove_mapping() in mm/vmscan.c and mm/rmap.c.
+Left out: file pages, large folios, writeback throttling. The stores of one batch go out together, as under a plug.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from swaptier_client.mm import swap_cache
+from swaptier_client.mm.effects import Path, Preempt, Store, batch
+from swaptier_client.mm.page_table import PresentPte, SwapPte
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import Outcome, SlotReply, page_checksum
+
+if TYPE_CHECKING:
+    from swaptier_client.mm.folio import Folio
+    from swaptier_client.mm.host import Host
+    from swaptier_client.mm.swap_map import SwapSlot
+
+SWAP_CLUSTER_MAX = 32
+"""Folios isolated at a time. Models: SWAP_CLUSTER_MAX."""
+
+
+class Pageout(NamedTuple):
+    """A locked, unmapped folio on its way out."""
+
+    folio: Folio
+    slot: SwapSlot
+    store: Store | None
+    """None for a clean folio: its backing copy is still good."""
+
+
+def swap_out(host: Host, wanted: int = SWAP_CLUSTER_MAX) -> Path[int]:
+    """Reclaim up to *wanted* folios from the end of the clock and return how many were freed.
+
+    Raises:
+        SwapTierError: a store could not be made; its folios stay dirty in the swapcache, nothing is lost.
+
+    Models: shrink_inactive_list() and shrink_folio_list().
+    """
+    isolated = host.lru.isolate(min(wanted, SWAP_CLUSTER_MAX))
+    locked = [folio for folio in isolated if folio.trylock()]
+    for folio in isolated:
+        if not folio.is_locked:
+            _keep(host, folio)
+    yield Preempt("swap_out.isolated")
+
+    pageouts: list[Pageout] = []
+    for folio in locked:
+        pageout = _unmap(host, folio)
+        if pageout is None:
+            folio.unlock()
+            _keep(host, folio)
+        else:
+            pageouts.append(pageout)
+    yield from _write(host, pageouts)
+
+    # The folios are unlocked, as after swap_writepage(): a fault may find them in the swapcache and take them back.
+    yield Preempt("swap_out.written")
+    freed = 0
+    for pageout in pageouts:
+        freed += yield from _free_unless_rescued(host, pageout)
+    return freed
+
+
+def _unmap(host: Host, folio: Folio) -> Pageout | None:
+    """Give the locked folio a slot, replace its mappings by swap entries, and say what must be stored. None: keep it.
+
+    Models: add_to_swap() and try_to_unmap().
+    """
+    if folio.entry is None:
+        if not folio.mappings:
+            # A fault's private folio between read and mapping: it is nobody's page yet, there is nothing to swap.
+            return None
+        slot = host.alloc_slot()
+        if slot is None:
+            return None
+        swap_cache.insert(slot, folio)
+        folio.dirty = True
+    else:
+        slot = host.slot(folio.entry)
+        if not folio.uptodate:
+            return None
+    device = host.device(slot.entry)
+    for process, address in folio.mappings:
+        pte = process.page_table[address]
+        assert isinstance(pte, PresentPte) and pte.folio is folio, "the reverse map names another page"
+        device.duplicate(slot)
+        process.page_table[address] = SwapPte(
+            slot.entry, exclusive=pte.exclusive, soft_dirty=pte.soft_dirty, uffd_wp=pte.uffd_wp
+        )
+        folio.dirty |= pte.dirty
+        slot.owners.append((process.pid, address))
+    folio.mappings.clear()
+    store = _begin_store(host, slot, folio) if folio.dirty else None
+    host.duplication.observe(slot)
+    return Pageout(folio, slot, store)
+
+
+def _begin_store(host: Host, slot: SwapSlot, folio: Folio) -> Store:
+    """Name the version that goes out. Its generation rises: one slot can carry several versions."""
+    assert folio.content is not None
+    folio.dirty = False
+    slot.generation += 1
+    slot.is_storing = True
+    checksum = page_checksum(folio.content)
+    if checksum == folio.backed_checksum:
+        host.counters.wasted_recompress += 1
+    else:
+        slot.pool_loads = 0
+        folio.backed_checksum = checksum
+    return Store(slot.entry, slot.generation, folio.content)
+
+
+def _write(host: Host, pageouts: list[Pageout]) -> Path[None]:
+    """Store what is dirty, all at once, and unlock everything. Models: pageout() and swap_writepage()."""
+    writes = [pageout for pageout in pageouts if pageout.store is not None]
+    replies = (yield from batch(tuple(p.store for p in writes if p.store is not None))) if writes else []
+    failure: BaseException | None = None
+    for (folio, slot, _), reply in zip(writes, replies, strict=True):
+        slot.is_storing = False
+        if isinstance(reply, SlotReply):
+            host.note_stored(slot, reply)
+            folio.dirty |= reply.outcome in (Outcome.REJECTED, Outcome.ERROR)
+        else:
+            assert isinstance(reply, SwapTierError), reply
+            folio.dirty = True
+            failure = reply
+    for folio, slot, _ in pageouts:
+        folio.unlock()
+        host.duplication.observe(slot)
+    if failure is not None:
+        for folio, _, _ in pageouts:
+            _keep(host, folio)
+        raise failure
+
+
+def _free_unless_rescued(host: Host, pageout: Pageout) -> Path[int]:
+    """Drop the folio from the swapcache and free it, unless somebody uses it again or it is dirty. Returns folios freed.
+
+    Models: the end of shrink_folio_list() and __remove_mapping().
+    """
+    folio, slot, store = pageout
+    is_ours = folio.entry == slot.entry
+    if is_ours and folio.trylock():
+        if not folio.mappings and folio.refs == 1 and not folio.dirty:
+            last = swap_cache.remove(host, slot)
+            folio.unlock()
+            host.put_folio(folio)
+            if last:
+                yield from swap_cache.free_slot(host, slot)
+            return 1
+        folio.unlock()
+    if store is not None and is_ours and slot.in_pool:
+        slot.was_rescued = True
+        host.counters.store_rescued += 1
+        host.duplication.observe(slot)
+    _keep(host, folio)
+    return 0
+
+
+def _keep(host: Host, folio: Folio) -> None:
+    """Put an isolated folio back."""
+    host.lru.putback(folio)
+    host.put_folio(folio)

@@ -1,0 +1,175 @@
+"""The swapcache: uncompressed folios bound to slots, at most one a slot, found by everyone who faults on it.
+
+Pure. A folio enters locked and under HAS_CACHE, and leaves locked. Who inserts reads; who finds waits for the lock and
+then rechecks that the folio is still in the cache for the slot, because the lock's last holder may have dropped it.
+
+Models: mm/swap_state.c (add_to_swap_cache(), __read_swap_cache_async(), delete_from_swap_cache()).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from swaptier_client.mm.counters import DetectedLoss
+from swaptier_client.mm.effects import Invalidate, Load, Path, Wait, ask, load
+from swaptier_client.mm.folio import Folio
+from swaptier_client.mm.swap_map import PrepareResult, SwapSlot
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import LoadMode, Outcome, Reason
+
+if TYPE_CHECKING:
+    from swaptier_client.mm.host import Host
+
+
+class ReadFolio(NamedTuple):
+    """A folio that a fault holds a reference to."""
+
+    folio: Folio
+    was_read: bool
+    """This fault read it from the tier; else somebody else did."""
+
+
+def get(folio: Folio) -> Folio:
+    """Take a reference. Models: folio_get()."""
+    folio.refs += 1
+    return folio
+
+
+def insert(slot: SwapSlot, folio: Folio) -> None:
+    """Bind *folio* to *slot*, whose HAS_CACHE the caller set. Models: add_to_swap_cache()."""
+    assert slot.is_pinned and folio.is_locked and folio.entry is None
+    slot.folio = folio
+    slot.reader = None
+    folio.entry = slot.entry
+
+
+def remove(host: Host, slot: SwapSlot) -> bool:
+    """Unbind the slot's folio. True: nobody uses the slot any more and the caller must free it.
+
+    Models: delete_from_swap_cache(), __remove_mapping().
+    """
+    folio = slot.folio
+    assert folio is not None and folio.is_locked
+    slot.folio = None
+    slot.was_rescued = False
+    folio.entry = None
+    last = host.device(slot.entry).unpin(slot)
+    host.duplication.observe(slot)
+    return last
+
+
+def free_slot(host: Host, slot: SwapSlot) -> Path[None]:
+    """Tell the tier that *slot* is free, then make it reusable. The slot is pinned and its count is 0.
+
+    The order is the invariant: as long as the tier may hold the old page, no new page may get the slot. If the
+    tier cannot be told, the slot is never reused.
+
+    Raises:
+        SwapTierError: as thrown in; the slot stays pinned.
+
+    Models: zswap_invalidate() and swap_range_free() at the last swap_free().
+    """
+    assert slot.is_pinned and slot.count == 0
+    if slot.in_pool or slot.on_device:
+        host.orphan_entries += slot.in_pool
+        yield from ask(Invalidate(slot.entry, slot.generation))
+        host.orphan_entries -= slot.in_pool
+    slot.in_pool = False
+    slot.on_device = False
+    slot.entry_bytes = 0
+    host.device(slot.entry).release(slot)
+    host.duplication.observe(slot)
+
+
+def read(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
+    """Return the slot's swapcache folio with a reference, reading it in if it is not there. None: fault again.
+
+    The folio may be unlocked, not uptodate, or gone from the swapcache by the time the caller holds its lock.
+
+    Raises:
+        SwapTierError: as thrown in by the load; the slot is as it was.
+        OutOfMemory: definite, nothing was read.
+
+    Models: __read_swap_cache_async() and swap_read_folio().
+    """
+    if slot.folio is not None:
+        return ReadFolio(get(slot.folio), was_read=False)
+    folio = yield from host.alloc_folio()
+    # Recheck: allocating may have slept, and another fault may have been first.
+    result = host.device(slot.entry).prepare(slot)
+    if result is not PrepareResult.OK:
+        host.free_folio(folio)
+        if result is PrepareResult.FREE:
+            host.counters.pin_enoent += 1
+            return None
+        if slot.folio is not None:
+            return ReadFolio(get(slot.folio), was_read=False)
+        host.counters.pin_waits += 1
+        yield Wait(slot.wait_queue())
+        return None
+    insert(slot, folio)
+    host.lru.add(folio)
+    host.duplication.observe(slot)
+    try:
+        yield from fill(host, slot, folio, host.policy.swapcache_mode)
+    except SwapTierError:
+        last = remove(host, slot)
+        folio.unlock()
+        host.put_folio(folio)
+        if last:
+            yield from free_slot(host, slot)
+        raise
+    folio.unlock()
+    return ReadFolio(folio, was_read=True)
+
+
+def fill(host: Host, slot: SwapSlot, folio: Folio, mode: LoadMode) -> Path[None]:
+    """Read the slot into *folio*, which is locked. Afterwards it is uptodate, or `read_error` says why not.
+
+    A miss reads the device and is uptodate whatever the device returned: a slot the device was never given reads as
+    zeros, and nobody here can tell. That is where silent staleness lives. An error never reads the device instead.
+
+    Raises:
+        SwapTierError: as thrown in; *folio* is as it was. If indefinite, an exclusive load may have been applied.
+
+    Models: swap_read_folio() and zswap_load().
+    """
+    generation = slot.generation
+    effect = Load(slot.entry, generation, mode, host.next_request_id())
+    reply = yield from load(effect)
+    counters = host.counters
+    counters.loads += 1
+    folio.source = reply.outcome
+    content = reply.content()
+    if content is None:
+        folio.read_error = _loss_of(reply.reason)
+    else:
+        folio.content = content
+        folio.uptodate = True
+        folio.backed_checksum = reply.checksum
+    if reply.outcome in (Outcome.HIT, Outcome.SAME_FILLED):
+        counters.zswpin += 1
+        slot.pool_loads += 1
+        counters.double_loads += slot.pool_loads > 1
+        slot.entry_bytes = reply.entry_bytes
+        if mode is LoadMode.EXCLUSIVE:
+            # The folio is now the only copy: dirty, so that reclaim writes it instead of dropping it.
+            folio.dirty = True
+            # Without a pin the slot may be another page's by now; then this took that page, and we cannot know.
+            slot.in_pool = slot.in_pool and reply.generation != slot.generation
+    elif reply.outcome is Outcome.DEVICE:
+        counters.pswpin += 1
+        counters.tier_miss_must_exist += reply.generation != generation
+    host.duplication.observe(slot)
+
+
+def _loss_of(reason: Reason) -> DetectedLoss:
+    match reason:
+        case Reason.CHECKSUM:
+            return DetectedLoss.CHECKSUM
+        case Reason.DECOMPRESS:
+            return DetectedLoss.DECOMPRESS
+        case Reason.RESTARTED:
+            return DetectedLoss.EPOCH
+        case _:
+            return DetectedLoss.MISS_MUST_EXIST

@@ -1,0 +1,190 @@
+"""The swap map: one byte's worth of state for each slot of each swap device, and who may reuse a slot when.
+
+Pure. A slot is in use while its count, its HAS_CACHE flag or both are set. HAS_CACHE with a folio is the swapcache;
+HAS_CACHE without one is a pin: somebody reads the slot into a private folio, or is telling the tier that it is free.
+A slot whose count fell to 0 while pinned stays in use until the pin is dropped: that is what makes pte_same() safe.
+
+    FREE --alloc--> CACHE,0 --unmap--> CACHE,n --reclaim drops the folio--> n
+    n --swap-in through the cache--> CACHE,n          1 --bypass--> PIN,1 --map--> PIN,0 --unpin--> freeing
+    PIN,1 --install failed--> 1                       CACHE,0 --free_swap--> freeing
+    freeing (PIN,0: the tier is told) --> FREE
+
+Models: swap_map[], swapcache_prepare(), swapcache_clear(), swap_duplicate(), swap_free() in mm/swapfile.c. Left out:
+continuation pages, clusters, the per-CPU slot caches.
+"""
+
+from enum import Enum
+
+from swaptier_client.mm.counters import DetectedLoss
+from swaptier_client.mm.effects import SwapEntry, WaitQueue
+from swaptier_client.mm.folio import Folio
+from swaptier_wire.types import NO_GENERATION
+
+SWAP_MAP_MAX = 0x3E
+"""The highest count a slot can have. Models: SWAP_MAP_MAX, without COUNT_CONTINUED."""
+
+
+class PrepareResult(Enum):
+    """What swapcache_prepare() found."""
+
+    OK = "ok"
+    EXISTS = "-EEXIST"
+    FREE = "-ENOENT"
+
+
+class SwapSlot:
+    """One slot. `count`, `has_cache` and `folio` are the swap map; the rest is what a remote tier makes necessary."""
+
+    __slots__ = (
+        "count",
+        "duplication",
+        "entry",
+        "entry_bytes",
+        "folio",
+        "generation",
+        "has_cache",
+        "in_pool",
+        "is_storing",
+        "lost",
+        "on_device",
+        "owners",
+        "pool_loads",
+        "queue",
+        "reader",
+        "was_rescued",
+    )
+
+    def __init__(self, entry: SwapEntry) -> None:
+        self.entry = entry
+        self.count = 0
+        """Page table entries that name this slot."""
+        self.has_cache = False
+        self.folio: Folio | None = None
+        """The swapcache folio. None while has_cache is set means a pin."""
+        self.generation = NO_GENERATION
+        """Of the last allocation or Store; never reset, so that no late request can be taken for a current one."""
+        self.queue: WaitQueue | None = None
+        """Who waits for the pin to go; made by the first waiter."""
+        # What the replies said the tier keeps.
+        self.in_pool = False
+        self.on_device = False
+        """The device holds the current generation: the pool refused it, or wrote it back."""
+        self.entry_bytes = 0
+        """Length of the pool's entry."""
+        self.lost: DetectedLoss | None = None
+        """Why the only copy is known to be gone: faults on it get SIGBUS."""
+        # What only counters and the oracle read.
+        self.reader: Folio | None = None
+        """The private folio of the fault that pins this slot."""
+        self.is_storing = False
+        self.was_rescued = False
+        self.pool_loads = 0
+        """Loads of the current page version from the pool."""
+        self.owners: list[tuple[int, int]] = []
+        """(pid, address) of the mappings that were replaced by this slot at swap-out."""
+        self.duplication: int | None = None
+        """Where DuplicationLedger counts this slot now."""
+
+    @property
+    def is_pinned(self) -> bool:
+        """HAS_CACHE without a folio behind it."""
+        return self.has_cache and self.folio is None
+
+    def wait_queue(self) -> WaitQueue:
+        """Return the queue that unpin() and release wake."""
+        if self.queue is None:
+            self.queue = WaitQueue("swapcache pin")
+        return self.queue
+
+    def wake(self) -> None:
+        """Wake who waits for this slot's pin."""
+        if self.queue is not None:
+            self.queue.wake_all()
+
+
+class SwapDevice:
+    """One swap device of a host: the slots of one area of one tier. Models: struct swap_info_struct.
+
+    Free slots are a stack, so that a slot is reused soon: the races of slot reuse need that, and the kernel's
+    slot caches do it too.
+    """
+
+    def __init__(self, type_: int, slots: int, *, priority: int = 0, is_synchronous: bool = True) -> None:
+        assert slots > 0
+        self.type = type_
+        self.priority = priority
+        self.is_synchronous = is_synchronous
+        """SWP_SYNCHRONOUS_IO: reads finish before they return, so bypassing the swapcache pays."""
+        self.slots = [SwapSlot(SwapEntry(type_, offset)) for offset in range(slots)]
+        self.free_offsets = list(range(slots - 1, -1, -1))
+
+    @property
+    def slots_in_use(self) -> int:
+        """Slots that are not free."""
+        return len(self.slots) - len(self.free_offsets)
+
+    def is_full_enough_to_free(self) -> bool:
+        """More than half of the device is in use. Models: vm_swap_full()."""
+        return 2 * self.slots_in_use > len(self.slots)
+
+    def alloc(self) -> SwapSlot | None:
+        """Take a free slot for the swapcache, or None when the device is full. Its generation rises."""
+        if not self.free_offsets:
+            return None
+        slot = self.slots[self.free_offsets.pop()]
+        assert slot.count == 0 and not slot.has_cache and not slot.in_pool, "a slot was free while still in use"
+        slot.has_cache = True
+        slot.generation += 1
+        slot.pool_loads = 0
+        slot.owners = []
+        slot.lost = None
+        return slot
+
+    def prepare(self, slot: SwapSlot) -> PrepareResult:
+        """Pin *slot* if it is in use and not pinned. Models: swapcache_prepare()."""
+        if slot.has_cache:
+            return PrepareResult.EXISTS
+        if slot.count == 0:
+            return PrepareResult.FREE
+        slot.has_cache = True
+        return PrepareResult.OK
+
+    def unpin(self, slot: SwapSlot) -> bool:
+        """Drop the pin. True: nobody uses the slot any more and the caller must free it, which keeps it pinned.
+
+        Models: swapcache_clear().
+        """
+        assert slot.is_pinned
+        slot.reader = None
+        if slot.count == 0:
+            return True
+        slot.has_cache = False
+        slot.wake()
+        return False
+
+    def duplicate(self, slot: SwapSlot) -> None:
+        """One more page table entry names the slot. Models: swap_duplicate()."""
+        assert slot.count < SWAP_MAP_MAX
+        assert slot.count > 0 or slot.has_cache, "duplicating a free slot"
+        slot.count += 1
+
+    def put(self, slot: SwapSlot) -> bool:
+        """One page table entry fewer names the slot. True: that was the last use, the slot is now pinned as freeing
+        and the caller must free it. Models: swap_free().
+        """
+        assert slot.count > 0, "more frees than users"
+        slot.count -= 1
+        if slot.count == 0 and not slot.has_cache:
+            slot.has_cache = True
+            return True
+        return False
+
+    def release(self, slot: SwapSlot) -> None:
+        """Make a slot reusable; the tier has been told. Models: the end of swap_range_free()."""
+        assert slot.count == 0 and slot.is_pinned
+        assert not slot.in_pool, "invalidate comes before reuse"
+        slot.has_cache = False
+        slot.reader = None
+        slot.was_rescued = False
+        self.free_offsets.append(slot.entry.offset)
+        slot.wake()
