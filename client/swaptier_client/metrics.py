@@ -1,0 +1,87 @@
+"""What a host's stream to one tier counts: how far operations coalesce, and how long a message takes.
+
+Pure. Plain integers, like `mm/counters.py`, so that a host process can send them as they are; whoever holds the
+registry (the load generator) exports `rows()`.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import accumulate
+
+SLOTS_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Slots in a message, up to BATCH_SLOTS_MAX."""
+
+ROUND_TRIP_BOUNDS_US = (
+    100,
+    200,
+    500,
+    1_000,
+    2_000,
+    5_000,
+    10_000,
+    20_000,
+    50_000,
+    100_000,
+    200_000,
+    500_000,
+    1_000_000,
+)
+"""From below one idle round trip on loopback to well into trouble; the deadline is beyond it."""
+
+
+@dataclass(slots=True)
+class Buckets:
+    """A histogram of integers. `counts` has one element more than `bounds`: what is above the last one."""
+
+    bounds: Sequence[int]
+    """Inclusive upper bounds, rising."""
+    sum: int = 0
+    """Of everything observed."""
+    counts: list[int] = field(init=False)
+    """Observations per bucket, not cumulative."""
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def observe(self, value: int) -> None:
+        """Count *value*."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def cumulative(self) -> Iterator[tuple[str, int]]:
+        """Yield (upper bound, observations up to it), as Prometheus wants them; the last bound is "+Inf"."""
+        yield from zip([*map(str, self.bounds), "+Inf"], accumulate(self.counts), strict=True)
+
+
+@dataclass(slots=True)
+class StreamCounters:
+    """Counters of one stream since it was opened. Integers only grow; `rows()` flattens them for export."""
+
+    page_bytes_sent: int = 0
+    """Bytes of pages in stores sent; headers and columns are not counted."""
+    page_bytes_received: int = 0
+    """Bytes of pages in load replies; a same-filled page counts as its word."""
+    messages_refused: int = 0
+    """Messages the server answered with an error. They changed nothing, unless the error is indefinite."""
+    checksum_mismatches: int = 0
+    """Load replies whose bytes were not those that were stored. They became errors, never pages."""
+    epoch_changes: int = 0
+    """The server started anew: pages it held in memory are lost."""
+    streams_broken: int = 0
+    """Streams that ended before they were closed."""
+    message_slots: Buckets = field(default_factory=lambda: Buckets(SLOTS_BOUNDS))
+    """Slots in each message sent: what coalescing gains."""
+    round_trip_us: Buckets = field(default_factory=lambda: Buckets(ROUND_TRIP_BOUNDS_US))
+    """Microseconds from taking a message out of the queue to its answer."""
+
+    def rows(self) -> Iterator[tuple[str, str, int]]:
+        """Yield (name, cause, value); for a histogram its `_sum` and, with the upper bound as cause, each `_bucket`."""
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if isinstance(value, Buckets):
+                yield f"{spec.name}_sum", "", value.sum
+                for bound, count in value.cumulative():
+                    yield f"{spec.name}_bucket", bound, count
+            else:
+                yield spec.name, "", value
