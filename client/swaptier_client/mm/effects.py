@@ -49,7 +49,7 @@ class Lookup(NamedTuple):
 
 
 class Acknowledge(NamedTuple):
-    """End a hand-off: the page is safe here. Sent back: SlotReply. No kernel model: a function return cannot be lost."""
+    """End a hand-off: the page is safe here. Sent back: SlotReply. No kernel model: a return cannot be lost there."""
 
     entry: SwapEntry
     generation: int
@@ -70,8 +70,9 @@ RequestReply: TypeAlias = LoadReply | SlotReply
 
 
 class Batch(NamedTuple):
-    """Several requests at once, on different slots. Sent back: a list of replies in the same order, an exception in
-    place of the reply where that request failed. The requests may be performed in any order.
+    """Several requests at once, on different slots. They may be performed in any order.
+
+    Sent back: a list of replies in the order of the requests, an exception in place of a reply where one failed.
 
     Models: a plug (blk_start_plug) around reclaim's or readahead's reads and writes.
     """

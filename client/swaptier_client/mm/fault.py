@@ -1,8 +1,8 @@
 """The swap fault: do_swap_page() as one coroutine, for every policy.
 
-Pure. Rules: everything read before a yield is stale after it until rechecked; memory is charged before anything is read,
-so that failing to get it loses nothing; the page table lock is the atomic stretch from the recheck of the entry
-to the end of the mapping.
+Pure. Rules: everything read before a yield is stale after it until rechecked; memory is charged before anything is
+read, so that failing to get it loses nothing; the page table lock is the atomic stretch from the recheck of the
+entry to the end of the mapping.
 
 Models: do_swap_page() in mm/memory.c. Left out: large folios, KSM, migration, device-private and hwpoison entries.
 """
@@ -12,6 +12,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import Outcome
+
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.counters import DetectedLoss, InstallFailure
 from swaptier_client.mm.effects import Lookup, Path, Preempt, Store, Wait, ask
@@ -20,8 +23,6 @@ from swaptier_client.mm.page_table import PresentPte, SwapPte, pte_same
 from swaptier_client.mm.policy import PoolLookup
 from swaptier_client.mm.swap_cache import ReadFolio
 from swaptier_client.mm.swap_map import PrepareResult
-from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import Outcome
 
 if TYPE_CHECKING:
     from swaptier_client.mm.folio import Folio
@@ -155,7 +156,7 @@ def _wait_for_pin(host: Host, slot: SwapSlot, result: PrepareResult) -> Path[Non
 
 
 def _map(host: Host, fault: SwapFault, folio: Folio) -> Path[None]:
-    """Map the locked *folio* and give up the slot's reference. Atomic until the slot, if it is free, is told to the tier.
+    """Map the locked *folio* and give up the slot's reference. Atomic until the tier is told of a slot that is free.
 
     Models: the end of do_swap_page(), from swap_free() on.
     """

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from swaptier_wire.types import Outcome
+
 from swaptier_client.mm.counters import DetectedLoss
 from swaptier_client.mm.effects import Path, SwapEntry, Wait, WaitQueue
-from swaptier_wire.types import Outcome
 
 if TYPE_CHECKING:
     from swaptier_client.mm.process import Process
@@ -77,7 +78,8 @@ class Folio:
     def wait_unlocked(self) -> Path[None]:
         """Sleep until the lock is dropped once. Recheck everything: the folio may have left the swapcache.
 
-        Models: folio_wait_locked()."""
+        Models: folio_wait_locked().
+        """
         if self.lock_queue is None:
             self.lock_queue = WaitQueue("folio")
         yield Wait(self.lock_queue)

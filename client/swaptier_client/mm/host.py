@@ -1,7 +1,7 @@
 """One emulated host kernel: processes that share one swap map, one swapcache and one memory limit.
 
-Pure. Time (`now_ns`) and chance (`install_failure`) are given from outside. Everything that can wait is a `Path`; everything
-else here is atomic. Two hosts are two `Host`s: they share nothing, and must not share slots.
+Pure. Time (`now_ns`) and chance (`install_failure`) are given from outside. Everything that can wait is a `Path`;
+everything else here is atomic. Two hosts are two `Host`s: they share nothing, and must not share slots.
 
 Models: the parts of mm/memory.c around a fault (handle_mm_fault(), do_anonymous_page(), do_wp_page()) and the memory
 cgroup's charge with direct reclaim.
@@ -10,6 +10,8 @@ cgroup's charge with direct reclaim.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+
+from swaptier_wire.types import PAGE_BYTES, Outcome, SlotReply
 
 from swaptier_client.mm.anonymous import do_anonymous_page, do_wp_page
 from swaptier_client.mm.counters import HostCounters, InstallFailure
@@ -23,7 +25,6 @@ from swaptier_client.mm.policy import Policy
 from swaptier_client.mm.process import Process
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
-from swaptier_wire.types import PAGE_BYTES, Outcome, SlotReply
 
 RECLAIM_RETRIES_MAX = 16
 """Rounds of reclaim without progress before a charge fails. Models: MAX_RECLAIM_RETRIES."""

@@ -33,7 +33,7 @@ class Policy:
     bypasses_swapcache: bool
     """A slot with one user is read into a private folio (SWP_SYNCHRONOUS_IO and __swap_count() == 1)."""
     pins: bool
-    """The bypass takes HAS_CACHE first (swapcache_prepare()), so the slot cannot be freed, reused or read by another."""
+    """The bypass takes HAS_CACHE first (swapcache_prepare()): the slot cannot be freed, reused or read by another."""
     bypass_mode: LoadMode
     """How a bypassing fault loads."""
     swapcache_mode: LoadMode

@@ -1,7 +1,7 @@
-"""Reclaim: take pages from processes, write them to the tier, and free their memory. shrink_folio_list() as a coroutine.
+"""Reclaim: take pages from processes, write them to the tier, free their memory. shrink_folio_list() as a coroutine.
 
-Pure. Rules: a folio is locked from isolation until its store is answered; it leaves the swapcache only if, relocked, it is
-clean and nobody took it back meanwhile; a store that was refused makes it dirty again.
+Pure. Rules: a folio is locked from isolation until its store is answered; it leaves the swapcache only if, relocked,
+it is clean and nobody took it back meanwhile; a store that was refused makes it dirty again.
 
 Models: shrink_folio_list(), add_to_swap(), try_to_unmap(), pageout(), __remove_mapping() in mm/vmscan.c and mm/rmap.c.
 Left out: file pages, large folios, writeback throttling. The stores of one batch go out together, as under a plug.
@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import Outcome, SlotReply, page_checksum
+
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.effects import Path, Preempt, Store, batch
 from swaptier_client.mm.page_table import PresentPte, SwapPte
-from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import Outcome, SlotReply, page_checksum
 
 if TYPE_CHECKING:
     from swaptier_client.mm.folio import Folio
@@ -141,7 +142,7 @@ def _write(host: Host, pageouts: list[Pageout]) -> Path[None]:
 
 
 def _free_unless_rescued(host: Host, pageout: Pageout) -> Path[int]:
-    """Drop the folio from the swapcache and free it, unless somebody uses it again or it is dirty. Returns folios freed.
+    """Drop the folio from the swapcache and free it, unless it is used again or dirty. Returns how many were freed.
 
     Models: the end of shrink_folio_list() and __remove_mapping().
     """

@@ -15,10 +15,11 @@ continuation pages, clusters, the per-CPU slot caches.
 
 from enum import Enum
 
+from swaptier_wire.types import NO_GENERATION
+
 from swaptier_client.mm.counters import DetectedLoss
 from swaptier_client.mm.effects import SwapEntry, WaitQueue
 from swaptier_client.mm.folio import Folio
-from swaptier_wire.types import NO_GENERATION
 
 SWAP_MAP_MAX = 0x3E
 """The highest count a slot can have. Models: SWAP_MAP_MAX, without COUNT_CONTINUED."""
@@ -169,8 +170,9 @@ class SwapDevice:
         slot.count += 1
 
     def put(self, slot: SwapSlot) -> bool:
-        """One page table entry fewer names the slot. True: that was the last use, the slot is now pinned as freeing
-        and the caller must free it. Models: swap_free().
+        """One page table entry fewer names the slot. True: that was the last use, and the caller must free it.
+
+        The slot is then pinned, so that nobody takes it before the tier is told. Models: swap_free().
         """
         assert slot.count > 0, "more frees than users"
         slot.count -= 1
