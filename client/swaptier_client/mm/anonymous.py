@@ -1,19 +1,18 @@
 """Faults that need no swap: the first touch of a page, and the write to a page that is mapped read-only.
 
-Pure. Models: do_anonymous_page() and do_wp_page() in mm/memory.c. Left out: the shared zero page (a first read gets a page
-of its own), private file pages.
+Pure. Models: do_anonymous_page() and do_wp_page() in mm/memory.c. Left out: the shared zero page (a first read gets a
+page of its own), private file pages.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from swaptier_wire.types import ZERO_PAGE
-
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.effects import Path
 from swaptier_client.mm.folio import Folio
 from swaptier_client.mm.page_table import PresentPte
+from swaptier_wire.types import ZERO_PAGE
 
 if TYPE_CHECKING:
     from swaptier_client.mm.host import Host

@@ -84,6 +84,58 @@ EXCLUSIVE = Policy(
 )
 """The bug this program starts from."""
 
+FREE_ON_READ = Policy(
+    name="free-on-read",
+    origin="zram 2013 to 2022: b430e9d1c6d4, undone by e914d8f00391 (Minchan Kim)",
+    effect="as exclusive-unpinned, but the device itself drops what was read: the second reader maps zeros",
+    is_safe=False,
+    bypasses_swapcache=True,
+    pins=False,
+    bypass_mode=LoadMode.EXCLUSIVE,
+    swapcache_mode=LoadMode.EXCLUSIVE,
+    device_free_on_read=True,
+)
+"""The same bug, nine years earlier and one layer down."""
+
+CACHE_ON_HIT = Policy(
+    name="cache-on-hit",
+    origin="Chengming Zhou, the RFC of 22 March 2024, with the lookup under the pin",
+    effect="right: a page found in the pool goes into the swapcache before it is taken; one lookup more per fault",
+    is_safe=True,
+    bypasses_swapcache=True,
+    pins=True,
+    bypass_mode=LoadMode.EXCLUSIVE,
+    swapcache_mode=LoadMode.EXCLUSIVE,
+    pool_lookup=PoolLookup.AFTER_PIN,
+)
+"""Give the page a home first, then take it."""
+
+CACHE_ON_HIT_EARLY = Policy(
+    name="cache-on-hit-early",
+    origin="the same RFC, had it looked before it pinned: Yosry Ahmed's objection",
+    effect="loses the page when the pool changes between the look and the pin",
+    is_safe=False,
+    bypasses_swapcache=True,
+    pins=True,
+    bypass_mode=LoadMode.EXCLUSIVE,
+    swapcache_mode=LoadMode.EXCLUSIVE,
+    pool_lookup=PoolLookup.BEFORE_PIN,
+)
+"""A check that nothing holds true until the act."""
+
+STORE_BACK = Policy(
+    name="store-back",
+    origin="Yosry Ahmed, 22 March 2024: write the folio back to zswap if it could not be installed",
+    effect="right while the tier takes the page back; if it does not, the loss is known, never silent",
+    is_safe=True,
+    bypasses_swapcache=True,
+    pins=True,
+    bypass_mode=LoadMode.EXCLUSIVE,
+    swapcache_mode=LoadMode.EXCLUSIVE,
+    stores_back=True,
+)
+"""Undo the taking."""
+
 SHARED = Policy(
     name="shared",
     origin="Barry Song, 2024: like zram, the copy is freed at swap_free()",
@@ -108,6 +160,18 @@ EXCLUSIVE_IF_SWAPCACHE = Policy(
 )
 """The merged fix, and the default."""
 
+EXCLUSIVE_IF_SWAPCACHE_UNPINNED = Policy(
+    name="exclusive-if-swapcache-unpinned",
+    origin="25cd241408a2 on a kernel without 13ddaf26be32: never shipped, must not be backported alone",
+    effect="lost update by slot reuse, as shared-unpinned: the fix needs the pin",
+    is_safe=False,
+    bypasses_swapcache=True,
+    pins=False,
+    bypass_mode=LoadMode.SHARED,
+    swapcache_mode=LoadMode.EXCLUSIVE,
+)
+"""The merged fix without what it stands on."""
+
 NO_BYPASS = Policy(
     name="no-bypass",
     origin="Kairui Song, swap table phase II: f1879e8a0c60 and 4b34f1d82c65, the cycle after 6.19",
@@ -124,10 +188,15 @@ NO_BYPASS = Policy(
 POLICIES: dict[str, Policy] = {
     policy.name: policy
     for policy in (
+        FREE_ON_READ,
         SHARED_UNPINNED,
         EXCLUSIVE_UNPINNED,
         EXCLUSIVE,
+        CACHE_ON_HIT_EARLY,
+        CACHE_ON_HIT,
+        STORE_BACK,
         SHARED,
+        EXCLUSIVE_IF_SWAPCACHE_UNPINNED,
         EXCLUSIVE_IF_SWAPCACHE,
         NO_BYPASS,
     )
@@ -135,3 +204,16 @@ POLICIES: dict[str, Policy] = {
 """Every policy by name, in the order of their history."""
 
 DEFAULT_POLICY = EXCLUSIVE_IF_SWAPCACHE
+
+ERAS: dict[str, Policy] = {
+    "6.4": SHARED_UNPINNED,
+    "6.5": EXCLUSIVE_UNPINNED,
+    "6.8": EXCLUSIVE,
+    "6.9": EXCLUSIVE_IF_SWAPCACHE,
+    "next": NO_BYPASS,
+}
+"""What a kernel of that version did on a synchronous device with zswap in front, exclusive loads on where optional.
+
+6.4 is shared-only and unpinned; 6.5 made exclusive loads possible, 6.8 added the pin, 6.9 the swapcache test; next is
+the cycle that always goes through the swapcache.
+"""

@@ -1,13 +1,24 @@
-"""An emulated process: a page table, and the lock that keeps fork and exit out of running faults.
+"""An emulated process: a page table, and what happens to all of it: fork, zap, move, exit.
 
-Pure. Faults hold the mmap lock for reading, fork, exit and moves for writing; reclaim takes neither. A fault that must
-wait for a folio's lock drops the mmap lock first and is taken again, as VM_FAULT_RETRY.
+Pure. Faults, zap and move hold the mmap lock for reading, fork and exit for writing; reclaim takes none. A path that
+holds a folio's lock never waits for an mmap lock, so a fault may wait for a folio's lock without dropping it.
 
-Models: struct mm_struct, mmap_lock; one virtual memory area that covers everything.
+Models: struct mm_struct and mmap_lock, with one virtual memory area that covers everything; copy_pte_range(),
+zap_pte_range(), move_pages_pte() for swap entries, exit_mmap().
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from swaptier_client.mm import swap_cache
 from swaptier_client.mm.effects import Path, Wait, WaitQueue
-from swaptier_client.mm.page_table import Pte
+from swaptier_client.mm.page_table import PresentPte, Pte, SwapPte
+
+if TYPE_CHECKING:
+    from swaptier_client.mm.host import Host
+    from swaptier_client.mm.swap_map import SwapSlot
 
 
 class MmapLock:
@@ -60,3 +71,99 @@ class Process:
         """No entry is pte_none. Changed only in atomic steps: the page table lock is the absence of a yield."""
         self.mmap_lock = MmapLock()
         self.is_alive = True
+
+
+def fork(host: Host, parent: Process) -> Path[Process]:
+    """Return a copy of *parent* that shares its pages until one of the two writes.
+
+    Mapped pages become read-only in both; a swapped-out page's slot gets one more user and loses the exclusive bit.
+
+    Models: copy_nonpresent_pte(), copy_present_pte().
+    """
+    yield from parent.mmap_lock.write()
+    child = host.spawn()
+    for address, pte in parent.page_table.items():
+        if isinstance(pte, SwapPte):
+            slot = host.slot(pte.entry)
+            host.device(pte.entry).duplicate(slot)
+            slot.owners.append((child.pid, address))
+            parent.page_table[address] = child.page_table[address] = pte._replace(exclusive=False)
+        else:
+            pte.writable = pte.exclusive = False
+            child.page_table[address] = PresentPte(pte.folio, writable=False, exclusive=False, dirty=pte.dirty)
+            pte.folio.mappings.append((child, address))
+    parent.mmap_lock.write_done()
+    return child
+
+
+def zap(host: Host, process: Process, addresses: Iterable[int]) -> Path[None]:
+    """Discard the pages at *addresses*; they read as zeros from now on. Faults on them may be running.
+
+    Raises:
+        SwapTierError: the pages are discarded, but the tier could not be told that their slots are free.
+
+    Models: madvise(MADV_DONTNEED), zap_pte_range().
+    """
+    yield from process.mmap_lock.read()
+    try:
+        yield from swap_cache.free_slots(host, _zap(host, process, addresses))
+    finally:
+        process.mmap_lock.read_done()
+
+
+def exit_process(host: Host, process: Process) -> Path[None]:
+    """End *process*: wait for its running faults, then discard everything it had.
+
+    Raises:
+        SwapTierError: the process has ended, but the tier could not be told that its slots are free.
+
+    Models: exit_mmap().
+    """
+    yield from process.mmap_lock.write()
+    process.is_alive = False
+    slots = _zap(host, process, list(process.page_table))
+    del host.processes[process.pid]
+    process.mmap_lock.write_done()
+    yield from swap_cache.free_slots(host, slots)
+
+
+def move(process: Process, source: int, target: int, slot: SwapSlot) -> bool:
+    """Move the swap entry at *source* to the empty *target*, if nobody is reading its slot. Atomic.
+
+    False: refused, as -EAGAIN. Since 0ea148a79919 a slot with HAS_CACHE set refuses, because a fault in flight compares
+    the entry only at the old address and would drop its page there.
+
+    Models: UFFDIO_MOVE, move_swap_pte().
+    """
+    pte = process.page_table.get(source)
+    if not isinstance(pte, SwapPte) or target in process.page_table or slot.has_cache:
+        return False
+    move_unguarded(process, source, target)
+    return True
+
+
+def move_unguarded(process: Process, source: int, target: int) -> None:
+    """Move whatever swap entry is at *source*, as kernels before 0ea148a79919 did."""
+    assert target not in process.page_table
+    process.page_table[target] = process.page_table.pop(source)
+
+
+def _zap(host: Host, process: Process, addresses: Iterable[int]) -> list[SwapSlot]:
+    """Remove the entries at *addresses* and return the slots left without any use, for free_slots(). Atomic."""
+    freed: list[SwapSlot] = []
+    for address in addresses:
+        pte = process.page_table.pop(address, None)
+        if isinstance(pte, SwapPte):
+            slot = host.slot(pte.entry)
+            if host.device(pte.entry).put(slot) or swap_cache.try_to_free(host, slot):
+                freed.append(slot)
+        elif pte is not None:
+            folio = pte.folio
+            folio.mappings.remove((process, address))
+            if folio.entry is not None:
+                slot = host.slot(folio.entry)
+                host.duplication.observe(slot)
+                if swap_cache.try_to_free(host, slot):
+                    freed.append(slot)
+            host.end_if_unused(folio)
+    return freed

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import Outcome, SlotReply, page_checksum
-
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.effects import Path, Preempt, Store, batch
 from swaptier_client.mm.page_table import PresentPte, SwapPte
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import Outcome, SlotReply, page_checksum
 
 if TYPE_CHECKING:
     from swaptier_client.mm.folio import Folio
@@ -98,6 +97,9 @@ def _unmap(host: Host, folio: Folio) -> Pageout | None:
         folio.dirty |= pte.dirty
         slot.owners.append((process.pid, address))
     folio.mappings.clear()
+    if slot.count == 0:
+        # Its last user was zapped: there is nobody to keep the page for. Models: folio_free_swap() in swap_writepage().
+        folio.dirty = False
     store = _begin_store(host, slot, folio) if folio.dirty else None
     host.duplication.observe(slot)
     return Pageout(folio, slot, store)

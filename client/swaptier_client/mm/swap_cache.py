@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import LoadMode, Outcome, Reason
-
 from swaptier_client.mm.counters import DetectedLoss
-from swaptier_client.mm.effects import Invalidate, Load, Path, Wait, ask, load
+from swaptier_client.mm.effects import Invalidate, Load, Path, Wait, batch, load
 from swaptier_client.mm.folio import Folio
 from swaptier_client.mm.swap_map import PrepareResult, SwapSlot
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import LoadMode, Outcome, Reason
 
 if TYPE_CHECKING:
     from swaptier_client.mm.host import Host
@@ -60,26 +59,54 @@ def remove(host: Host, slot: SwapSlot) -> bool:
 
 
 def free_slot(host: Host, slot: SwapSlot) -> Path[None]:
-    """Tell the tier that *slot* is free, then make it reusable. The slot is pinned and its count is 0.
+    """Tell the tier that *slot* is free, then make it reusable; see free_slots()."""
+    yield from free_slots(host, [slot])
 
-    The order is the invariant: as long as the tier may hold the old page, no new page may get the slot. If the
-    tier cannot be told, the slot is never reused.
+
+def free_slots(host: Host, slots: list[SwapSlot]) -> Path[None]:
+    """Tell the tier that *slots* are free, then make them reusable. Each is pinned and its count is 0.
+
+    The order is the invariant: as long as the tier may hold the old page, no new page may get the slot. A slot
+    that the tier could not be told of is never reused.
 
     Raises:
-        SwapTierError: as thrown in; the slot stays pinned.
+        SwapTierError: the tier could not be told of some slots; those stay pinned.
 
     Models: zswap_invalidate() and swap_range_free() at the last swap_free().
     """
-    assert slot.is_pinned and slot.count == 0
-    if slot.in_pool or slot.on_device:
-        host.orphan_entries += slot.in_pool
-        yield from ask(Invalidate(slot.entry, slot.generation))
-        host.orphan_entries -= slot.in_pool
-    slot.in_pool = False
-    slot.on_device = False
-    slot.entry_bytes = 0
-    host.device(slot.entry).release(slot)
-    host.duplication.observe(slot)
+    told = [slot for slot in slots if slot.in_pool or slot.on_device]
+    failure: BaseException | None = None
+    if told:
+        in_pool = sum(slot.in_pool for slot in told)
+        host.orphan_entries += in_pool
+        replies = yield from batch(tuple(Invalidate(slot.entry, slot.generation) for slot in told))
+        host.orphan_entries -= in_pool
+        for slot, reply in zip(told, replies, strict=True):
+            if isinstance(reply, BaseException):
+                failure = reply
+            else:
+                slot.in_pool = slot.on_device = False
+    for slot in slots:
+        if not (slot.in_pool or slot.on_device):
+            slot.entry_bytes = 0
+            host.device(slot.entry).release(slot)
+            host.duplication.observe(slot)
+    if failure is not None:
+        raise failure
+
+
+def try_to_free(host: Host, slot: SwapSlot) -> bool:
+    """Give up the folio of a slot that no page table names, if it is unmapped and not locked by another path.
+
+    True: the caller must free the slot. A folio that is busy stays; reclaim will find it. Models: free_swap_cache().
+    """
+    folio = slot.folio
+    if folio is None or slot.count or folio.mappings or not folio.trylock():
+        return False
+    remove(host, slot)
+    folio.unlock()
+    host.end_if_unused(folio)
+    return True
 
 
 def read(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
