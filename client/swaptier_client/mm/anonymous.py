@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from swaptier_wire.types import ZERO_PAGE
+
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.effects import Path
 from swaptier_client.mm.folio import Folio
 from swaptier_client.mm.page_table import PresentPte
-from swaptier_wire.types import ZERO_PAGE
 
 if TYPE_CHECKING:
     from swaptier_client.mm.host import Host

@@ -12,6 +12,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import Outcome
+
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.counters import DetectedLoss, InstallFailure
 from swaptier_client.mm.effects import Lookup, Path, Preempt, Store, Wait, ask
@@ -20,8 +23,6 @@ from swaptier_client.mm.page_table import PresentPte, SwapPte, pte_same
 from swaptier_client.mm.policy import PoolLookup
 from swaptier_client.mm.swap_cache import ReadFolio
 from swaptier_client.mm.swap_map import PrepareResult
-from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import Outcome
 
 if TYPE_CHECKING:
     from swaptier_client.mm.folio import Folio

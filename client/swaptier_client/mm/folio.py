@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from swaptier_wire.types import Outcome
+
 from swaptier_client.mm.counters import DetectedLoss
 from swaptier_client.mm.effects import Path, SwapEntry, Wait, WaitQueue
-from swaptier_wire.types import Outcome
 
 if TYPE_CHECKING:
     from swaptier_client.mm.process import Process

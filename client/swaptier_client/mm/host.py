@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from swaptier_wire.types import PAGE_BYTES, Outcome, SlotReply
+
 from swaptier_client.mm.anonymous import do_anonymous_page, do_wp_page
 from swaptier_client.mm.counters import HostCounters, InstallFailure
 from swaptier_client.mm.duplication import DuplicationLedger
@@ -23,7 +25,6 @@ from swaptier_client.mm.policy import Policy
 from swaptier_client.mm.process import Process
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
-from swaptier_wire.types import PAGE_BYTES, Outcome, SlotReply
 
 RECLAIM_RETRIES_MAX = 16
 """Rounds of reclaim without progress before a charge fails. Models: MAX_RECLAIM_RETRIES."""

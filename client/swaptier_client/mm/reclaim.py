@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import Outcome, SlotReply, page_checksum
+
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.effects import Path, Preempt, Store, batch
 from swaptier_client.mm.page_table import PresentPte, SwapPte
-from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import Outcome, SlotReply, page_checksum
 
 if TYPE_CHECKING:
     from swaptier_client.mm.folio import Folio

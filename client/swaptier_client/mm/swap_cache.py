@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import LoadMode, Outcome, Reason
+
 from swaptier_client.mm.counters import DetectedLoss
 from swaptier_client.mm.effects import Invalidate, Load, Path, Wait, batch, load
 from swaptier_client.mm.folio import Folio
 from swaptier_client.mm.swap_map import PrepareResult, SwapSlot
-from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import LoadMode, Outcome, Reason
 
 if TYPE_CHECKING:
     from swaptier_client.mm.host import Host

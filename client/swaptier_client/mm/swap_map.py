@@ -15,10 +15,11 @@ continuation pages, clusters, the per-CPU slot caches.
 
 from enum import Enum
 
+from swaptier_wire.types import NO_GENERATION
+
 from swaptier_client.mm.counters import DetectedLoss
 from swaptier_client.mm.effects import SwapEntry, WaitQueue
 from swaptier_client.mm.folio import Folio
-from swaptier_wire.types import NO_GENERATION
 
 SWAP_MAP_MAX = 0x3E
 """The highest count a slot can have. Models: SWAP_MAP_MAX, without COUNT_CONTINUED."""

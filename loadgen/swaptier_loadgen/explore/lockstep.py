@@ -11,8 +11,9 @@ from collections.abc import Callable
 from enum import Enum
 
 from swaptier_client.mm.effects import Effect, Path, Preempt, Reply, Wait
-from swaptier_loadgen.explore.in_process import InProcessTiers
 from swaptier_wire.errors import SwapTierError
+
+from swaptier_loadgen.explore.in_process import InProcessTiers
 
 STEPS_MAX = 10_000_000
 """Steps of one run(): far above any test's need, so that a livelock ends."""
