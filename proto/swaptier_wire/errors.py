@@ -3,7 +3,7 @@
 Pure. An error is DEFINITE when the request did not and never will take effect, INDEFINITE when it may have. Where
 an outcome is unknown nothing may be assumed: a host keeps its pin and does not read the device instead.
 
-Each class stands for one gRPC status and one `ErrorInfo.reason`; `swaptier_wire.codec` holds the translation. What a
+Each class stands for one gRPC status and one `ErrorInfo.reason`; `swaptier_wire.status` holds the translation. What a
 slot answers (a miss, a refusal) is not an error but an `Outcome`.
 """
 
