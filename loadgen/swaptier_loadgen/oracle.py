@@ -20,9 +20,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from swaptier_wire.types import ZERO_PAGE, Outcome
-
 from swaptier_loadgen.content import PageId, Stamp, read_stamp
+from swaptier_wire.types import ZERO_PAGE, Outcome
 
 
 class Corruption(StrEnum):

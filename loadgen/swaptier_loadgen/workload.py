@@ -1,4 +1,4 @@
-"""What the emulated threads do: seeded streams of reads and read-modify-writes over their process's pages.
+"""What the emulated threads do: seeded streams of reads, read-modify-writes and discards over their process's pages.
 
 Pure. Threads of one process share a focus: a few pages that all of them are likely to touch next, moving through the
 whole memory of the process. A page that comes into focus was swapped out long ago, so several threads fault on it
@@ -8,7 +8,18 @@ reproducer of 13ddaf26be32 (threads that count up in every page of one mapping),
 
 import random
 from collections.abc import Iterator
+from enum import Enum
 from typing import NamedTuple
+
+
+class OpKind(Enum):
+    """What a thread does to one page."""
+
+    READ = "read"
+    WRITE = "write"
+    """Read, check, and write the next version."""
+    DISCARD = "discard"
+    """Drop the page: it reads zeros from then on. Models: MADV_DONTNEED."""
 
 
 class Op(NamedTuple):
@@ -16,8 +27,7 @@ class Op(NamedTuple):
 
     address: int
     """Virtual page number, below the process's page count."""
-    is_write: bool
-    """Read-modify-write; otherwise a read."""
+    kind: OpKind
 
 
 class Shape(NamedTuple):
@@ -26,7 +36,8 @@ class Shape(NamedTuple):
     pages: int
     """Of one process."""
     write_percent: int = 60
-    """Accesses that write."""
+    discard_percent: int = 1
+    """The rest of the accesses reads."""
     focus_percent: int = 75
     """Accesses that go to the shared focus."""
     focus_pages: int = 4
@@ -44,8 +55,15 @@ def stream(shape: Shape, seed: int, host: int, process: int, thread: int) -> Ite
         focus = number // shape.focus_ops * width
         in_focus = chance.randrange(100) < shape.focus_percent
         address = focus + chance.randrange(width) if in_focus else chance.randrange(shape.pages)
-        yield Op(address % shape.pages, chance.randrange(100) < shape.write_percent)
+        yield Op(address % shape.pages, _kind(shape, chance.randrange(100)))
         number += 1
+
+
+def _kind(shape: Shape, percentile: int) -> OpKind:
+    """Return what the access of rank *percentile*, 0 to 99, does."""
+    if percentile < shape.discard_percent:
+        return OpKind.DISCARD
+    return OpKind.WRITE if percentile < shape.discard_percent + shape.write_percent else OpKind.READ
 
 
 def share(total: int, parts: int, index: int) -> int:

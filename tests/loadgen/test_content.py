@@ -3,6 +3,7 @@
 import lz4.block
 from hypothesis import given
 from hypothesis import strategies as st
+
 from swaptier_loadgen.content import (
     HOSTS_MAX,
     PROCESS_PAGES_MAX,

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from swaptier_loadgen.content import Contents, PageId, cut
 from swaptier_loadgen.oracle import Corruption, Fate, Finding, Oracle
 from swaptier_wire.types import ZERO_PAGE, Outcome

@@ -4,7 +4,8 @@ from itertools import islice
 
 from hypothesis import given
 from hypothesis import strategies as st
-from swaptier_loadgen.workload import Op, Shape, share, stream
+
+from swaptier_loadgen.workload import Op, OpKind, Shape, share, stream
 
 
 def ops(shape: Shape, seed: int, process: int, thread: int, count: int) -> list[Op]:
@@ -41,11 +42,14 @@ def test_threads_of_one_process_meet_on_pages() -> None:
     assert meetings > 100  # by chance alone: about 4 of 250
 
 
-def test_both_reads_and_writes_occur_and_every_page_is_visited() -> None:
-    """No page of the process is left out, and neither kind of access is."""
-    done = ops(Shape(64), 1, 0, 0, 2000)
+def test_every_kind_of_access_occurs_and_every_page_is_visited() -> None:
+    """No page of the process is left out, and reads, writes and discards come in the shares asked for."""
+    done = ops(Shape(64), 1, 0, 0, 5000)
     assert {op.address for op in done} == set(range(64))
-    assert {op.is_write for op in done} == {True, False}
+    share_of = {kind: sum(op.kind is kind for op in done) / len(done) for kind in OpKind}
+    assert 0.5 < share_of[OpKind.WRITE] < 0.7
+    assert 0.3 < share_of[OpKind.READ] < 0.5
+    assert 0 < share_of[OpKind.DISCARD] < 0.03
 
 
 @given(st.integers(0, 10_000), st.integers(1, 64))

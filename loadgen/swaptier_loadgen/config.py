@@ -1,0 +1,176 @@
+"""What a race can be asked to do, and what is refused before anything starts.
+
+Reads the corpus' file names, nothing else. Every refusal is one line that names the flag, says what is wrong with it
+and what would be right.
+"""
+
+import difflib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from swaptier_client.mm.policy import POLICIES
+from swaptier_loadgen.content import HOSTS_MAX, PROCESSES_MAX
+
+THREADS_MAX = 1024
+"""Emulated threads of one process; each is a task of the host's event loop."""
+
+THREADS_PER_HOST_MAX = 4096
+"""Emulated threads of one host together."""
+
+PAGES_MAX = 1 << 18
+"""Pages of one host, 1 GiB: twice as many slots stay well below a server's default area limit."""
+
+OPS_MAX = 10**10
+"""Accesses of one policy: months. More is a typing error."""
+
+DURATION_SECONDS_MAX = 7 * 86_400.0
+"""A week for each policy."""
+
+NAME_BYTES_MAX = 64
+"""Leaves room for what the contract's 128 bytes of client id and area name need besides."""
+
+DEFAULT_NAME = "race"
+
+DEFAULT_OPS = 40_000
+"""Some seconds for each policy."""
+
+RESIDENT_PER_THREAD_MIN = 2
+"""Every thread in a fault holds a folio that reclaim cannot have; as many again must be left to take."""
+
+SLOTS_PER_PAGE = 2
+"""Swap is twice the pages, so that vm_swap_full() does not free the swapcache folios some policies keep."""
+
+
+class UsageProblem(Exception):
+    """The race cannot be run as asked. One line; nothing was started."""
+
+
+@dataclass(frozen=True, slots=True)
+class RaceSettings:
+    """One race: every policy on the same seed, the same accesses and the same page contents.
+
+    `pages` and `resident` are per host and shared by its processes; `ops` is per policy and shared by all threads of
+    all hosts.
+    """
+
+    policies: tuple[str, ...]
+    target: str | None
+    """HOST:PORT or unix:PATH; None starts our own server."""
+    name: str
+    """Prefix of client ids and areas: races with the same name take each other's areas over."""
+    hosts: int
+    processes: int
+    threads: int
+    """Of each process."""
+    pages: int
+    resident: int
+    """Pages a host may hold uncompressed."""
+    ops: int | None
+    duration_seconds: float | None
+    """Exactly one of ops and duration is given."""
+    seed: int
+    install_failure_rate: float
+    preemption_rate: float
+    corpus: Path | None
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            UsageProblem: and why.
+        """
+        for name in self.policies:
+            find_policy(name)
+        _check_range("--hosts", self.hosts, 1, HOSTS_MAX)
+        _check_range("--processes", self.processes, 1, PROCESSES_MAX - 1)
+        _check_range("--threads", self.threads, 1, THREADS_MAX)
+        _check_range("--processes times --threads", self.threads_per_host, 1, THREADS_PER_HOST_MAX)
+        _check_range("--pages", self.pages, self.processes, PAGES_MAX)
+        least = RESIDENT_PER_THREAD_MIN * self.threads_per_host
+        if self.resident < least:
+            raise UsageProblem(
+                f"--resident {self.resident} is too small for {self.threads_per_host} threads on a host, which may "
+                f"hold a page each while they fault: take {least} or more, or fewer threads"
+            )
+        if self.resident >= self.pages:
+            raise UsageProblem(
+                f"--resident {self.resident} holds all of a host's {self.pages} pages: nothing would ever be swapped; "
+                "make --pages larger or --resident smaller"
+            )
+        if self.ops is not None:
+            _check_range("--ops", self.ops, 1, OPS_MAX)
+        if self.duration_seconds is not None and not 0 < self.duration_seconds <= DURATION_SECONDS_MAX:
+            raise UsageProblem(f"--duration {self.duration_seconds:g} is not within 0 and {DURATION_SECONDS_MAX:.0f} s")
+        if (self.ops is None) == (self.duration_seconds is None):
+            raise UsageProblem("--ops and --duration exclude each other: give one of them")
+        _check_rate("--install-failure-rate", self.install_failure_rate)
+        _check_rate("--preemption-rate", self.preemption_rate)
+        if not 1 <= len(self.name.encode()) <= NAME_BYTES_MAX or not self.name.isprintable():
+            raise UsageProblem(f"--name must be 1 to {NAME_BYTES_MAX} printable bytes, not {self.name!r}")
+
+    @property
+    def threads_per_host(self) -> int:
+        """Emulated threads of one host."""
+        return self.processes * self.threads
+
+    @property
+    def slots(self) -> int:
+        """Swap slots of one host."""
+        return SLOTS_PER_PAGE * self.pages
+
+
+def area_name(name: str, policy: str, host: int) -> str:
+    """Return what the area of one host of one policy is called; *name* tells races on one tier apart."""
+    return f"{policy}-{host}" if name == DEFAULT_NAME else f"{name}-{policy}-{host}"
+
+
+def find_policy(name: str) -> str:
+    """Return *name* if a policy is called so.
+
+    Raises:
+        UsageProblem: lists the policies and the most similar name.
+    """
+    if name in POLICIES:
+        return name
+    close = difflib.get_close_matches(name, POLICIES, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise UsageProblem(f"--policy: there is no policy {name!r}{hint} Policies: {', '.join(POLICIES)}, or all")
+
+
+def parse_policies(text: str) -> tuple[str, ...]:
+    """Return the policies named in *text*, separated by commas, each once; "all" is all that run.
+
+    Raises:
+        UsageProblem: a name is unknown, or none is given.
+    """
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise UsageProblem(f"--policy names no policy. Policies: {', '.join(POLICIES)}, or all")
+    if "all" in names:
+        return tuple(POLICIES)
+    return tuple(dict.fromkeys(find_policy(name) for name in names))
+
+
+def parse_endpoint(flag: str, text: str, *, unix: bool) -> str:
+    """Return *text* if it is HOST:PORT, or unix:PATH where *unix* allows it.
+
+    Raises:
+        UsageProblem: it is neither.
+    """
+    if unix and text.startswith("unix:") and len(text) > len("unix:"):
+        return text
+    host, _, port = text.rpartition(":")
+    if host and port.isascii() and port.isdecimal() and int(port) < 1 << 16:
+        return text
+    raise UsageProblem(f"{flag} {text!r} is not HOST:PORT{' or unix:PATH' if unix else ''}")
+
+
+def _check_range(flag: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise UsageProblem(f"{flag} must be {least} to {most}, not {value}")
+
+
+def _check_rate(flag: str, value: float) -> None:
+    if not (math.isfinite(value) and 0 <= value < 1):
+        raise UsageProblem(f"{flag} must be at least 0 and below 1, not {value:g}: at 1 no fault would ever end")

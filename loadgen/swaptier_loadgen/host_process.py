@@ -1,0 +1,92 @@
+"""One emulated host as an OS process: `python -m swaptier_loadgen.host_process`, started by `race.py`.
+
+Touches standard input and output (`messages.py` says what is said), files of the corpus, and the network. Ends with
+status 0 and a last report however the run went; any other end is a defect.
+"""
+
+import asyncio
+import contextlib
+import gc
+import sys
+from pathlib import Path
+
+from swaptier_client.area_calls import HostArea
+from swaptier_client.mm.errors import OutOfMemory
+from swaptier_client.mm.policy import POLICIES
+from swaptier_client.transport import TierStream
+from swaptier_loadgen.content import Contents
+from swaptier_loadgen.corpus import read_corpus
+from swaptier_loadgen.emulated import EmulatedHost
+from swaptier_loadgen.messages import LINE_BYTES_MAX, REPORT_SECONDS, Ended, HostReport, HostSpec
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import AreaOptions
+
+
+async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
+    """Run what *spec* says and report it; returns after the last report."""
+    contents = Contents(spec.seed, read_corpus([Path(name) for name in spec.corpus_files]))
+    options = AreaOptions(device_free_on_read=POLICIES[spec.policy].device_free_on_read)
+    area = HostArea(spec.client_id, spec.client_epoch, spec.area, spec.slots, options)
+    tier = TierStream(spec.target, area, on_epoch_change=lambda _old, _new: host.on_tier_restarted())
+    host = EmulatedHost(spec, contents, tier)
+    gc.freeze()  # nothing made so far dies before the end: spare the collector the sight of it
+    leaked_pages = 0
+    ended, message = Ended.FINISHED, ""
+    helpers = [asyncio.create_task(_report_often(host)), asyncio.create_task(_stop_when_told(stdin, host))]
+    try:
+        async with tier:
+            await host.run()
+            if not host.is_stopping:
+                await host.exit_processes()
+            leaked_pages = 0 if host.is_stopping else await tier.swapoff()
+    except* SwapTierError as failures:
+        ended, message = Ended.UNREACHABLE, str(_first(failures))
+    except* OutOfMemory as failures:
+        ended, message = Ended.OUT_OF_MEMORY, str(_first(failures))
+    finally:
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.wait(helpers)
+    if host.is_stopping and ended is Ended.FINISHED:
+        ended = Ended.STOPPED
+    say(host.final_report().model_copy(update={"ended": ended, "message": message, "leaked_pages": leaked_pages}))
+
+
+async def _report_often(host: EmulatedHost) -> None:
+    """Report until cancelled."""
+    while True:
+        await asyncio.sleep(REPORT_SECONDS)
+        say(host.report())
+
+
+async def _stop_when_told(stdin: asyncio.StreamReader, host: EmulatedHost) -> None:
+    """Stop *host* at the next line, or when the load generator is gone."""
+    await stdin.readline()
+    host.is_stopping = True
+
+
+def say(report: HostReport) -> None:
+    """Write one line to standard output."""
+    sys.stdout.write(report.model_dump_json() + "\n")
+    sys.stdout.flush()
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first failure of a group; the others are its consequences."""
+    failure: BaseException = failures
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    return failure
+
+
+async def main() -> None:
+    """Read the spec from standard input and run it."""
+    loop = asyncio.get_running_loop()
+    stdin = asyncio.StreamReader(limit=LINE_BYTES_MAX)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
+    with contextlib.closing(transport):
+        await run_host(HostSpec.model_validate_json(await stdin.readline()), stdin)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,124 @@
+"""What the load generator and its host processes say to each other: one JSON document a line.
+
+Pure. A host is given a `HostSpec` on its standard input and answers with `HostReport`s on its standard output: one
+every REPORT_SECONDS while it runs, and a last one with `ended` set. A second line on its input, or its end, means stop.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+REPORT_SECONDS = 0.5
+"""Often enough for a scrape every second; a report costs a host about a millisecond."""
+
+LINE_BYTES_MAX = 1 << 20
+"""A report is some 10 kB; the last one carries a latency histogram of up to 100 kB."""
+
+
+class Ended(StrEnum):
+    """How a host's run ended."""
+
+    FINISHED = "finished"
+    """All accesses made, every page read once more."""
+    STOPPED = "stopped"
+    """Asked to stop; pages not read again since are not known to be right."""
+    UNREACHABLE = "unreachable"
+    """The tier did not answer, refused, or started anew; what was read until then was checked."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """Reclaim could not free a page: the settings leave too little room."""
+
+
+class HostSpec(BaseModel):
+    """What one host process is to do. Fields as in `RaceSettings`, cut down to this host."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: int
+    policy: str
+    target: str
+    client_id: str
+    client_epoch: int
+    area: str
+    slots: int
+    processes: int
+    threads: int
+    pages: int
+    resident: int
+    ops: int | None
+    """Of this host, shared by its threads."""
+    duration_seconds: float | None
+    seed: int
+    install_failure_rate: float
+    preemption_rate: float
+    corpus_files: tuple[str, ...]
+
+
+class Duplicates(BaseModel):
+    """Duplication on one host, as of a report. KERNEL.md 6.1."""
+
+    pages: dict[str, int] = Field(default_factory=dict)
+    """By cause, now."""
+    page_seconds: dict[str, float] = Field(default_factory=dict)
+    """By cause, since the start."""
+    pages_peak: int = 0
+    bytes_now: int = 0
+    waste_bytes_now: int = 0
+
+
+class HostReport(BaseModel):
+    """What one host has done and found so far."""
+
+    ops_done: int = 0
+    race_seconds: float = 0.0
+    """Time spent in the accesses of the workload, without the first writes and the final sweep."""
+    race_faults: int = 0
+    """Swap faults in that time."""
+    counters: list[tuple[str, str, int]] = Field(default_factory=list)
+    """Of the host, as `HostCounters.rows()`."""
+    pages_checked: int = 0
+    corruptions: dict[str, int] = Field(default_factory=dict)
+    """By `oracle.Corruption`."""
+    told_lost: dict[str, int] = Field(default_factory=dict)
+    owed_fates: dict[str, int] = Field(default_factory=dict)
+    """By `oracle.Fate`."""
+    unexplained: int = 0
+    """Corruptions that no failed install explains."""
+    examples: list[str] = Field(default_factory=list)
+    """The first findings, in words."""
+    duplicates: Duplicates = Field(default_factory=Duplicates)
+    resident_pages: int = 0
+    swapcache_pages: int = 0
+    orphan_entries: int = 0
+    leaked_pages: int = 0
+    """Pages the pool still held after every process had ended and every slot had been freed: must be 0."""
+    latency_buckets: list[int] = Field(default_factory=list)
+    """Faults per bucket of `latency.BOUNDS_US`, not cumulative."""
+    latency_seconds_sum: float = 0.0
+    ended: Ended | None = None
+    """Set in the last report only, with what follows."""
+    message: str = ""
+    """Why it ended early."""
+    latency_histogram: str = ""
+    """HdrHistogram of nanoseconds, encoded."""
+
+    def counter(self, name: str) -> int:
+        """Return the sum over all causes of one of the host's counters."""
+        return sum(value for row, _, value in self.counters if row == name)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRun:
+    """What the hosts of one policy reported last."""
+
+    policy: str
+    reports: tuple[HostReport, ...]
+
+    @property
+    def ended(self) -> Ended:
+        """How it ended: the worst of its hosts."""
+        ends = {report.ended for report in self.reports}
+        for end in (Ended.OUT_OF_MEMORY, Ended.UNREACHABLE, Ended.STOPPED):
+            if end in ends:
+                return end
+        return Ended.FINISHED

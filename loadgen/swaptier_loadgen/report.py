@@ -1,0 +1,264 @@
+"""What came of a race: one summary per policy, its verdict, the exit status and the JSON document.
+
+Pure. `table.py` draws it. Counts are sums over the hosts; `duplicate_pages_peak` is the sum of each host's own peak,
+since two hosts' clocks are not compared.
+"""
+
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+
+from swaptier_client.mm.counters import DetectedLoss
+from swaptier_client.mm.policy import POLICIES
+from swaptier_loadgen.config import RaceSettings
+from swaptier_loadgen.latency import LatencyUs, merge
+from swaptier_loadgen.messages import Ended, HostReport, PolicyRun
+from swaptier_loadgen.oracle import Corruption, Fate
+
+SCHEMA_VERSION = 1
+"""Of the JSON document; rises when a field changes its meaning or goes."""
+
+STATUS_AS_SPECIFIED = 0
+STATUS_SAFE_POLICY_FAILED = 1
+STATUS_USAGE = 2
+STATUS_UNREACHABLE = 3
+STATUS_DEFECT = 70
+"""A defect of ours: sysexits' EX_SOFTWARE."""
+STATUS_INTERRUPTED = 130
+
+EXAMPLES_MAX = 3
+"""Findings told in words, per policy."""
+
+
+class Verdict(StrEnum):
+    """What a policy did, against what its specification says."""
+
+    SAFE = "safe"
+    AS_SPECIFIED = "corrupts (as specified)"
+    NOT_SEEN = "unsafe, but not seen"
+    """The specification says that it can lose pages; this run did not make it."""
+    CORRUPTED = "CORRUPTED"
+    """A policy that must not."""
+    LOST = "LOST PAGES"
+    """A policy that must not lost pages, and said so."""
+    LEAKED = "LEAKED"
+    """Every process had ended and the tier still held pages."""
+    UNREACHABLE = "tier unreachable"
+    OUT_OF_MEMORY = "out of memory"
+    STOPPED = "stopped early"
+
+
+TIER_GONE = (str(DetectedLoss.UNREACHABLE), str(DetectedLoss.EPOCH))
+"""Losses that are the tier's end, not the policy's doing."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One policy's row. The fields up to `latency_us` are the JSON document's contract; the rest may grow."""
+
+    policy: str
+    verdict: Verdict
+    faults: int
+    install_failures: int
+    install_failures_owed: int
+    """Of these, where the process still needed the data."""
+    silent_stale_reads: int
+    lost_updates: int
+    detected_losses: int
+    discarded: int
+    """Loads thrown away because nobody needed the page any more. Not a corruption."""
+    duplicate_pages_peak: int
+    duplicate_page_seconds: float
+    double_loads: int
+    wasted_recompressions: int
+    stores: int
+    loads: int
+    faults_per_second: float
+    latency_us: LatencyUs
+    is_safe_by_specification: bool
+    ended: Ended
+    message: str
+    corruptions_by_kind: Mapping[str, int]
+    corruptions_without_install_failure: int
+    owed_fates: Mapping[str, int]
+    """What became of the pages whose failed install took the only copy."""
+    detected_losses_by_reason: Mapping[str, int]
+    duplicate_page_seconds_by_cause: Mapping[str, float]
+    counters: Mapping[str, int]
+    """The hosts' counters, "name" or "name.cause"."""
+    ops: int
+    pages_checked: int
+    leaked_pages: int
+    race_seconds: float
+    examples: tuple[str, ...]
+
+    @property
+    def corrupted_pages(self) -> int:
+        """Pages with wrong bytes, each counted once."""
+        return self.silent_stale_reads + self.lost_updates
+
+
+def summarise(run: PolicyRun) -> RunSummary:
+    """Add up what the hosts of one policy reported and judge it."""
+    reports = run.reports
+    corruptions = _sum(report.corruptions for report in reports)
+    told = _sum(report.told_lost for report in reports)
+    counters = _sum(
+        {f"{name}.{cause}" if cause else name: value for name, cause, value in report.counters} for report in reports
+    )
+    page_seconds: dict[str, float] = {}
+    for report in reports:
+        for cause, seconds in report.duplicates.page_seconds.items():
+            page_seconds[cause] = page_seconds.get(cause, 0.0) + seconds
+    race_seconds = max((report.race_seconds for report in reports), default=0.0)
+    race_faults = sum(report.race_faults for report in reports)
+    lost_updates = corruptions.get(Corruption.LOST_UPDATE, 0)
+    leaked = sum(report.leaked_pages for report in reports)
+    examples = [example for report in reports for example in report.examples]
+    return RunSummary(
+        policy=run.policy,
+        verdict=judge(
+            is_safe=POLICIES[run.policy].is_safe,
+            ended=run.ended,
+            corrupted=sum(corruptions.values()),
+            lost=sum(count for reason, count in told.items() if reason not in TIER_GONE),
+            leaked=leaked,
+        ),
+        faults=_counter(reports, "faults"),
+        install_failures=_counter(reports, "install_failures"),
+        install_failures_owed=_counter(reports, "install_failures_owed"),
+        silent_stale_reads=sum(corruptions.values()) - lost_updates,
+        lost_updates=lost_updates,
+        detected_losses=sum(told.values()),
+        discarded=_counter(reports, "discarded"),
+        duplicate_pages_peak=sum(report.duplicates.pages_peak for report in reports),
+        duplicate_page_seconds=sum(page_seconds.values()),
+        double_loads=_counter(reports, "double_loads"),
+        wasted_recompressions=_counter(reports, "wasted_recompress"),
+        stores=_counter(reports, "stores"),
+        loads=_counter(reports, "loads"),
+        faults_per_second=race_faults / race_seconds if race_seconds else 0.0,
+        latency_us=merge(report.latency_histogram for report in reports),
+        is_safe_by_specification=POLICIES[run.policy].is_safe,
+        ended=run.ended,
+        message=next((report.message for report in reports if report.message), ""),
+        corruptions_by_kind=corruptions,
+        corruptions_without_install_failure=sum(report.unexplained for report in reports),
+        owed_fates=_sum(report.owed_fates for report in reports),
+        detected_losses_by_reason=told,
+        duplicate_page_seconds_by_cause=page_seconds,
+        counters=counters,
+        ops=sum(report.ops_done for report in reports),
+        pages_checked=sum(report.pages_checked for report in reports),
+        leaked_pages=leaked,
+        race_seconds=race_seconds,
+        examples=tuple(examples[:EXAMPLES_MAX]),
+    )
+
+
+def judge(*, is_safe: bool, ended: Ended, corrupted: int, lost: int, leaked: int) -> Verdict:
+    """Return the verdict on a policy: what was found counts first, then how the run ended."""
+    if corrupted:
+        return Verdict.CORRUPTED if is_safe else Verdict.AS_SPECIFIED
+    if lost:
+        return Verdict.LOST if is_safe else Verdict.AS_SPECIFIED
+    if ended is Ended.UNREACHABLE:
+        return Verdict.UNREACHABLE
+    if ended is Ended.OUT_OF_MEMORY:
+        return Verdict.OUT_OF_MEMORY
+    if ended is Ended.STOPPED:
+        return Verdict.STOPPED
+    if leaked:
+        return Verdict.LEAKED
+    return Verdict.SAFE if is_safe else Verdict.NOT_SEEN
+
+
+def exit_status(summaries: Iterable[RunSummary]) -> int:
+    """Return the exit status of a race that was not interrupted: the worst thing first."""
+    summaries = list(summaries)
+    verdicts = {summary.verdict for summary in summaries}
+    if verdicts & {Verdict.CORRUPTED, Verdict.LOST, Verdict.LEAKED}:
+        return STATUS_SAFE_POLICY_FAILED
+    if any(summary.ended is Ended.UNREACHABLE for summary in summaries):
+        return STATUS_UNREACHABLE
+    if any(summary.ended is Ended.OUT_OF_MEMORY for summary in summaries):
+        return STATUS_USAGE
+    return STATUS_AS_SPECIFIED
+
+
+def document(settings: RaceSettings, summaries: Iterable[RunSummary]) -> dict[str, object]:
+    """Return the JSON document of a race."""
+    workload = asdict(settings)
+    workload["corpus"] = None if settings.corpus is None else str(settings.corpus)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "seed": settings.seed,
+        "workload": workload,
+        "versions": versions(),
+        "runs": [_run_document(summary) for summary in summaries],
+    }
+
+
+def _run_document(summary: RunSummary) -> dict[str, object]:
+    run = {name: getattr(summary, name) for name in RunSummary.__dataclass_fields__}
+    run["latency_us"] = summary.latency_us._asdict()
+    run["never_read_again"] = summary.owed_fates.get(Fate.NEVER_READ, 0)
+    return run
+
+
+def versions() -> dict[str, str]:
+    """Return what took part: our version, Python's, and those of the packages that matter."""
+    found = {"python": platform.python_version(), "kernel": platform.release()}
+    for package in ("swaptier", "grpcio", "protobuf", "lz4"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def closing_sentence(summaries: Iterable[RunSummary]) -> str:
+    """Return what a newcomer should take home from the table."""
+    summaries = list(summaries)
+    failed = [s for s in summaries if s.verdict in (Verdict.CORRUPTED, Verdict.LOST, Verdict.LEAKED)]
+    if failed:
+        return (
+            f"{_names(failed)} must never lose, corrupt or leak a page and did: that is a defect of this program; "
+            "the seed above repeats the run."
+        )
+    gone = [s for s in summaries if s.verdict is Verdict.UNREACHABLE]
+    if gone:
+        return f"The tier did not answer any more ({gone[0].message}): that says nothing about {_names(gone)}."
+    bad = [s for s in summaries if s.verdict is Verdict.AS_SPECIFIED]
+    good = [s for s in summaries if s.verdict is Verdict.SAFE]
+    checked = sum(s.pages_checked for s in summaries)
+    parts = []
+    if bad:
+        pages = sum(s.corrupted_pages for s in bad)
+        parts.append(
+            f"{_names(bad)} handed programs {pages:,} page{'' if pages == 1 else 's'} with wrong bytes and no error"
+        )
+    if good:
+        parts.append(f"{_names(good)} never did")
+    if not parts:
+        return f"No page was wrong among {checked:,} checked, but nothing was run to its end that promises so."
+    return f"{', while '.join(parts)}: every byte of {checked:,} pages read was compared with what had been written."
+
+
+def _names(summaries: list[RunSummary]) -> str:
+    names = [summary.policy for summary in summaries]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _counter(reports: Iterable[HostReport], name: str) -> int:
+    return sum(report.counter(name) for report in reports)
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for part in counts:
+        total.update(part)
+    return dict(total)

@@ -1,0 +1,89 @@
+"""The result table on a terminal or in a pipe. Builds rich renderables; prints nothing.
+
+From WIDE_COLUMNS on it is one table. Narrower, the same columns come as two tables, what happened to the data and
+what it cost, because a table that wraps its numbers cannot be read.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from swaptier_loadgen.report import RunSummary, Verdict
+
+WIDE_COLUMNS = 118
+"""What all columns take side by side."""
+
+_COLOURS = {
+    Verdict.SAFE: "green",
+    Verdict.AS_SPECIFIED: "yellow",
+    Verdict.NOT_SEEN: "yellow",
+    Verdict.CORRUPTED: "bold red",
+    Verdict.LOST: "bold red",
+    Verdict.LEAKED: "bold red",
+}
+
+
+class Column(NamedTuple):
+    """One column: its heading and how a cell is made."""
+
+    heading: str
+    cell: Callable[[RunSummary], str | Text]
+    is_cost: bool = False
+    """In the second table when there are two."""
+
+
+COLUMNS = (
+    Column("faults", lambda s: _count(s.faults)),
+    Column("install failures", lambda s: _count(s.install_failures)),
+    Column("stale", lambda s: _bad(s, s.silent_stale_reads)),
+    Column("lost", lambda s: _bad(s, s.lost_updates + s.detected_losses)),
+    Column("peak dup. pages", lambda s: _count(s.duplicate_pages_peak), is_cost=True),
+    Column("dup. page-s", lambda s: f"{s.duplicate_page_seconds:.1f}", is_cost=True),
+    Column("double loads", lambda s: _count(s.double_loads), is_cost=True),
+    Column("wasted recompr.", lambda s: _count(s.wasted_recompressions), is_cost=True),
+    Column("stores", lambda s: _count(s.stores), is_cost=True),
+    Column("loads", lambda s: _count(s.loads), is_cost=True),
+    Column("faults /s", lambda s: _count(round(s.faults_per_second)), is_cost=True),
+    Column("p50/p99 ms", lambda s: f"{s.latency_us.p50 / 1000:.1f}/{s.latency_us.p99 / 1000:.1f}", is_cost=True),
+)
+
+
+def tables(summaries: Sequence[RunSummary], width: int) -> list[Table]:
+    """Return the result as one table, or as two where *width* columns are too few."""
+    if width >= WIDE_COLUMNS:
+        return [_table(summaries, COLUMNS, has_verdict=True)]
+    return [
+        _table(summaries, [column for column in COLUMNS if not column.is_cost], has_verdict=True),
+        _table(summaries, [column for column in COLUMNS if column.is_cost], has_verdict=False),
+    ]
+
+
+def _table(summaries: Sequence[RunSummary], columns: Sequence[Column], *, has_verdict: bool) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("policy", max_width=19, overflow="fold")
+    for column in columns:
+        table.add_column(column.heading, justify="right", min_width=max(map(len, column.heading.split())))
+    if has_verdict:
+        table.add_column("verdict", min_width=13)
+    for summary in summaries:
+        cells = [column.cell(summary) for column in columns]
+        if has_verdict:
+            cells.append(Text(summary.verdict, style=_COLOURS.get(summary.verdict, "")))
+        table.add_row(summary.policy, *cells)
+    return table
+
+
+def _count(number: int) -> str:
+    """Return *number* in at most six characters: 99999, then 123.4k, then 12.3M."""
+    if number < 100_000:
+        return str(number)
+    return f"{number / 1e3:.1f}k" if number < 1_000_000 else f"{number / 1e6:.1f}M"
+
+
+def _bad(summary: RunSummary, number: int) -> Text:
+    """Return a count that should be 0: bold red where the policy promises that it is."""
+    style = ("bold red" if summary.is_safe_by_specification else "yellow") if number else "dim"
+    return Text(_count(number), style=style)
