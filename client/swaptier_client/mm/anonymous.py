@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from swaptier_wire.types import ZERO_PAGE
-
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.effects import Path
 from swaptier_client.mm.folio import Folio
 from swaptier_client.mm.page_table import PresentPte
+from swaptier_wire.types import ZERO_PAGE
 
 if TYPE_CHECKING:
     from swaptier_client.mm.host import Host
@@ -47,6 +46,8 @@ def do_wp_page(host: Host, process: Process, address: int) -> Path[None]:
     pte = process.page_table.get(address)
     if not isinstance(pte, PresentPte) or pte.writable:
         return
+    # A write-protected page's fault goes to the userfaultfd handler first; ours lifts the protection at once.
+    pte.uffd_wp = False
     folio = pte.folio
     if not folio.trylock():
         swap_cache.get(folio)

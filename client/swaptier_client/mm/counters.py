@@ -11,14 +11,34 @@ from enum import StrEnum
 
 
 class InstallFailure(StrEnum):
-    """Why a page that was read could not be mapped. Models: the rows of KERNEL.md 1.3 that exist for order-0 pages."""
+    """Why a page that was read could not be mapped: the rows of KERNEL.md 1.3 that exist for order-0 pages."""
 
     LOCK_CONTENDED = "lock_contended"
-    """folio_lock_or_retry() found the folio locked: VM_FAULT_RETRY. The data is owed."""
-    PTE_CHANGED = "pte_changed"
-    """pte_same() failed: another thread was first, or the PTE was zapped, moved or re-flagged meanwhile."""
+    """folio_lock_or_retry() found the folio locked: VM_FAULT_RETRY. Owed."""
+    RETRY_NOWAIT = "retry_nowait"
+    """The same for a caller that must not wait (FAULT_FLAG_RETRY_NOWAIT). Owed."""
+    KILLED = "killed"
+    """A fatal signal came while waiting for the lock, and a peer or a remote accessor still needs the page. Owed."""
+    PAGE_TABLE_GONE = "page_table_gone"
+    """pte_offset_map_lock() found no page table: collapsed or freed, to be faulted again. Owed."""
+    SOFT_DIRTY = "soft_dirty"
+    """The entry's soft-dirty bit was changed: pte_same() compares it. Owed."""
+    UFFD_WP = "uffd_wp"
+    """The entry was write-protected through userfaultfd. Owed."""
+    MOVED = "moved"
+    """UFFDIO_MOVE took the entry to another address, as before 0ea148a79919. Owed, to the new address."""
+    ZAPPED = "zapped"
+    """The entry is gone: MADV_DONTNEED, exit. Not owed: the owner discarded the page."""
+    ALREADY_MAPPED = "already_mapped"
+    """Another thread completed first. Not owed, unless the slot was reused and what was read is another page."""
     READ_ERROR = "read_error"
     """The folio is not uptodate: SIGBUS. The tier keeps an entry it could not read."""
+
+
+INJECTABLE = tuple(
+    cause for cause in InstallFailure if cause not in (InstallFailure.ALREADY_MAPPED, InstallFailure.READ_ERROR)
+)
+"""Causes that can be brought about on purpose. The others need a second fault, or a damaged entry."""
 
 
 class DetectedLoss(StrEnum):
@@ -74,9 +94,21 @@ class HostCounters:
     store_rescued: int = 0
     """Folios a fault took back while reclaim was writing them."""
     zswpin: int = 0
+    """Pages loaded from the pool."""
     zswpout: int = 0
+    """Pages stored to the pool."""
     pswpin: int = 0
+    """Pages read from the device."""
     pswpout: int = 0
+    """Pages the pool refused and the device took."""
+    swpin_zero: int = 0
+    """Pages of zeros restored without asking the tier."""
+    swpout_zero: int = 0
+    """Pages of zeros noted in the swap map instead of stored."""
+    swap_ra: int = 0
+    """Pages read ahead."""
+    swap_ra_hit: int = 0
+    """Of these, pages a fault then asked for."""
 
     def rows(self) -> Iterator[tuple[str, str, int]]:
         """Yield (name, cause, value); cause is empty for a counter that has none."""

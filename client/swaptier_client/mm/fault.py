@@ -12,17 +12,17 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import Outcome
-
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.counters import DetectedLoss, InstallFailure
-from swaptier_client.mm.effects import Lookup, Path, Preempt, Store, Wait, ask
+from swaptier_client.mm.effects import Lookup, Path, Preempt, Store, ask, load
 from swaptier_client.mm.errors import PageLost
-from swaptier_client.mm.page_table import PresentPte, SwapPte, pte_same
+from swaptier_client.mm.page_table import PresentPte, Pte, SwapPte, pte_same
 from swaptier_client.mm.policy import PoolLookup
+from swaptier_client.mm.process import move_unguarded, zap_entries
 from swaptier_client.mm.swap_cache import ReadFolio
 from swaptier_client.mm.swap_map import PrepareResult
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import Outcome
 
 if TYPE_CHECKING:
     from swaptier_client.mm.folio import Folio
@@ -37,6 +37,13 @@ class FaultResult(Enum):
     MAPPED = "mapped"
     RETRY = "retry"
     """VM_FAULT_RETRY, or somebody else handled it: look at the page table again."""
+
+
+AT_THE_FOLIO_LOCK = (InstallFailure.LOCK_CONTENDED, InstallFailure.RETRY_NOWAIT, InstallFailure.KILLED)
+"""Causes that strike where the fault relocks its folio; the others strike at the page table."""
+
+MOVE_DISTANCE = 1 << 40
+"""How far away, in pages, an injected MOVED puts a page: outside every workload's addresses."""
 
 
 class SwapFault(NamedTuple):
@@ -72,10 +79,11 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
 
     if slot.folio is not None:
         read: ReadFolio | None = ReadFolio(swap_cache.get(slot.folio), was_read=False)
+        host.readahead.note_lookup(host, slot.folio)
     elif host.policy.bypasses_swapcache and host.device(slot.entry).is_synchronous and slot.count == 1:
         read = yield from _read_bypassing(host, slot)
     else:
-        read = yield from swap_cache.read(host, slot)
+        read = yield from swap_cache.read(host, slot, host.readahead.neighbours(host, process, address, slot))
     if read is None:
         return FaultResult.RETRY
     folio = read.folio
@@ -86,23 +94,28 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
     # the folio, the page may be mapped, zapped or moved by others, and without a pin the slot may be reused.
     yield Preempt("swap_in.read")
 
-    failure = host.install_failure(process.pid, address) if read.was_read else None
-    if failure is InstallFailure.LOCK_CONTENDED or not folio.trylock():
-        if failure is None:
+    injected = host.install_failure(process.pid, address) if read.was_read else None
+    if injected in AT_THE_FOLIO_LOCK or not folio.trylock():
+        if injected is None:
             yield from folio.wait_unlocked()
-        return (yield from _abandon(host, fault, read, generation, InstallFailure.LOCK_CONTENDED))
+        return (yield from _abandon(host, fault, read, generation, injected or InstallFailure.LOCK_CONTENDED))
     if in_cache and slot.folio is not folio:
         folio.unlock()
         host.put_folio(folio)
         return FaultResult.RETRY
-    if not process.is_alive or not pte_same(process.page_table.get(address), orig):
+    zapped = _disturb(host, fault, injected) if injected is not None else []
+    current = process.page_table.get(address)
+    if injected is InstallFailure.PAGE_TABLE_GONE or not pte_same(current, orig):
         folio.unlock()
-        return (yield from _abandon(host, fault, read, generation, InstallFailure.PTE_CHANGED))
+        cause = injected or _why_changed(current, orig)
+        yield from _abandon(host, fault, read, generation, cause)
+        yield from swap_cache.free_slots(host, zapped)
+        return FaultResult.RETRY
     if not folio.uptodate:
         folio.unlock()
         yield from _abandon(host, fault, read, generation, InstallFailure.READ_ERROR)
         raise _sigbus(host, fault, folio.read_error or DetectedLoss.MISS_MUST_EXIST)
-    yield from _map(host, fault, folio)
+    yield from map_folio(host, fault, folio)
     return FaultResult.MAPPED
 
 
@@ -122,9 +135,14 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
         result = host.device(slot.entry).prepare(slot)
         if result is not PrepareResult.OK:
             host.free_folio(folio)
-            yield from _wait_for_pin(host, slot, result)
+            yield from swap_cache.wait_for_pin(host, slot, result)
             return None
         slot.reader = folio
+    if slot.is_zero:
+        host.lru.add(folio)
+        swap_cache.fill_with_zeros(host, folio)
+        folio.unlock()
+        return ReadFolio(folio, was_read=True)
     try:
         if policy.pool_lookup is PoolLookup.AFTER_PIN:
             in_pool = (yield from ask(Lookup(slot.entry))).outcome is Outcome.HIT
@@ -133,30 +151,49 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
         # On the list before the read, as folio_add_lru() is: from its unlock on, reclaim may hold this folio's lock.
         host.lru.add(folio)
         host.duplication.observe(slot)
-        yield from swap_cache.fill(host, slot, folio, policy.swapcache_mode if in_pool else policy.bypass_mode)
-    except SwapTierError:
+        asked = swap_cache.load_of(host, slot, policy.swapcache_mode if in_pool else policy.bypass_mode)
+        reply = yield from load(asked)
+    except SwapTierError as error:
+        host.note_failure(slot, error)
+        last_use = slot.folio is folio and swap_cache.remove(host, slot)
         folio.unlock()
-        yield from _finish(host, slot, folio)
+        yield from _finish(host, slot, folio, last_use=last_use)
         raise
+    swap_cache.take_reply(host, slot, folio, asked, reply)
     folio.unlock()
     return ReadFolio(folio, was_read=True)
 
 
-def _wait_for_pin(host: Host, slot: SwapSlot, result: PrepareResult) -> Path[None]:
-    """Sleep until who pinned *slot* is done; return at once if there is nothing to wait for.
+def _disturb(host: Host, fault: SwapFault, cause: InstallFailure) -> list[SwapSlot]:
+    """Do to the page table what *cause* stands for, as another thread would. Atomic; returns slots to be freed."""
+    process, address, orig, _ = fault.process, fault.address, fault.orig, fault.slot
+    if not pte_same(process.page_table.get(address), orig):
+        return []
+    match cause:
+        case InstallFailure.SOFT_DIRTY:
+            process.page_table[address] = orig._replace(soft_dirty=not orig.soft_dirty)
+        case InstallFailure.UFFD_WP:
+            process.page_table[address] = orig._replace(uffd_wp=not orig.uffd_wp)
+        case InstallFailure.MOVED:
+            move_unguarded(process, address, address + MOVE_DISTANCE)
+        case InstallFailure.ZAPPED:
+            return zap_entries(host, process, [address])
+    return []
 
-    Models: swapcache_wq. The kernel sleeps one jiffy if no wake-up comes; here every unpin wakes.
-    """
-    if result is PrepareResult.FREE:
-        host.counters.pin_enoent += 1
-    else:
-        host.counters.pin_waits += 1
-        if slot.is_pinned:
-            yield Wait(slot.wait_queue())
+
+def _why_changed(current: Pte | None, orig: SwapPte) -> InstallFailure:
+    """Name what happened to an entry that is not *orig* any more."""
+    if current is None:
+        return InstallFailure.ZAPPED
+    if isinstance(current, SwapPte) and current.entry == orig.entry:
+        return InstallFailure.UFFD_WP if current.uffd_wp != orig.uffd_wp else InstallFailure.SOFT_DIRTY
+    return InstallFailure.ALREADY_MAPPED
 
 
-def _map(host: Host, fault: SwapFault, folio: Folio) -> Path[None]:
+def map_folio(host: Host, fault: SwapFault, folio: Folio) -> Path[None]:
     """Map the locked *folio* and give up the slot's reference. Atomic until the tier is told of a slot that is free.
+
+    The caller has checked, since its last yield, that the entry is still there and the folio is uptodate.
 
     Models: the end of do_swap_page(), from swap_free() on.
     """
@@ -164,7 +201,8 @@ def _map(host: Host, fault: SwapFault, folio: Folio) -> Path[None]:
     device = host.device(slot.entry)
     in_cache = folio.entry is not None
     exclusive = fault.orig.exclusive or not in_cache
-    pte = PresentPte(folio, writable=exclusive, exclusive=exclusive, dirty=fault.write and exclusive)
+    pte = PresentPte(folio, writable=exclusive and not fault.orig.uffd_wp, exclusive=exclusive, dirty=False)
+    pte.soft_dirty, pte.uffd_wp = fault.orig.soft_dirty, fault.orig.uffd_wp
     process.page_table[fault.address] = pte
     folio.mappings.append((process, fault.address))
     folio.referenced = True
@@ -186,7 +224,7 @@ def _should_try_to_free_swap(host: Host, fault: SwapFault, folio: Folio) -> bool
     device = host.device(fault.slot.entry)
     if host.policy.frees_swapcache_eagerly and device.is_synchronous:
         return True
-    if device.is_full_enough_to_free():
+    if device.is_dying or device.is_full_enough_to_free():
         return True
     return fault.write and len(folio.mappings) == 1 and folio.refs == 1
 

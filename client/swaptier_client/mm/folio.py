@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from swaptier_wire.types import Outcome
-
 from swaptier_client.mm.counters import DetectedLoss
 from swaptier_client.mm.effects import Path, SwapEntry, Wait, WaitQueue
+from swaptier_wire.types import Outcome
 
 if TYPE_CHECKING:
     from swaptier_client.mm.process import Process
@@ -38,6 +37,7 @@ class Folio:
         "lock_queue",
         "mappings",
         "read_error",
+        "readahead",
         "referenced",
         "refs",
         "source",
@@ -61,6 +61,8 @@ class Folio:
         """Paths that hold it across a yield; mappings and the swapcache are not counted here."""
         self.referenced = False
         """Touched since the clock hand last passed."""
+        self.readahead = False
+        """Read on speculation and not yet asked for. Models: PG_readahead."""
         self.source: Outcome | None = None
         """How its bytes came: the outcome of the load, None for a page that was never read. Evidence, not state."""
         self.read_error: DetectedLoss | None = None

@@ -9,22 +9,24 @@ cgroup's charge with direct reclaim.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
-
-from swaptier_wire.types import PAGE_BYTES, Outcome, SlotReply
 
 from swaptier_client.mm.anonymous import do_anonymous_page, do_wp_page
 from swaptier_client.mm.counters import HostCounters, InstallFailure
 from swaptier_client.mm.duplication import DuplicationLedger
-from swaptier_client.mm.effects import Path, SwapEntry, Wait, WaitQueue
+from swaptier_client.mm.effects import Path, RequestReply, SwapEntry, Wait, WaitQueue
 from swaptier_client.mm.errors import NotMapped, OutOfMemory
 from swaptier_client.mm.fault import swap_in
 from swaptier_client.mm.folio import Folio, Lru
 from swaptier_client.mm.page_table import PresentPte, SwapPte
 from swaptier_client.mm.policy import Policy
 from swaptier_client.mm.process import Process
+from swaptier_client.mm.readahead import Readahead
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
+from swaptier_wire.errors import TierUnreachable
+from swaptier_wire.types import PAGE_BYTES, Outcome, SlotReply
 
 RECLAIM_RETRIES_MAX = 16
 """Rounds of reclaim without progress before a charge fails. Models: MAX_RECLAIM_RETRIES."""
@@ -52,6 +54,8 @@ class Host:
         *,
         resident_pages_max: int,
         now_ns: Callable[[], int],
+        readahead: Readahead | None = None,
+        has_zeromap: bool = False,
         install_failure: InstallFailureSource = never_fail,
         on_only_copy_dropped: Callable[[SwapSlot], None] = lambda _slot: None,
     ) -> None:
@@ -60,6 +64,9 @@ class Host:
         self.policy = policy
         self.devices = tuple(devices)
         self.resident_pages_max = resident_pages_max
+        self.readahead = readahead or Readahead()
+        self.has_zeromap = has_zeromap
+        """Pages of zeros are noted in the swap map and never sent, as since 6.12."""
         self.install_failure = install_failure
         self.on_only_copy_dropped = on_only_copy_dropped
         """Told when a fault drops the only copy of a page that is still owed: the oracle's ledger."""
@@ -70,6 +77,7 @@ class Host:
         self.counters = HostCounters()
         self.duplication = DuplicationLedger(now_ns)
         self.processes: dict[int, Process] = {}
+        self._devices_in_turn = sorted(devices, key=lambda device: -device.priority)
         self._memory_queue = WaitQueue("memory")
         self._is_reclaiming = False
         self._request_id = 0
@@ -132,10 +140,16 @@ class Host:
         return self.devices[entry.type].slots[entry.offset]
 
     def alloc_slot(self) -> SwapSlot | None:
-        """Take a free slot of the best device that has one. Models: folio_alloc_swap()."""
-        for device in sorted(self.devices, key=lambda device: -device.priority):
+        """Take a free slot of the device with the highest priority that has one; equal priorities take turns.
+
+        Models: folio_alloc_swap() and get_swap_pages() on the priority list.
+        """
+        for index, device in enumerate(self._devices_in_turn):
             slot = device.alloc()
             if slot is not None:
+                # Behind its equals, as plist_requeue() puts it.
+                del self._devices_in_turn[index]
+                bisect.insort_right(self._devices_in_turn, device, key=lambda other: -other.priority)
                 return slot
         return None
 
@@ -144,8 +158,15 @@ class Host:
         self._request_id += 1
         return self._request_id
 
-    def note_stored(self, slot: SwapSlot, reply: SlotReply) -> None:
+    def note_failure(self, slot: SwapSlot, error: BaseException) -> BaseException:
+        """Remember that the tier behind *slot* cannot be reached, if *error* says so, and return *error*."""
+        if isinstance(error, TierUnreachable):
+            self.device(slot.entry).is_dead = True
+        return error
+
+    def note_stored(self, slot: SwapSlot, reply: RequestReply) -> None:
         """Remember what the tier keeps after a store, and count it."""
+        assert isinstance(reply, SlotReply)
         self.counters.stores += 1
         slot.in_pool = reply.outcome is Outcome.STORED
         slot.on_device = reply.outcome is Outcome.DEVICE
@@ -186,6 +207,13 @@ class Host:
         self.lru.discard(folio)
         self.resident_pages -= 1
         self._memory_queue.wake_all()
+
+    def try_charge(self) -> bool:
+        """Take one page if there is room, without reclaim."""
+        if self.resident_pages >= self.resident_pages_max:
+            return False
+        self.resident_pages += 1
+        return True
 
     def charge(self) -> Path[None]:
         """Make room for one page and take it. One path reclaims at a time; the others wait for what it frees.

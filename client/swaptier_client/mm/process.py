@@ -106,7 +106,7 @@ def zap(host: Host, process: Process, addresses: Iterable[int]) -> Path[None]:
     """
     yield from process.mmap_lock.read()
     try:
-        yield from swap_cache.free_slots(host, _zap(host, process, addresses))
+        yield from swap_cache.free_slots(host, zap_entries(host, process, addresses))
     finally:
         process.mmap_lock.read_done()
 
@@ -121,7 +121,7 @@ def exit_process(host: Host, process: Process) -> Path[None]:
     """
     yield from process.mmap_lock.write()
     process.is_alive = False
-    slots = _zap(host, process, list(process.page_table))
+    slots = zap_entries(host, process, list(process.page_table))
     del host.processes[process.pid]
     process.mmap_lock.write_done()
     yield from swap_cache.free_slots(host, slots)
@@ -148,7 +148,7 @@ def move_unguarded(process: Process, source: int, target: int) -> None:
     process.page_table[target] = process.page_table.pop(source)
 
 
-def _zap(host: Host, process: Process, addresses: Iterable[int]) -> list[SwapSlot]:
+def zap_entries(host: Host, process: Process, addresses: Iterable[int]) -> list[SwapSlot]:
     """Remove the entries at *addresses* and return the slots left without any use, for free_slots(). Atomic."""
     freed: list[SwapSlot] = []
     for address in addresses:
@@ -163,7 +163,7 @@ def _zap(host: Host, process: Process, addresses: Iterable[int]) -> list[SwapSlo
             if folio.entry is not None:
                 slot = host.slot(folio.entry)
                 host.duplication.observe(slot)
-                if swap_cache.try_to_free(host, slot):
+                if not folio.mappings and swap_cache.try_to_free(host, slot):
                     freed.append(slot)
             host.end_if_unused(folio)
     return freed

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import Outcome, SlotReply, page_checksum
-
 from swaptier_client.mm import swap_cache
-from swaptier_client.mm.effects import Path, Preempt, Store, batch
+from swaptier_client.mm.effects import Invalidate, Path, Preempt, Store, batch
 from swaptier_client.mm.page_table import PresentPte, SwapPte
+from swaptier_wire.types import ZERO_PAGE, Outcome, page_checksum
 
 if TYPE_CHECKING:
     from swaptier_client.mm.folio import Folio
@@ -32,8 +30,9 @@ class Pageout(NamedTuple):
 
     folio: Folio
     slot: SwapSlot
-    store: Store | None
-    """None for a clean folio: its backing copy is still good."""
+    request: Store | Invalidate | None
+    """What the tier is asked: to store a dirty page, or to forget the older version of one that is now all zeros. None
+    when its backing copy is still good."""
 
 
 def swap_out(host: Host, wanted: int = SWAP_CLUSTER_MAX) -> Path[int]:
@@ -101,15 +100,22 @@ def _unmap(host: Host, folio: Folio) -> Pageout | None:
     if slot.count == 0:
         # Its last user was zapped: there is nobody to keep the page for. Models: folio_free_swap() in swap_writepage().
         folio.dirty = False
-    store = _begin_store(host, slot, folio) if folio.dirty else None
+    request = _begin_write(host, slot, folio) if folio.dirty else None
     host.duplication.observe(slot)
-    return Pageout(folio, slot, store)
+    return Pageout(folio, slot, request)
 
 
-def _begin_store(host: Host, slot: SwapSlot, folio: Folio) -> Store:
-    """Name the version that goes out. Its generation rises: one slot can carry several versions."""
+def _begin_write(host: Host, slot: SwapSlot, folio: Folio) -> Store | Invalidate | None:
+    """Name the version that goes out. Its generation rises: one slot can carry several versions.
+
+    Models: swap_writepage().
+    """
     assert folio.content is not None
     folio.dirty = False
+    slot.is_zero = host.has_zeromap and folio.content == ZERO_PAGE
+    if slot.is_zero:
+        host.counters.swpout_zero += 1
+        return Invalidate(slot.entry, slot.generation) if slot.in_pool or slot.on_device else None
     slot.generation += 1
     slot.is_storing = True
     checksum = page_checksum(folio.content)
@@ -123,18 +129,22 @@ def _begin_store(host: Host, slot: SwapSlot, folio: Folio) -> Store:
 
 def _write(host: Host, pageouts: list[Pageout]) -> Path[None]:
     """Store what is dirty, all at once, and unlock everything. Models: pageout() and swap_writepage()."""
-    writes = [pageout for pageout in pageouts if pageout.store is not None]
-    replies = (yield from batch(tuple(p.store for p in writes if p.store is not None))) if writes else []
+    requests = tuple(pageout.request for pageout in pageouts if pageout.request is not None)
+    replies = iter((yield from batch(requests)) if requests else ())
     failure: BaseException | None = None
-    for (folio, slot, _), reply in zip(writes, replies, strict=True):
+    for folio, slot, request in pageouts:
+        if request is None:
+            continue
+        reply = next(replies)
         slot.is_storing = False
-        if isinstance(reply, SlotReply):
+        if isinstance(reply, BaseException):
+            folio.dirty = True
+            failure = host.note_failure(slot, reply)
+        elif isinstance(request, Store):
             host.note_stored(slot, reply)
             folio.dirty |= reply.outcome in (Outcome.REJECTED, Outcome.ERROR)
         else:
-            assert isinstance(reply, SwapTierError), reply
-            folio.dirty = True
-            failure = reply
+            slot.in_pool = slot.on_device = False
     for folio, slot, _ in pageouts:
         folio.unlock()
         host.duplication.observe(slot)
@@ -149,7 +159,7 @@ def _free_unless_rescued(host: Host, pageout: Pageout) -> Path[int]:
 
     Models: the end of shrink_folio_list() and __remove_mapping().
     """
-    folio, slot, store = pageout
+    folio, slot, request = pageout
     is_ours = folio.entry == slot.entry
     if is_ours and folio.trylock():
         if not folio.mappings and folio.refs == 1 and not folio.dirty:
@@ -160,7 +170,7 @@ def _free_unless_rescued(host: Host, pageout: Pageout) -> Path[int]:
                 yield from swap_cache.free_slot(host, slot)
             return 1
         folio.unlock()
-    if store is not None and is_ours and slot.in_pool:
+    if isinstance(request, Store) and is_ours and slot.in_pool:
         slot.was_rescued = True
         host.counters.store_rescued += 1
         host.duplication.observe(slot)

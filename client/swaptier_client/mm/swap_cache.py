@@ -8,15 +8,14 @@ Models: mm/swap_state.c (add_to_swap_cache(), __read_swap_cache_async(), delete_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import LoadMode, Outcome, Reason
-
 from swaptier_client.mm.counters import DetectedLoss
-from swaptier_client.mm.effects import Invalidate, Load, Path, Wait, batch, load
+from swaptier_client.mm.effects import Invalidate, Load, Path, Wait, batch
 from swaptier_client.mm.folio import Folio
 from swaptier_client.mm.swap_map import PrepareResult, SwapSlot
+from swaptier_wire.types import ZERO_PAGE, LoadMode, LoadReply, Outcome, Reason
 
 if TYPE_CHECKING:
     from swaptier_client.mm.host import Host
@@ -68,7 +67,7 @@ def free_slots(host: Host, slots: list[SwapSlot]) -> Path[None]:
     """Tell the tier that *slots* are free, then make them reusable. Each is pinned and its count is 0.
 
     The order is the invariant: as long as the tier may hold the old page, no new page may get the slot. A slot
-    that the tier could not be told of is never reused.
+    that the tier could not be told of is not reused; swapoff tries again.
 
     Raises:
         SwapTierError: the tier could not be told of some slots; those stay pinned.
@@ -76,6 +75,8 @@ def free_slots(host: Host, slots: list[SwapSlot]) -> Path[None]:
     Models: zswap_invalidate() and swap_range_free() at the last swap_free().
     """
     told = [slot for slot in slots if slot.in_pool or slot.on_device]
+    for slot in told:
+        slot.is_freeing = True
     failure: BaseException | None = None
     if told:
         in_pool = sum(slot.in_pool for slot in told)
@@ -83,8 +84,9 @@ def free_slots(host: Host, slots: list[SwapSlot]) -> Path[None]:
         replies = yield from batch(tuple(Invalidate(slot.entry, slot.generation) for slot in told))
         host.orphan_entries -= in_pool
         for slot, reply in zip(told, replies, strict=True):
+            slot.is_freeing = False
             if isinstance(reply, BaseException):
-                failure = reply
+                failure = host.note_failure(slot, reply)
             else:
                 slot.in_pool = slot.on_device = False
     for slot in slots:
@@ -97,29 +99,32 @@ def free_slots(host: Host, slots: list[SwapSlot]) -> Path[None]:
 
 
 def try_to_free(host: Host, slot: SwapSlot) -> bool:
-    """Give up the folio of a slot that no page table names, if it is unmapped and not locked by another path.
+    """Unbind the folio of a slot that no page table names, unless another path has it locked.
 
-    True: the caller must free the slot. A folio that is busy stays; reclaim will find it. Models: free_swap_cache().
+    True: the caller must free the slot. A folio that somebody maps is dirty from now on: it has no other copy. One that
+    is busy stays; reclaim will find it. Models: folio_free_swap(), free_swap_cache().
     """
     folio = slot.folio
-    if folio is None or slot.count or folio.mappings or not folio.trylock():
+    if folio is None or slot.count or not folio.trylock():
         return False
     remove(host, slot)
+    folio.dirty = True
     folio.unlock()
     host.end_if_unused(folio)
     return True
 
 
-def read(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
+def read(host: Host, slot: SwapSlot, neighbours: Sequence[SwapSlot] = ()) -> Path[ReadFolio | None]:
     """Return the slot's swapcache folio with a reference, reading it in if it is not there. None: fault again.
 
-    The folio may be unlocked, not uptodate, or gone from the swapcache by the time the caller holds its lock.
+    With it, read ahead those *neighbours* that are swapped out and for which there is memory to spare. The folio may be
+    unlocked, not uptodate, or gone from the swapcache by the time the caller holds its lock.
 
     Raises:
         SwapTierError: as thrown in by the load; the slot is as it was.
         OutOfMemory: definite, nothing was read.
 
-    Models: __read_swap_cache_async() and swap_read_folio().
+    Models: swapin_readahead(), __read_swap_cache_async() and swap_read_folio().
     """
     if slot.folio is not None:
         return ReadFolio(get(slot.folio), was_read=False)
@@ -128,44 +133,99 @@ def read(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
     result = host.device(slot.entry).prepare(slot)
     if result is not PrepareResult.OK:
         host.free_folio(folio)
-        if result is PrepareResult.FREE:
-            host.counters.pin_enoent += 1
-            return None
         if slot.folio is not None:
             return ReadFolio(get(slot.folio), was_read=False)
-        host.counters.pin_waits += 1
-        yield Wait(slot.wait_queue())
+        yield from wait_for_pin(host, slot, result)
         return None
-    insert(slot, folio)
-    host.lru.add(folio)
-    host.duplication.observe(slot)
-    try:
-        yield from fill(host, slot, folio, host.policy.swapcache_mode)
-    except SwapTierError:
-        last = remove(host, slot)
+    if slot.is_zero:
+        insert(slot, folio)
+        host.lru.add(folio)
+        fill_with_zeros(host, folio)
         folio.unlock()
-        host.put_folio(folio)
-        if last:
-            yield from free_slot(host, slot)
-        raise
-    folio.unlock()
+        return ReadFolio(folio, was_read=True)
+    reads = [_begin_read(host, slot, folio), *_begin_readahead(host, neighbours)]
+    replies = yield from batch(tuple(read.load for read in reads))
+    unused: list[SwapSlot] = []
+    for begun, reply in zip(reads, replies, strict=True):
+        if isinstance(reply, LoadReply):
+            take_reply(host, begun.slot, begun.folio, begun.load, reply)
+        else:
+            if isinstance(reply, BaseException):
+                host.note_failure(begun.slot, reply)
+            if remove(host, begun.slot):
+                unused.append(begun.slot)
+        begun.folio.unlock()
+        if begun.folio is not folio or isinstance(reply, BaseException):
+            host.put_folio(begun.folio)
+    yield from free_slots(host, unused)
+    if isinstance(replies[0], BaseException):
+        raise replies[0]
     return ReadFolio(folio, was_read=True)
 
 
-def fill(host: Host, slot: SwapSlot, folio: Folio, mode: LoadMode) -> Path[None]:
-    """Read the slot into *folio*, which is locked. Afterwards it is uptodate, or `read_error` says why not.
+class _Read(NamedTuple):
+    slot: SwapSlot
+    folio: Folio
+    load: Load
+
+
+def _begin_read(host: Host, slot: SwapSlot, folio: Folio) -> _Read:
+    """Put the locked *folio* into the swapcache of the pinned *slot*, and name the load that fills it."""
+    insert(slot, folio)
+    host.lru.add(folio)
+    host.duplication.observe(slot)
+    return _Read(slot, folio, load_of(host, slot, host.policy.swapcache_mode))
+
+
+def _begin_readahead(host: Host, neighbours: Sequence[SwapSlot]) -> list[_Read]:
+    """Begin reading those *neighbours* that are swapped out, while there is memory. A speculation reclaims nothing."""
+    reads: list[_Read] = []
+    for slot in neighbours:
+        is_swapped_out = slot.count > 0 and not slot.has_cache
+        if not is_swapped_out or slot.is_zero or slot.lost is not None or not host.try_charge():
+            continue
+        prepared = host.device(slot.entry).prepare(slot)
+        assert prepared is PrepareResult.OK
+        folio = Folio(None)
+        folio.is_locked = folio.readahead = True
+        reads.append(_begin_read(host, slot, folio))
+        host.counters.swap_ra += 1
+    return reads
+
+
+def wait_for_pin(host: Host, slot: SwapSlot, result: PrepareResult) -> Path[None]:
+    """Sleep until who pinned *slot* is done; return at once if there is nothing to wait for.
+
+    Models: swapcache_wq. The kernel sleeps one jiffy if no wake-up comes; here every unpin wakes.
+    """
+    if result is PrepareResult.FREE:
+        host.counters.pin_enoent += 1
+    else:
+        host.counters.pin_waits += 1
+        if slot.is_pinned:
+            yield Wait(slot.wait_queue())
+
+
+def load_of(host: Host, slot: SwapSlot, mode: LoadMode) -> Load:
+    """Name a load of the slot's current version."""
+    return Load(slot.entry, slot.generation, mode, host.next_request_id())
+
+
+def fill_with_zeros(host: Host, folio: Folio) -> None:
+    """Fill the locked *folio* of a slot that is known to be zeros. Models: swap_read_folio_zeromap()."""
+    folio.content = ZERO_PAGE
+    folio.uptodate = True
+    host.counters.swpin_zero += 1
+
+
+def take_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply: LoadReply) -> None:
+    """Fill the locked *folio* from *reply*. Afterwards it is uptodate, or `read_error` says why not. Atomic.
 
     A miss reads the device and is uptodate whatever the device returned: a slot the device was never given reads as
     zeros, and nobody here can tell. That is where silent staleness lives. An error never reads the device instead.
 
-    Raises:
-        SwapTierError: as thrown in; *folio* is as it was. If indefinite, an exclusive load may have been applied.
-
     Models: swap_read_folio() and zswap_load().
     """
-    generation = slot.generation
-    effect = Load(slot.entry, generation, mode, host.next_request_id())
-    reply = yield from load(effect)
     counters = host.counters
     counters.loads += 1
     folio.source = reply.outcome
@@ -181,14 +241,14 @@ def fill(host: Host, slot: SwapSlot, folio: Folio, mode: LoadMode) -> Path[None]
         slot.pool_loads += 1
         counters.double_loads += slot.pool_loads > 1
         slot.entry_bytes = reply.entry_bytes
-        if mode is LoadMode.EXCLUSIVE:
+        if asked.mode is LoadMode.EXCLUSIVE:
             # The folio is now the only copy: dirty, so that reclaim writes it instead of dropping it.
             folio.dirty = True
             # Without a pin the slot may be another page's by now; then this took that page, and we cannot know.
             slot.in_pool = slot.in_pool and reply.generation != slot.generation
     elif reply.outcome is Outcome.DEVICE:
         counters.pswpin += 1
-        counters.tier_miss_must_exist += reply.generation != generation
+        counters.tier_miss_must_exist += reply.generation != asked.generation
     host.duplication.observe(slot)
 
 

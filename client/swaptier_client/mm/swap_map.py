@@ -15,11 +15,10 @@ continuation pages, clusters, the per-CPU slot caches.
 
 from enum import Enum
 
-from swaptier_wire.types import NO_GENERATION
-
 from swaptier_client.mm.counters import DetectedLoss
 from swaptier_client.mm.effects import SwapEntry, WaitQueue
 from swaptier_client.mm.folio import Folio
+from swaptier_wire.types import NO_GENERATION
 
 SWAP_MAP_MAX = 0x3E
 """The highest count a slot can have. Models: SWAP_MAP_MAX, without COUNT_CONTINUED."""
@@ -45,7 +44,9 @@ class SwapSlot:
         "generation",
         "has_cache",
         "in_pool",
+        "is_freeing",
         "is_storing",
+        "is_zero",
         "lost",
         "on_device",
         "owners",
@@ -72,6 +73,10 @@ class SwapSlot:
         """The device holds the current generation: the pool refused it, or wrote it back."""
         self.entry_bytes = 0
         """Length of the pool's entry."""
+        self.is_freeing = False
+        """The tier is being told that the slot is free."""
+        self.is_zero = False
+        """The page is all zeros and was never sent. Models: the swap device's zeromap, since 6.12."""
         self.lost: DetectedLoss | None = None
         """Why the only copy is known to be gone: faults on it get SIGBUS."""
         # What only counters and the oracle read.
@@ -116,6 +121,10 @@ class SwapDevice:
         self.priority = priority
         self.is_synchronous = is_synchronous
         """SWP_SYNCHRONOUS_IO: reads finish before they return, so bypassing the swapcache pays."""
+        self.is_dying = False
+        """swapoff() has begun: no new slot is given out."""
+        self.is_dead = False
+        """Its tier cannot be reached: no new slot is given out, and its pages are lost until it can."""
         self.slots = [SwapSlot(SwapEntry(type_, offset)) for offset in range(slots)]
         self.free_offsets = list(range(slots - 1, -1, -1))
 
@@ -129,8 +138,8 @@ class SwapDevice:
         return 2 * self.slots_in_use > len(self.slots)
 
     def alloc(self) -> SwapSlot | None:
-        """Take a free slot for the swapcache, or None when the device is full. Its generation rises."""
-        if not self.free_offsets:
+        """Take a free slot for the swapcache, or None when the device has none to give. Its generation rises."""
+        if self.is_dying or self.is_dead or not self.free_offsets:
             return None
         slot = self.slots[self.free_offsets.pop()]
         assert slot.count == 0 and not slot.has_cache and not slot.in_pool, "a slot was free while still in use"
@@ -139,6 +148,7 @@ class SwapDevice:
         slot.pool_loads = 0
         slot.owners = []
         slot.lost = None
+        slot.is_zero = False
         return slot
 
     def prepare(self, slot: SwapSlot) -> PrepareResult:

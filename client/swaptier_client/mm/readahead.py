@@ -1,0 +1,115 @@
+"""Swap readahead: which neighbours of a faulting slot to read with it; `swap_cache.read()` then reads them.
+
+Pure. Every page read ahead goes into the swapcache, so under an exclusive load a wrong guess is a dirty page that must
+be compressed again, and under a shared one it is dropped for free (KERNEL.md 3.9). The bypass reads nothing ahead.
+
+Models: swap_cluster_readahead(), swap_vma_readahead(), swap_vma_ra_win() and __swapin_nr_pages() in mm/swap_state.c.
+Left out: the clamp of the window to one page table page.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from swaptier_client.mm.page_table import SwapPte
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from swaptier_client.mm.folio import Folio
+    from swaptier_client.mm.host import Host
+    from swaptier_client.mm.process import Process
+    from swaptier_client.mm.swap_map import SwapSlot
+
+PAGE_CLUSTER = 3
+"""log2 of the widest window. Models: vm.page-cluster."""
+
+PAGE_CLUSTER_MAX = 5
+"""Models: SWAP_RA_ORDER_CEILING."""
+
+HITS_AT_START = 4
+"""So that the first faults read ahead at all. Models: the initial swapin_readahead_hits."""
+
+SMALLEST_WINDOW = 4
+
+
+class ReadaheadMode(StrEnum):
+    """Which neighbours."""
+
+    NONE = "none"
+    CLUSTER = "cluster"
+    """Neighbours on the device: an aligned window of slots."""
+    VMA = "vma"
+    """Neighbours in the address space, in the direction the faults move."""
+
+
+class Readahead:
+    """The adaptive window: it grows while what was read ahead is asked for, and shrinks by half when it is not.
+
+    One per host, as the kernel's is one per host (cluster) or per VMA (vma): a process here is one VMA, and processes
+    of a host share the window.
+    """
+
+    def __init__(self, mode: ReadaheadMode = ReadaheadMode.NONE, page_cluster: int = PAGE_CLUSTER) -> None:
+        assert 0 <= page_cluster <= PAGE_CLUSTER_MAX
+        self.mode = mode
+        self.pages_max = 1 << page_cluster
+        self._hits = HITS_AT_START
+        self._window = 0
+        self._previous = 0
+        """Where the last fault was: a slot for CLUSTER, an address for VMA."""
+
+    def note_lookup(self, host: Host, folio: Folio) -> None:
+        """Count a fault that found *folio* in the swapcache, if it was read ahead. Models: swap_cache_get_folio()."""
+        if folio.readahead:
+            folio.readahead = False
+            self._hits += 1
+            host.counters.swap_ra_hit += 1
+
+    def neighbours(self, host: Host, process: Process, address: int, slot: SwapSlot) -> list[SwapSlot]:
+        """Return the slots worth reading with *slot*, nearest first in their order, without it."""
+        match self.mode:
+            case ReadaheadMode.NONE:
+                return []
+            case ReadaheadMode.CLUSTER:
+                return self._cluster(host, slot)
+            case ReadaheadMode.VMA:
+                return self._vma(host, process, address, slot)
+
+    def _cluster(self, host: Host, slot: SwapSlot) -> list[SwapSlot]:
+        offset = slot.entry.offset
+        window = self._next_window(offset)
+        slots = host.device(slot.entry).slots
+        start = offset & ~(window - 1)
+        return [slots[at] for at in range(start, min(start + window, len(slots))) if at != offset]
+
+    def _vma(self, host: Host, process: Process, address: int, slot: SwapSlot) -> list[SwapSlot]:
+        previous = self._previous
+        window = self._next_window(address)
+        if address == previous + 1:
+            addresses: Iterable[int] = range(address, address + window)
+        elif address == previous - 1:
+            addresses = range(address - window + 1, address + 1)
+        else:
+            left = address - (window - 1) // 2
+            addresses = range(left, left + window)
+        ptes = (process.page_table.get(at) for at in addresses)
+        return [host.slot(pte.entry) for pte in ptes if isinstance(pte, SwapPte) and pte.entry != slot.entry]
+
+    def _next_window(self, position: int) -> int:
+        """Return the window for a fault at *position*, 1 to pages_max, a power of two. Models: __swapin_nr_pages()."""
+        hits, self._hits = self._hits, 0
+        window = hits + 2
+        if window == 2:
+            # Nothing read ahead was asked for: read ahead only if the faults walk on.
+            if abs(position - self._previous) != 1:
+                window = 1
+        else:
+            wanted, window = window, SMALLEST_WINDOW
+            while window < wanted:
+                window *= 2
+        window = max(min(window, self.pages_max), self._window // 2)
+        self._window = window
+        self._previous = position
+        return window

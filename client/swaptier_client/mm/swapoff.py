@@ -1,0 +1,92 @@
+"""swapoff: read every page of a device back, so that nothing is left on it.
+
+Pure. From the start no new slot of the device is given out; faults and reclaim go on. When this returns no slot
+of the device is in use, so the tier must hold nothing for it: the caller closes the area and checks that.
+
+Models: try_to_unuse(), unuse_mm() and unuse_pte() in mm/swapfile.c.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from swaptier_client.mm import swap_cache
+from swaptier_client.mm.effects import Path, Wait
+from swaptier_client.mm.errors import PageLost
+from swaptier_client.mm.fault import SwapFault, map_folio
+from swaptier_client.mm.page_table import SwapPte
+
+if TYPE_CHECKING:
+    from swaptier_client.mm.host import Host
+    from swaptier_client.mm.process import Process
+    from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
+
+
+def swapoff(host: Host, device: SwapDevice) -> Path[None]:
+    """Bring every page of *device* back into memory and free its slots.
+
+    Raises:
+        PageLost: a page could not be read; the device stays in use, and may be swapped off again.
+        OutOfMemory: the pages do not fit; as above.
+        SwapTierError: the tier could not be asked; as above.
+    """
+    device.is_dying = True
+    try:
+        while device.slots_in_use:
+            for process in list(host.processes.values()):
+                yield from _unuse_process(host, process, device)
+            # What is left has no user: folios of zapped pages, and slots that somebody pins.
+            for slot in device.slots:
+                if slot.count == 0 and slot.has_cache:
+                    yield from _free_leftover(host, slot)
+    except BaseException:
+        device.is_dying = False
+        raise
+
+
+def _unuse_process(host: Host, process: Process, device: SwapDevice) -> Path[None]:
+    for address in list(process.page_table):
+        pte = process.page_table.get(address)
+        if not isinstance(pte, SwapPte) or pte.entry.type != device.type:
+            continue
+        yield from process.mmap_lock.read()
+        try:
+            yield from _unuse_pte(host, process, address, host.slot(pte.entry))
+        finally:
+            process.mmap_lock.read_done()
+
+
+def _unuse_pte(host: Host, process: Process, address: int, slot: SwapSlot) -> Path[None]:
+    """Map the page of *slot* at *address*, if it is still there. Always through the swapcache, as unuse_pte() does."""
+    if slot.lost is not None:
+        raise PageLost(process.pid, address, slot.lost)
+    read = yield from swap_cache.read(host, slot)
+    if read is None:
+        return
+    folio = read.folio
+    while not folio.trylock():
+        yield from folio.wait_unlocked()
+    # Recheck: the bits may have changed, the entry must not.
+    pte = process.page_table.get(address)
+    if slot.folio is folio and isinstance(pte, SwapPte) and pte.entry == slot.entry and folio.uptodate:
+        yield from map_folio(host, SwapFault(process, address, write=False, orig=pte, slot=slot), folio)
+        return
+    folio.unlock()
+    host.put_folio(folio)
+    if folio.read_error is not None:
+        raise PageLost(process.pid, address, folio.read_error)
+
+
+def _free_leftover(host: Host, slot: SwapSlot) -> Path[None]:
+    """Free a slot that nobody names, or wait for who has its lock or its pin."""
+    if swap_cache.try_to_free(host, slot):
+        yield from swap_cache.free_slot(host, slot)
+    elif slot.folio is not None:
+        folio = swap_cache.get(slot.folio)
+        yield from folio.wait_unlocked()
+        host.put_folio(folio)
+    elif slot.reader is not None or slot.is_freeing:
+        yield Wait(slot.wait_queue())
+    else:
+        # The tier could not be told the first time.
+        yield from swap_cache.free_slot(host, slot)
