@@ -15,7 +15,6 @@ from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_wire.batches import Replies, Request, split_pages
 from swaptier_wire.errors import ServerDefect
 from swaptier_wire.types import (
-    NO_GENERATION,
     PAGE_BYTES,
     LoadReply,
     Outcome,
@@ -106,8 +105,7 @@ def encode_load_replies(replies: Sequence[LoadReply], message: pb.LoadResult) ->
 def decode_load_replies(message: pb.LoadResult, slots: int) -> list[LoadReply]:
     """Return the replies to a batch of *slots* loads.
 
-    Bytes that do not match their checksum never come out: that slot's reply becomes ERROR with reason CHECKSUM. Zeros
-    that nobody stored (generation NO_GENERATION) have no checksum to match.
+    Bytes that do not match their checksum never come out: that slot's reply becomes ERROR with reason CHECKSUM.
 
     Raises:
         ServerDefect: the answer breaks the contract. Indefinite: exclusive loads in it may have taken their pages.
@@ -132,7 +130,7 @@ def decode_load_replies(message: pb.LoadResult, slots: int) -> list[LoadReply]:
     damaged: list[int] = []
     for slot, page in zip(with_page, split_pages(packed), strict=True):
         pages[slot] = page
-        if page_checksum(page) != checksums[slot] and generations[slot] != NO_GENERATION:
+        if page_checksum(page) != checksums[slot]:
             damaged.append(slot)
     for slot, word in zip(with_word, message.fill_words, strict=True):
         words[slot] = word

@@ -1,6 +1,6 @@
 """Domain types of the contract: pages, load modes, outcomes, replies.
 
-Pure. No protobuf here: `request_codec` and `reply_codec` translate, and `tests/proto/test_codec.py` holds the numbers
+Pure. No protobuf here: `request_codec` and `reply_codec` translate, and `tests/proto/test_gencode.py` holds the numbers
 below to those of `swaptier/v1/swaptier.proto`. Both the tier and the emulated host speak in these words and never in
 each other's.
 """

@@ -5,7 +5,8 @@ The contract of the remote swap tier: Linux zswap and the swapfile behind it, mo
 
 A tier serves AREAS (one swap device of one client each). A SLOT is named by (area, offset) and holds one page of
 exactly 4096 bytes. A slot's content is named by its GENERATION, which the client raises on every Store to that slot,
-so a late, repeated or reordered request can be told from a current one.
+so a late, repeated or reordered request can be told from a current one. Generations start at 1; a request that names
+generation 0 is refused.
 
 Rules for every RPC below:
   - A request is validated whole before any of it is applied: a request that fails with a status changes nothing.
@@ -472,7 +473,9 @@ class LoadResult(_message.Message):
 
     @_builtins.property
     def checksums(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """One per slot: XXH3-64 of the page as it was stored; 0 where no bytes are answered."""
+        """One per slot: XXH3-64 of the page as it was stored, of zeros for a device slot nobody wrote; 0 where no bytes are
+        answered. A client takes bytes that do not match it for ERROR with reason CHECKSUM.
+        """
 
     @_builtins.property
     def fill_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

@@ -5,7 +5,8 @@ The contract of the remote swap tier: Linux zswap and the swapfile behind it, mo
 
 A tier serves AREAS (one swap device of one client each). A SLOT is named by (area, offset) and holds one page of
 exactly 4096 bytes. A slot's content is named by its GENERATION, which the client raises on every Store to that slot,
-so a late, repeated or reordered request can be told from a current one.
+so a late, repeated or reordered request can be told from a current one. Generations start at 1; a request that names
+generation 0 is refused.
 
 Rules for every RPC below:
   - A request is validated whole before any of it is applied: a request that fails with a status changes nothing.
