@@ -1,0 +1,268 @@
+"""What can be configured: one typed record, filled from flags, then `SWAPTIER_*` variables, then defaults.
+
+Touches the command line and the environment, nothing else: no file, no socket. Every refusal is one line that names
+the flag or the variable it came from; `__main__` prints it and exits with status 2.
+"""
+
+import difflib
+import inspect
+import ipaddress
+import os
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal, NoReturn, Self
+
+from pydantic import ByteSize, Field, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
+from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict, SettingsError
+
+PROGRAM = "swaptier-server"
+ENV_PREFIX = "SWAPTIER_"
+
+PORT_MAX = 65535
+UNIX_PATH_BYTES_MAX = 107
+"""sockaddr_un.sun_path without its end."""
+POOL_BYTES_MAX = 1 << 44
+"""16 TiB: beyond any machine, so a size with the wrong unit is refused at once."""
+AREAS_MAX = 4096
+"""Areas are metric labels: more would drown a scrape."""
+SLOTS_PER_AREA_MAX = 1 << 32
+"""16 TiB of pages: what one Linux swap device can hold, and more."""
+SECONDS_MAX = 7 * 86_400
+"""A week: longer waits are typing errors."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The message is one line and names the flag or variable."""
+
+
+class Address(str):
+    """Where to listen: `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`. Port 0 lets the system choose."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return *text* as an address.
+
+        Raises:
+            ValueError: it is none of the forms above.
+        """
+        if text.startswith("unix:"):
+            size = len(text.removeprefix("unix:").encode())
+            if not 1 <= size <= UNIX_PATH_BYTES_MAX:
+                raise ValueError(f"the path of a unix socket has 1 to {UNIX_PATH_BYTES_MAX} bytes, this one {size}")
+            return cls(text)
+        host, colon, port = text.rpartition(":")
+        if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > PORT_MAX:
+            raise ValueError(f"expected HOST:PORT with a port of 0 to {PORT_MAX}, or unix:PATH, got {text!r}")
+        if ":" in host and not (host.startswith("[") and host.endswith("]")):
+            raise ValueError(f"an IPv6 address stands in brackets, as in [::1]:50051, got {text!r}")
+        return cls(text)
+
+    @property
+    def is_unix(self) -> bool:
+        """A socket in the file system, not a port."""
+        return self.startswith("unix:")
+
+    @property
+    def path(self) -> str:
+        """Of a unix socket."""
+        assert self.is_unix
+        return self.removeprefix("unix:")
+
+    @property
+    def host(self) -> str:
+        """Name or number, without brackets."""
+        assert not self.is_unix
+        return self.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """0 to 65535; 0 for "any free one"."""
+        assert not self.is_unix
+        return int(self.rpartition(":")[2])
+
+    @property
+    def is_local(self) -> bool:
+        """Only this machine can connect: a unix socket or a loopback address."""
+        if self.is_unix or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name: it may resolve to anything
+            return False
+
+    def with_port(self, port: int) -> "Address":
+        """Return this address with the *port* that was really bound."""
+        return self if self.is_unix else Address(f"{self.rpartition(':')[0]}:{port}")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate with `parse`."""
+        return core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema())
+
+
+class MetricsAddress(Address):
+    """Where to serve metrics: `HOST:PORT`, or `off`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return *text* as an address or `off`.
+
+        Raises:
+            ValueError: it is neither; metrics are not served on unix sockets.
+        """
+        if text == "off":
+            return cls(text)
+        if text.startswith("unix:"):
+            raise ValueError(f"metrics are served on HOST:PORT only, or off, got {text!r}")
+        try:
+            return super().parse(text)
+        except ValueError:
+            raise ValueError(f"expected HOST:PORT with a port of 0 to {PORT_MAX}, or off, got {text!r}") from None
+
+    @property
+    def is_off(self) -> bool:
+        """Serve no metrics."""
+        return self == "off"
+
+
+class Size(ByteSize):
+    """A number of bytes that can be written with a unit: 64MiB, 1.5GiB, 100000."""
+
+    def __str__(self) -> str:
+        return self.human_readable(separator="").replace(".0", "")
+
+
+class ServerConfig(BaseSettings):
+    """Serve a remote swap tier: zswap's compressed pool and the swapfile behind it, over gRPC.
+
+    When ready, prints one line of JSON to stdout: {"listening": ADDRESS, "metrics": ADDRESS or null, "epoch": N}.
+    Logs go to stderr. SIGTERM or SIGINT drains and exits 0; a second one exits at once. Pages are held in memory
+    only: they are gone when the server stops.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        cli_prog_name=PROGRAM,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_exit_on_error=False,
+        frozen=True,
+        extra="forbid",
+    )
+
+    listen: Address = Field(
+        Address("127.0.0.1:50051"), description="where to serve gRPC: HOST:PORT (0: any free port) or unix:PATH"
+    )
+    metrics: MetricsAddress = Field(
+        MetricsAddress("127.0.0.1:9464"), description="where to serve Prometheus metrics: HOST:PORT, or off"
+    )
+    pool_limit: Size = Field(
+        Size(64 << 20), ge=0, le=POOL_BYTES_MAX, description="compressed bytes the pool may hold, as in 64MiB"
+    )
+    accept_threshold_percent: int = Field(
+        90, ge=1, le=100, description="a pool that reached its limit accepts again below this part of it"
+    )
+    areas_max: int = Field(64, ge=1, le=AREAS_MAX, description="areas open at once")
+    slots_per_area_max: int = Field(1 << 20, ge=1, le=SLOTS_PER_AREA_MAX, description="slots of the largest area")
+    keep_incompressible: bool = Field(
+        True, description="keep pages that do not compress in the pool as they are; --no-... sends them to the device"
+    )
+    area_idle_seconds: float = Field(
+        300,
+        ge=0,
+        le=SECONDS_MAX,
+        allow_inf_nan=False,
+        description="forget a client's areas after so long without stream or request; 0: never",
+    )
+    drain_seconds: float = Field(
+        10, ge=0, le=SECONDS_MAX, allow_inf_nan=False, description="on SIGTERM, how long to wait for requests in flight"
+    )
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least important level shown")
+
+
+class _Parser(ArgumentParser):
+    """An argument parser that raises instead of exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        raise SettingsError(message)
+
+
+def program_version() -> str:
+    """Return the installed version, or "unknown" when run from a bare checkout."""
+    try:
+        return version("swaptier")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def load_config(arguments: Sequence[str]) -> ServerConfig:
+    """Return the configuration from *arguments* (without the program's name), the environment and the defaults.
+
+    Raises:
+        ConfigError: something cannot be used; names the flag or variable.
+        SystemExit: status 0, after --help or --version.
+    """
+    parser = _Parser(
+        prog=PROGRAM,
+        description=inspect.getdoc(ServerConfig),
+        epilog=f"Every flag can be given as a variable, as in {ENV_PREFIX}POOL_LIMIT=64MiB; the flag wins.",
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {program_version()}")
+    try:
+        source = CliSettingsSource[ArgumentParser](ServerConfig, root_parser=parser)
+        return CliApp.run(ServerConfig, cli_args=list(arguments), cli_settings_source=source)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, arguments)) from None
+    except SettingsError as error:
+        raise ConfigError(f"{_suggest(str(error))}; see {PROGRAM} --help") from None
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return the `SWAPTIER_*` variables that this program does not know, with a likely meant one if there is.
+
+    Not an error: other programs of the family share the prefix.
+    """
+    known = [_variable(name) for name in ServerConfig.model_fields]
+    unknown = []
+    for name in sorted(os.environ if environ is None else environ):
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            unknown.append(f"{name} (did you mean {close[0]}?)" if close else name)
+    return unknown
+
+
+def _flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+def _variable(field: str) -> str:
+    return f"{ENV_PREFIX}{field.upper()}"
+
+
+def _explain(error: ValidationError, arguments: Sequence[str]) -> str:
+    """Return one line for the first thing *error* complains about."""
+    first = error.errors()[0]
+    field = str(first["loc"][0])
+    given = any(a == _flag(field) or a.startswith(f"{_flag(field)}=") for a in arguments)
+    what = first["msg"].removeprefix("Value error, ")
+    detail = what if "got" in what or first["type"] == "value_error" else f"{what}, got {first['input']!r}"
+    return f"{_flag(field) if given else _variable(field)}: {detail}"
+
+
+def _suggest(message: str) -> str:
+    """Return argparse's *message*, with the flag that was probably meant."""
+    message = message.removeprefix("error parsing CLI: ")
+    _, found, rest = message.partition("unrecognized arguments: ")
+    word = rest.split(maxsplit=1)[0].partition("=")[0] if rest else ""
+    close = difflib.get_close_matches(word, [_flag(name) for name in ServerConfig.model_fields], n=1)
+    return f"{message} (did you mean {close[0]}?)" if found and close else message

@@ -1,0 +1,138 @@
+"""The configuration: flags before variables before defaults, and refusals that name where the mistake is."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from swaptier_server.config import Address, ConfigError, MetricsAddress, load_config, unknown_variables
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the developer's shell takes part."""
+    for name in ("LISTEN", "METRICS", "POOL_LIMIT", "KEEP_INCOMPRESSIBLE", "AREAS_MAX"):
+        monkeypatch.delenv(f"SWAPTIER_{name}", raising=False)
+
+
+def refusal(*arguments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(arguments)
+    return str(caught.value)
+
+
+def test_a_flag_wins_over_a_variable_and_a_variable_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flags > SWAPTIER_* > defaults."""
+    assert load_config([]).pool_limit == 64 << 20
+    monkeypatch.setenv("SWAPTIER_POOL_LIMIT", "2MiB")
+    assert load_config([]).pool_limit == 2 << 20
+    assert load_config(["--pool-limit", "3MiB"]).pool_limit == 3 << 20
+
+
+def test_the_defaults_are_those_that_the_help_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    """--help names every flag with its default, in the units that one would write."""
+    with pytest.raises(SystemExit) as caught:
+        load_config(["--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for flag in type(load_config([])).model_fields:
+        assert f"--{flag.replace('_', '-')}" in text
+    assert "(default: 64MiB)" in text
+    assert "(default: 127.0.0.1:50051)" in text
+
+
+def test_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version says program and version and exits 0."""
+    with pytest.raises(SystemExit) as caught:
+        load_config(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("swaptier-server ")
+
+
+@pytest.mark.parametrize(("text", "size"), [("65536", 65536), ("64KiB", 65536), ("1.5MiB", 1572864), ("0", 0)])
+def test_sizes_take_units(text: str, size: int) -> None:
+    """Sizes are bytes, with or without a unit."""
+    assert load_config(["--pool-limit", text]).pool_limit == size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--pool-limit", "64MiBs"], "--pool-limit: "),
+        (["--pool-limit=-5"], "--pool-limit: "),
+        (["--pool-limit=999999TiB"], "--pool-limit: "),
+        (["--accept-threshold-percent", "101"], "--accept-threshold-percent: "),
+        (["--areas-max", "0"], "--areas-max: "),
+        (["--areas-max", "1.5"], "--areas-max: "),
+        (["--area-idle-seconds", "nan"], "--area-idle-seconds: "),
+        (["--drain-seconds", "-1"], "--drain-seconds: "),
+        (["--log-format", "xml"], "--log-format: "),
+        (["--listen", "50051"], "--listen: "),
+        (["--listen", "localhost:99999"], "--listen: "),
+        (["--listen", "::1:50051"], "[::1]:50051"),
+        (["--listen="], "--listen: "),
+        (["--listen", "unix:"], "--listen: "),
+        (["--listen", f"unix:/{'x' * 107}"], "--listen: "),
+        (["--metrics", "unix:/tmp/m"], "--metrics: "),
+        (["--metrics", "none"], "or off"),
+        (["--listen"], "--listen"),
+        (["stray"], "stray"),
+        (["--keep-incompressible=no"], "--keep-incompressible"),
+        (["--pool-limt", "6"], "did you mean --pool-limit?"),
+        (["--pool", "6"], "unrecognized arguments: --pool 6"),
+    ],
+)
+def test_a_mistake_is_refused_in_one_line_that_names_the_flag(arguments: list[str], named: str) -> None:
+    """Whatever is wrong, the refusal is one line and says where."""
+    text = refusal(*arguments)
+    assert named in text
+    assert "\n" not in text
+
+
+def test_a_mistake_in_a_variable_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad value is blamed on where it came from."""
+    monkeypatch.setenv("SWAPTIER_POOL_LIMIT", "lots")
+    assert refusal().startswith("SWAPTIER_POOL_LIMIT: ")
+    assert refusal("--pool-limit", "many").startswith("--pool-limit: ")
+
+
+def test_a_mistyped_variable_is_reported_with_the_one_that_was_meant() -> None:
+    """Other programs share the prefix, so it is a warning and not a refusal."""
+    environ = {"SWAPTIER_POOL_LIMT": "1", "SWAPTIER_LISTEN": "x", "PATH": "y"}
+    assert unknown_variables(environ) == ["SWAPTIER_POOL_LIMT (did you mean SWAPTIER_POOL_LIMIT?)"]
+
+
+def test_a_boolean_has_a_flag_for_each_answer() -> None:
+    """--keep-incompressible and --no-keep-incompressible."""
+    assert load_config(["--keep-incompressible"]).keep_incompressible
+    assert not load_config(["--no-keep-incompressible"]).keep_incompressible
+
+
+@pytest.mark.parametrize(
+    ("text", "is_local"),
+    [
+        ("127.0.0.1:0", True),
+        ("127.8.0.1:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("unix:/run/x", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("10.0.0.1:1", False),
+        ("tier.example:1", False),
+    ],
+)
+def test_an_address_knows_whether_only_this_machine_can_reach_it(text: str, is_local: bool) -> None:
+    """A name other than localhost may be anything, so it is not local."""
+    assert Address.parse(text).is_local == is_local
+
+
+@given(st.text(max_size=40))
+def test_an_address_is_parsed_or_refused_and_never_anything_else(text: str) -> None:
+    """Any text gives an address that can be taken apart, or a ValueError."""
+    for kind in (Address, MetricsAddress):
+        try:
+            address = kind.parse(text)
+        except ValueError:
+            continue
+        if not address.is_unix and address != "off":
+            assert 0 <= address.port <= 65535
+            assert address.with_port(7).port == 7
