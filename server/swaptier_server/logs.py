@@ -1,0 +1,71 @@
+"""Logs: one event per line on stderr, JSON for machines, coloured text for a terminal.
+
+Touches stderr and the process-wide configuration of structlog and logging. No page bytes ever: tracebacks are plain,
+without the values of local variables, because those may be pages of other programs' memory.
+"""
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from swaptier_server.config import ServerConfig
+
+LOGGER_NAME = "swaptier.server"
+
+
+def configure_logs(config: ServerConfig) -> None:
+    """Send the logs of this program, of gRPC and of asyncio to stderr in one format."""
+    level = logging.getLevelNamesMapping()[config.log_level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(config.log_format)],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger(LOGGER_NAME).setLevel(level)
+
+
+def get_log() -> structlog.stdlib.BoundLogger:
+    """Return the server's log."""
+    log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(LOGGER_NAME)
+    return log
+
+
+def _renderer(log_format: Literal["auto", "json", "console"]) -> list[Processor]:
+    if log_format == "console" or (log_format == "auto" and sys.stderr.isatty()):
+        return [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                repr_native_str=True,  # names come from clients, and a terminal obeys control characters
+                exception_formatter=structlog.dev.plain_traceback,
+                timestamp_key="ts",
+            )
+        ]
+    return [structlog.processors.format_exc_info, _lead, structlog.processors.JSONRenderer()]
+
+
+def _lead(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Put what every line has first, for those who read JSON with their eyes."""
+    return {name: event.pop(name) for name in ("ts", "level", "event") if name in event} | dict(event)
