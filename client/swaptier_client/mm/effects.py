@@ -12,6 +12,7 @@ Rules for this file's editors: an effect is data, never a callback into mm; a ne
 from collections.abc import Generator
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
+from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import LoadMode, LoadReply, SlotReply
 
 
@@ -139,22 +140,63 @@ Path: TypeAlias = Generator[Effect, Reply, T]
 """A path through mm: yields effects, is sent replies, returns T."""
 
 
+ASKS_MAX = 8
+"""How often a request whose outcome is unknown is asked again, with the same request id, before its path gives up."""
+
+
 def load(effect: Load) -> Path[LoadReply]:
-    """Yield *effect* and return its reply, typed."""
-    reply = yield effect
+    """Yield *effect* until its outcome is known, and return its reply; see batch() for what is raised and why."""
+    reply = yield from _insist(effect)
     assert isinstance(reply, LoadReply), reply
     return reply
 
 
 def ask(effect: Store | Lookup | Acknowledge | Invalidate) -> Path[SlotReply]:
-    """Yield *effect* and return its reply, typed."""
-    reply = yield effect
+    """Yield *effect* until its outcome is known, and return its reply; see batch() for what is raised and why."""
+    reply = yield from _insist(effect)
     assert isinstance(reply, SlotReply), reply
     return reply
 
 
 def batch(requests: tuple[Request, ...]) -> Path[list[RequestReply | BaseException]]:
-    """Yield *requests* as one Batch and return its replies, typed."""
+    """Yield *requests* as one Batch until every outcome is known; return replies, or in place of one its error.
+
+    Where an outcome is unknown nothing is assumed: the caller keeps its pins and locks while the same request is asked
+    again, and never reads the device instead. An error that comes back is definite, or the first indefinite one.
+    An exclusive load is asked again like any other; that its repeat finds nothing is what CLAIM is for.
+    """
     replies = yield Batch(requests)
     assert isinstance(replies, list), replies
+    for _ in range(ASKS_MAX - 1):
+        unknown = [index for index, reply in enumerate(replies) if _is_unknown(reply)]
+        if not unknown:
+            break
+        again = yield Batch(tuple(requests[index] for index in unknown))
+        assert isinstance(again, list), again
+        progress = False
+        for index, reply in zip(unknown, again, strict=True):
+            if not isinstance(reply, BaseException):
+                replies[index] = reply
+            progress |= not isinstance(reply, BaseException) or _is_unknown(reply)
+        if not progress:
+            break
     return replies
+
+
+def _insist(effect: Request) -> Path[Reply]:
+    """Do for one request what batch() does for several."""
+    unknown: SwapTierError | None = None
+    for _ in range(ASKS_MAX):
+        try:
+            return (yield effect)
+        except SwapTierError as error:
+            if error.definite:
+                # A repeat that was definitely not applied says nothing about the first time.
+                raise unknown or error from None
+            unknown = unknown or error
+    assert unknown is not None
+    raise unknown
+
+
+def _is_unknown(reply: RequestReply | BaseException) -> bool:
+    return isinstance(reply, SwapTierError) and not reply.definite
