@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from swaptier_client.driver import Driver, Preemption, PreemptionCoin
 from swaptier_client.mm.effects import (
     Acknowledge,
@@ -160,7 +161,7 @@ async def test_a_path_with_nothing_to_wait_for_never_goes_through_the_loop() -> 
 async def test_a_transport_failure_is_thrown_into_the_path_which_may_go_on() -> None:
     """The very error of the tier arrives at the yield, and a path that catches it yields its next effect."""
     tier = FakeTier()
-    tier.failures[1] = TierUnreachable("gone", definite=False)
+    tier.failures[1] = TierUnreachable("gone", definite=True)
 
     def path() -> Path[SwapTierError]:
         try:
@@ -185,7 +186,7 @@ async def test_a_failure_the_path_does_not_catch_reaches_the_caller() -> None:
 async def test_a_batch_starts_everything_before_it_waits_and_keeps_failures_in_place() -> None:
     """Requests of a batch are all in the tier's hands at once; the reply list keeps their order."""
     tier = FakeTier(is_slow=True)
-    tier.failures[1] = TierUnreachable("gone", definite=False)
+    tier.failures[1] = TierUnreachable("gone", definite=True)
     task = asyncio.ensure_future(
         Driver([tier], seed=1).run(batch(tuple(Invalidate(entry(offset), 1) for offset in range(3))))
     )
