@@ -38,8 +38,8 @@ class TierLimits(NamedTuple):
     accept_threshold_percent: int = 90
     """0 to 100. A pool that reached its limit takes pages again at this share of it."""
     areas_max: int = 64
-    slots_per_area_max: int = 1 << 24
-    """64 GiB of pages. Each slot that was ever used costs a few hundred bytes besides its page."""
+    slots_per_area_max: int = 1 << 20
+    """4 GiB of pages. Each slot that was ever used costs a few hundred bytes besides its page."""
     keeps_incompressible: bool = True
     """Pages that lz4 does not make shorter are kept raw; else the pool refuses them."""
 

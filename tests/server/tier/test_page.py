@@ -6,6 +6,7 @@ import lz4.block
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from swaptier_server.tier.page import (
     UNWRITTEN,
     DecodeError,

@@ -1,6 +1,7 @@
 """The pool's account: its limit, its threshold, its order."""
 
 import pytest
+
 from swaptier_server.tier.page import Raw, StoredPage
 from swaptier_server.tier.pool import Pool
 from swaptier_server.tier.slot import Slot

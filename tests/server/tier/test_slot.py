@@ -4,6 +4,7 @@ import itertools
 import re
 
 import pytest
+
 from swaptier_server.tier import slot as slot_module
 from swaptier_server.tier.slot import LOST_REASONS, TRANSITIONS, Slot, SlotEvent, SlotState
 from swaptier_wire.types import Reason

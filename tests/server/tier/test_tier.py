@@ -15,8 +15,8 @@ DEFAULT = AreaOptions()
 PAGE = (b"a page of alice's; " * PAGE_BYTES)[:PAGE_BYTES]
 
 
-def new_tier(**limits: int) -> Tier:
-    return Tier(TierLimits(**{"pool_bytes_max": 1 << 20, **limits}), epoch=9)
+def new_tier(pool_bytes_max: int = 1 << 20, areas_max: int = 64, slots_per_area_max: int = 1 << 20) -> Tier:
+    return Tier(TierLimits(pool_bytes_max, areas_max=areas_max, slots_per_area_max=slots_per_area_max), epoch=9)
 
 
 def open_with_page(tier: Tier, client: Client = ALICE, name: str = "swap") -> Area:
