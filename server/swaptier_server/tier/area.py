@@ -16,6 +16,12 @@ Left out: memcg limits, writeback, large folios, and hand-offs (claims raise Not
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from swaptier_server.tier.counters import DeviceSource
+from swaptier_server.tier.device import DeviceError, SwapDevice
+from swaptier_server.tier.holdings import Holdings
+from swaptier_server.tier.page import DecodeError, SameFilled, StoredPage, decode, stored_page
+from swaptier_server.tier.pool import Pool
+from swaptier_server.tier.slot import LOST_REASONS, Slot, SlotEvent, SlotState
 from swaptier_wire.errors import InvalidRequest, NotBuilt, UnknownArea
 from swaptier_wire.types import (
     NO_GENERATION,
@@ -27,13 +33,6 @@ from swaptier_wire.types import (
     SlotReply,
     page_checksum,
 )
-
-from swaptier_server.tier.counters import DeviceSource
-from swaptier_server.tier.device import DeviceError, SwapDevice
-from swaptier_server.tier.holdings import Holdings
-from swaptier_server.tier.page import DecodeError, SameFilled, StoredPage, decode, stored_page
-from swaptier_server.tier.pool import Pool
-from swaptier_server.tier.slot import LOST_REASONS, Slot, SlotEvent, SlotState
 
 
 class Client(NamedTuple):

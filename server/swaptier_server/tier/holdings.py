@@ -8,13 +8,12 @@ Models: the tree of struct zswap_entry of one swap device, and what zswap_swapof
 
 from typing import Final
 
-from swaptier_wire.types import PAGE_BYTES, LoadMode, Outcome, Reason, SlotReply
-
 from swaptier_server.tier.counters import AreaCounters
 from swaptier_server.tier.device import DeviceError, SwapDevice
 from swaptier_server.tier.page import StoredPage
 from swaptier_server.tier.pool import Pool
 from swaptier_server.tier.slot import Slot, SlotEvent, SlotState
+from swaptier_wire.types import PAGE_BYTES, LoadMode, Outcome, Reason, SlotReply
 
 
 class Holdings:

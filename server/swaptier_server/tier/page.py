@@ -12,6 +12,7 @@ kernels (stored_incompressible_pages). Left out: large folios, and compressors o
 from typing import NamedTuple, TypeAlias
 
 import lz4.block
+
 from swaptier_wire.types import (
     NO_GENERATION,
     PAGE_BYTES,

@@ -20,9 +20,8 @@ Models: the presence of an entry in zswap's tree for a swap entry. The kernel ha
 from enum import IntEnum
 from typing import Final
 
-from swaptier_wire.types import NO_GENERATION, Reason, SlotReply
-
 from swaptier_server.tier.page import StoredPage
+from swaptier_wire.types import NO_GENERATION, Reason, SlotReply
 
 
 class SlotState(IntEnum):

@@ -11,13 +11,12 @@ Models: sys_swapon() and sys_swapoff() in mm/swapfile.c as far as zswap sees the
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from swaptier_wire.errors import AreaExists, AreaNotOwned, ClientReplaced, InvalidRequest, LimitReached, UnknownArea
-from swaptier_wire.types import AreaOptions
-
 from swaptier_server.tier.area import Area, Client
 from swaptier_server.tier.device import MemoryDevice, SwapDevice
 from swaptier_server.tier.pool import Pool
 from swaptier_server.tier.slot import Slot
+from swaptier_wire.errors import AreaExists, AreaNotOwned, ClientReplaced, InvalidRequest, LimitReached, UnknownArea
+from swaptier_wire.types import AreaOptions
 
 __all__ = ["Area", "Client", "Tier", "TierLimits"]
 
