@@ -1,0 +1,89 @@
+# Everything this project needs happens in .venv; nothing outside the repository is written but pip's own cache.
+#
+# A machine needs Python 3.11 or later (with venv and pip) and make, no compiler. `make` alone lists the targets.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# `python3` may be an older one than the python3.X beside it.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3,$(shell command -v $(name))))
+PACKAGES := proto server client loadgen
+
+# What `make run` races. For example: make run RACE="--policy exclusive,shared --seed 7"
+RACE ?= --policy all --seed 1 --install-failure-rate 0.02
+# More for pytest. For example: make test ARGS="-x tests/proto"
+ARGS ?=
+
+COMPOSE ?= $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; else echo podman-compose; fi)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv run test check lint format type proto lock wheel up down test-containers clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS='	' read -r target text; do \
+		printf '  make %-16s %s\n' "$$target" "$$text"; done
+
+venv: $(VENV)/.ready ## Set up .venv from the pinned, hashed requirements
+
+run: venv ## Set up, then race the swap-in policies and show who loses pages
+	$(BIN)/swaptier-loadgen race $(RACE)
+
+test: venv ## Set up, then run the tests
+	$(BIN)/python -m pytest $(ARGS)
+	@echo ok
+
+check: lint type ## Lint, format and types
+
+lint: venv ## Lint, and check the format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: venv ## Format, and fix what the linter can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+type: venv ## Check the types, strictly
+	$(BIN)/mypy
+
+proto: venv ## Regenerate the gencode of proto/swaptier/v1/swaptier.proto
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto \
+		--grpc_python_out=proto --mypy_out=proto --mypy_grpc_out=proto proto/swaptier/v1/swaptier.proto
+
+# The images install subsets of what the tests ran with, hence the constraint. Hashes only: where pip and uv fetch from
+# is the business of the machine. uv keeps the versions that a file already has; `make lock UPGRADE=--upgrade` moves on.
+UPGRADE ?=
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-annotate --custom-compile-command "make lock"
+lock: venv ## Pin the dependencies anew, after a change of pyproject.toml
+	$(LOCK) $(UPGRADE) --extra dev --output-file requirements.txt pyproject.toml
+	$(LOCK) --constraint requirements.txt --extra server --output-file server/requirements.txt pyproject.toml
+	$(LOCK) --constraint requirements.txt --extra loadgen --output-file loadgen/requirements.txt pyproject.toml
+	echo hatchling | $(LOCK) --constraint requirements.txt --output-file deploy/requirements-build.txt -
+
+wheel: venv ## Build the wheel into dist/
+	$(BIN)/python -m hatchling build --target wheel
+
+up: ## Start server, load generator, Prometheus and Grafana in containers
+	$(COMPOSE) --file deploy/compose.yaml up --build --detach
+	@echo "dashboard: http://127.0.0.1:3000   prometheus: http://127.0.0.1:9090   stop: make down"
+
+down: ## Stop these containers and forget their data
+	$(COMPOSE) --file deploy/compose.yaml down --volumes
+
+test-containers: venv ## Build the images and test them with the container engine that is there
+	$(BIN)/python -m pytest -m container $(ARGS)
+
+clean: ## Remove .venv and everything else that was made
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Two stamps: a change of pyproject.toml alone installs the package again, not its dependencies.
+$(VENV)/.ready: $(VENV)/.dependencies pyproject.toml
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --no-index --editable .
+	touch $@
+
+$(VENV)/.dependencies: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("swaptier needs Python 3.11 or later; say which with make PYTHON=...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: --requirement requirements.txt
+	touch $@
