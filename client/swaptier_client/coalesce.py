@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from swaptier_client.mm.effects import Load, Request, RequestReply
+from swaptier_wire.errors import SwapTierError
 
 QUEUE_OPS_MAX = 4096
 """Operations that may wait for one area: 16 messages, 16 MiB of pages. More threads than this wait for room."""
@@ -32,6 +33,16 @@ class Op:
     def __init__(self, effect: Request, reply: asyncio.Future[RequestReply]) -> None:
         self.effect = effect
         self.reply = reply
+
+    def resolve(self, reply: RequestReply) -> None:
+        """End it with *reply*, unless its caller has gone."""
+        if not self.reply.done():
+            self.reply.set_result(reply)
+
+    def fail(self, error: SwapTierError) -> None:
+        """End it with *error*, unless its caller has gone."""
+        if not self.reply.done():
+            self.reply.set_exception(error)
 
 
 class WaitingOps:

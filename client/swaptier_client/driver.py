@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from swaptier_wire.errors import SwapTierError
-
 from swaptier_client.mm.effects import (
     Batch,
     Path,
@@ -28,6 +26,7 @@ from swaptier_client.mm.effects import (
     Wait,
     WaitQueue,
 )
+from swaptier_wire.errors import SwapTierError
 
 T = TypeVar("T")
 

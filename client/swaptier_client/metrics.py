@@ -9,6 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import accumulate
 
+from swaptier_wire.batches import Replies, Request
+from swaptier_wire.types import PAGE_BYTES, WORD_BYTES, Outcome
+
 SLOTS_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Slots in a message, up to BATCH_SLOTS_MAX."""
 
@@ -64,8 +67,8 @@ class StreamCounters:
     """Bytes of pages in load replies; a same-filled page counts as its word."""
     messages_refused: int = 0
     """Messages the server answered with an error. They changed nothing, unless the error is indefinite."""
-    checksum_mismatches: int = 0
-    """Load replies whose bytes were not those that were stored. They became errors, never pages."""
+    damaged_loads: int = 0
+    """Loads answered ERROR: what the tier holds or what arrived is not what was stored. Never handed on as a page."""
     epoch_changes: int = 0
     """The server started anew: pages it held in memory are lost."""
     streams_broken: int = 0
@@ -74,6 +77,23 @@ class StreamCounters:
     """Slots in each message sent: what coalescing gains."""
     round_trip_us: Buckets = field(default_factory=lambda: Buckets(ROUND_TRIP_BOUNDS_US))
     """Microseconds from taking a message out of the queue to its answer."""
+
+    def count_sent(self, request: Request) -> None:
+        """Count a message that is about to be sent."""
+        batches = (request.store, request.load, request.lookup, request.acknowledge, request.invalidate)
+        self.message_slots.observe(sum(len(batch.offsets) for batch in batches if batch is not None))
+        if request.store is not None:
+            self.page_bytes_sent += PAGE_BYTES * len(request.store.offsets)
+
+    def count_received(self, replies: Replies) -> None:
+        """Count the replies of one message."""
+        for reply in replies.load or ():
+            if reply.page is not None:
+                self.page_bytes_received += PAGE_BYTES
+            elif reply.fill_word is not None:
+                self.page_bytes_received += WORD_BYTES
+            elif reply.outcome is Outcome.ERROR:
+                self.damaged_loads += 1
 
     def rows(self) -> Iterator[tuple[str, str, int]]:
         """Yield (name, cause, value); for a histogram its `_sum` and, with the upper bound as cause, each `_bucket`."""

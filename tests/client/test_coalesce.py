@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from swaptier_client.coalesce import Op, WaitingOps
 from swaptier_client.mm.effects import Invalidate, Load, Request, Store, SwapEntry
 from swaptier_wire.types import ZERO_PAGE, LoadMode

@@ -1,0 +1,105 @@
+"""The unary calls about one area: open it, close it, ask for its counters; and the opening of its stream.
+
+Touches the network (grpc.aio). A status becomes the SwapTierError it stands for; nothing is tried twice.
+"""
+
+from collections.abc import Awaitable
+from typing import NamedTuple, TypeAlias, TypeVar
+
+from grpc import aio
+
+from swaptier.v1 import swaptier_pb2 as pb
+from swaptier.v1 import swaptier_pb2_grpc as pb_grpc
+from swaptier_wire import status
+from swaptier_wire.batches import Header
+from swaptier_wire.errors import InvalidRequest
+from swaptier_wire.reply_codec import AreaStat, decode_stat
+from swaptier_wire.request_codec import encode_header, encode_options
+from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, AreaOptions
+
+T = TypeVar("T")
+
+ExchangeCall: TypeAlias = "aio.StreamStreamCall[pb.ExchangeRequest, pb.ExchangeResponse]"
+
+
+class HostArea(NamedTuple):
+    """The area a host opens, and who the host says it is."""
+
+    client_id: str
+    client_epoch: int
+    """Rises each time the host starts; a higher one takes the area over."""
+    name: str
+    slots: int
+    options: AreaOptions = AreaOptions()
+
+    def header(self, request_id: int = 0) -> Header:
+        """Return who asks, and for which area."""
+        return Header(self.client_id, self.client_epoch, request_id, self.name)
+
+
+class Opened(NamedTuple):
+    """What the server says when it opens an area."""
+
+    server_epoch: int
+    batch_slots_max: int
+    """The smaller of its limit and ours."""
+    reopened: bool
+    """The area was open in this client's epoch already, and kept its pages."""
+
+
+class AreaCalls:
+    """Calls about *area* over a connected channel, each answered within *deadline_seconds*."""
+
+    def __init__(self, channel: aio.Channel, area: HostArea, deadline_seconds: float) -> None:
+        self._stub = pb_grpc.SwapTierServiceStub(channel)
+        self._area = area
+        self._header = encode_header(area.header())
+        self._deadline_seconds = deadline_seconds
+
+    async def swapon(self) -> Opened:
+        """Open the area, or find it open.
+
+        Raises:
+            SwapTierError: as the contract's Swapon.
+        """
+        request = pb.SwaponRequest(
+            header=self._header, slots=self._area.slots, options=encode_options(self._area.options)
+        )
+        response = await _answer(self._stub.Swapon(request, timeout=self._deadline_seconds))
+        if response.page_size_bytes != PAGE_BYTES:
+            raise InvalidRequest(
+                f"the server's pages have {response.page_size_bytes} bytes and this host's {PAGE_BYTES}. No page was "
+                "sent; compare the versions of client and server"
+            )
+        return Opened(response.server_epoch, min(BATCH_SLOTS_MAX, response.batch_slots_max), response.reopened)
+
+    async def swapoff(self) -> int:
+        """Close the area; return how many pages the pool still held.
+
+        Raises:
+            SwapTierError: as the contract's Swapoff.
+        """
+        request = pb.SwapoffRequest(header=self._header)
+        response = await _answer(self._stub.Swapoff(request, timeout=self._deadline_seconds))
+        return response.dropped_pages
+
+    async def stat(self) -> AreaStat:
+        """Return what the area holds, and its counters.
+
+        Raises:
+            SwapTierError: as the contract's Stat.
+        """
+        request = pb.StatRequest(header=self._header)
+        return decode_stat(await _answer(self._stub.Stat(request, timeout=self._deadline_seconds)))
+
+    def exchange(self) -> ExchangeCall:
+        """Start the ordered stream."""
+        return self._stub.Exchange()
+
+
+async def _answer(call: Awaitable[T]) -> T:
+    """Return the answer of *call*, or raise its status as our error."""
+    try:
+        return await call
+    except aio.AioRpcError as error:
+        raise status.from_rpc_error(error) from error

@@ -1,0 +1,93 @@
+"""One message of the fast path: operations packed into batches, and the replies dealt out again.
+
+Pure, but for the futures it ends. Checksums are taken here, as late as the columns are built and before the bytes
+leave this process; `swaptier_wire.reply_codec` checks them on the way back, so that other bytes than those of the store
+become Outcome.ERROR with Reason.CHECKSUM and never a page.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from swaptier_client.coalesce import Op
+from swaptier_client.mm.effects import Acknowledge, Invalidate, Load, Lookup, RequestReply, Store
+from swaptier_wire.batches import Acknowledges, Header, Invalidates, Loads, Lookups, Replies, Request, Stores
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import page_checksum
+
+E = TypeVar("E", Load, Store, Lookup, Acknowledge, Invalidate)
+
+
+class Message:
+    """Operations that travel together, by kind. Lives from the queue to its answer; then all its operations end."""
+
+    __slots__ = ("_by_kind", "request", "sent_at")
+
+    def __init__(self, header: Header, ops: Sequence[Op], *, sent_at: float) -> None:
+        """Pack *ops*, which are of different slots and agree on require_generation. *sent_at* is the loop's time."""
+        self.sent_at = sent_at
+        self._by_kind: dict[type, list[Op]] = {}
+        for op in ops:
+            self._by_kind.setdefault(type(op.effect), []).append(op)
+        self.request = Request(
+            header,
+            store=_stores(self._effects(Store)),
+            load=_loads(self._effects(Load)),
+            lookup=_lookups(self._effects(Lookup)),
+            acknowledge=_acknowledges(self._effects(Acknowledge)),
+            invalidate=_invalidates(self._effects(Invalidate)),
+        )
+
+    def resolve(self, replies: Replies) -> None:
+        """End every operation with its reply; *replies* were decoded against `request`, so they fit."""
+        answers: tuple[tuple[type, Sequence[RequestReply] | None], ...] = (
+            (Store, replies.store),
+            (Load, replies.load),
+            (Lookup, replies.lookup),
+            (Acknowledge, replies.acknowledge),
+            (Invalidate, replies.invalidate),
+        )
+        for kind, answered in answers:
+            for op, reply in zip(self._by_kind.get(kind, ()), answered or (), strict=True):
+                op.resolve(reply)
+
+    def fail(self, error: Callable[[], SwapTierError]) -> None:
+        """End every operation with an error of its own, since each is raised in another task."""
+        for ops in self._by_kind.values():
+            for op in ops:
+                op.fail(error())
+
+    def _effects(self, kind: type[E]) -> list[E]:
+        return [op.effect for op in self._by_kind.get(kind, ()) if isinstance(op.effect, kind)]
+
+
+def _stores(effects: list[Store]) -> Stores | None:
+    pages = [effect.page for effect in effects]
+    return Stores(*_slots(effects), pages, list(map(page_checksum, pages))) if effects else None
+
+
+def _loads(effects: list[Load]) -> Loads | None:
+    if not effects:
+        return None
+    return Loads(
+        *_slots(effects),
+        modes=[effect.mode for effect in effects],
+        request_ids=[effect.request_id for effect in effects],
+        require_generation=effects[0].require_generation,
+    )
+
+
+def _lookups(effects: list[Lookup]) -> Lookups | None:
+    return Lookups([effect.entry.offset for effect in effects]) if effects else None
+
+
+def _acknowledges(effects: list[Acknowledge]) -> Acknowledges | None:
+    return Acknowledges(*_slots(effects), [effect.request_id for effect in effects]) if effects else None
+
+
+def _invalidates(effects: list[Invalidate]) -> Invalidates | None:
+    return Invalidates(*_slots(effects)) if effects else None
+
+
+def _slots(effects: Iterable[Store | Load | Acknowledge | Invalidate]) -> tuple[list[int], list[int]]:
+    """Return the columns offsets and generations."""
+    return [effect.entry.offset for effect in effects], [effect.generation for effect in effects]
