@@ -163,7 +163,8 @@ def batch(requests: tuple[Request, ...]) -> Path[list[RequestReply | BaseExcepti
 
     Where an outcome is unknown nothing is assumed: the caller keeps its pins and locks while the same request is asked
     again, and never reads the device instead. An error that comes back is definite, or the first indefinite one.
-    An exclusive load is asked again like any other; that its repeat finds nothing is what CLAIM is for.
+    The repeat of a load requires its generation: if an exclusive load was applied the first time, the page is gone, and
+    the answer must say so instead of bringing the device's bytes. Not losing it is what CLAIM is for.
     """
     replies = yield Batch(requests)
     assert isinstance(replies, list), replies
@@ -171,7 +172,7 @@ def batch(requests: tuple[Request, ...]) -> Path[list[RequestReply | BaseExcepti
         unknown = [index for index, reply in enumerate(replies) if _is_unknown(reply)]
         if not unknown:
             break
-        again = yield Batch(tuple(requests[index] for index in unknown))
+        again = yield Batch(tuple(_repeat(requests[index]) for index in unknown))
         assert isinstance(again, list), again
         progress = False
         for index, reply in zip(unknown, again, strict=True):
@@ -188,7 +189,7 @@ def _insist(effect: Request) -> Path[Reply]:
     unknown: SwapTierError | None = None
     for _ in range(ASKS_MAX):
         try:
-            return (yield effect)
+            return (yield effect if unknown is None else _repeat(effect))
         except SwapTierError as error:
             if error.definite:
                 # A repeat that was definitely not applied says nothing about the first time.
@@ -196,6 +197,10 @@ def _insist(effect: Request) -> Path[Reply]:
             unknown = unknown or error
     assert unknown is not None
     raise unknown
+
+
+def _repeat(request: Request) -> Request:
+    return request._replace(require_generation=True) if isinstance(request, Load) else request
 
 
 def _is_unknown(reply: RequestReply | BaseException) -> bool:

@@ -78,7 +78,7 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
         raise _sigbus(host, fault, slot.lost)
 
     if slot.folio is not None:
-        read: ReadFolio | None = ReadFolio(swap_cache.get(slot.folio), was_read=False)
+        read: ReadFolio | None = swap_cache.found(slot.folio, slot)
         host.readahead.note_lookup(host, slot.folio)
     elif host.policy.bypasses_swapcache and host.device(slot.entry).is_synchronous and slot.count == 1:
         read = yield from _read_bypassing(host, slot)
@@ -88,7 +88,6 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
         return FaultResult.RETRY
     folio = read.folio
     in_cache = folio.entry is not None
-    generation = slot.generation
 
     # Nothing is locked here: the folio was unlocked when its read ended, the page table never was. Reclaim may hold
     # the folio, the page may be mapped, zapped or moved by others, and without a pin the slot may be reused.
@@ -98,7 +97,7 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
     if injected in AT_THE_FOLIO_LOCK or not folio.trylock():
         if injected is None:
             yield from folio.wait_unlocked()
-        return (yield from _abandon(host, fault, read, generation, injected or InstallFailure.LOCK_CONTENDED))
+        return (yield from _abandon(host, fault, read, injected or InstallFailure.LOCK_CONTENDED))
     if in_cache and slot.folio is not folio:
         folio.unlock()
         host.put_folio(folio)
@@ -108,12 +107,12 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
     if injected is InstallFailure.PAGE_TABLE_GONE or not pte_same(current, orig):
         folio.unlock()
         cause = injected or _why_changed(current, orig)
-        yield from _abandon(host, fault, read, generation, cause)
+        yield from _abandon(host, fault, read, cause)
         yield from swap_cache.free_slots(host, zapped)
         return FaultResult.RETRY
     if not folio.uptodate:
         folio.unlock()
-        yield from _abandon(host, fault, read, generation, InstallFailure.READ_ERROR)
+        yield from _abandon(host, fault, read, InstallFailure.READ_ERROR)
         raise _sigbus(host, fault, folio.read_error or DetectedLoss.MISS_MUST_EXIST)
     yield from map_folio(host, fault, folio)
     return FaultResult.MAPPED
@@ -142,7 +141,7 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
         host.lru.add(folio)
         swap_cache.fill_with_zeros(host, folio)
         folio.unlock()
-        return ReadFolio(folio, was_read=True)
+        return ReadFolio(folio, was_read=True, generation=slot.generation)
     try:
         if policy.pool_lookup is PoolLookup.AFTER_PIN:
             in_pool = (yield from ask(Lookup(slot.entry))).outcome is Outcome.HIT
@@ -161,7 +160,7 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
         raise
     swap_cache.take_reply(host, slot, folio, asked, reply)
     folio.unlock()
-    return ReadFolio(folio, was_read=True)
+    return ReadFolio(folio, was_read=True, generation=asked.generation)
 
 
 def _disturb(host: Host, fault: SwapFault, cause: InstallFailure) -> list[SwapSlot]:
@@ -175,7 +174,7 @@ def _disturb(host: Host, fault: SwapFault, cause: InstallFailure) -> list[SwapSl
         case InstallFailure.UFFD_WP:
             process.page_table[address] = orig._replace(uffd_wp=not orig.uffd_wp)
         case InstallFailure.MOVED:
-            move_unguarded(process, address, address + MOVE_DISTANCE)
+            move_unguarded(host, process, address, address + MOVE_DISTANCE)
         case InstallFailure.ZAPPED:
             return zap_entries(host, process, [address])
     return []
@@ -224,14 +223,12 @@ def _should_try_to_free_swap(host: Host, fault: SwapFault, folio: Folio) -> bool
     device = host.device(fault.slot.entry)
     if host.policy.frees_swapcache_eagerly and device.is_synchronous:
         return True
-    if device.is_dying or device.is_full_enough_to_free():
+    if device.is_dying or host.is_swap_full():
         return True
     return fault.write and len(folio.mappings) == 1 and folio.refs == 1
 
 
-def _abandon(
-    host: Host, fault: SwapFault, read: ReadFolio, generation: int, cause: InstallFailure
-) -> Path[FaultResult]:
+def _abandon(host: Host, fault: SwapFault, read: ReadFolio, cause: InstallFailure) -> Path[FaultResult]:
     """Give up the unlocked folio of a fault that cannot install it. Where the policies differ.
 
     With an exclusive load on the bypass this is where the only copy of the page dies.
@@ -244,12 +241,12 @@ def _abandon(
     from_pool = folio.source in (Outcome.HIT, Outcome.SAME_FILLED)
     # Owed: the slot still has users and still holds the version that was read. Whether this folio is the only copy of
     # it is the policy's doing.
-    is_owed = from_pool and slot.count > 0 and slot.generation == generation
+    is_owed = from_pool and slot.count > 0 and slot.generation == read.generation
     took_only_copy = is_owed and folio.dirty and folio.entry is None
     host.counters.fault_retries += 1
     host.counters.install_failures[cause] += 1
     host.counters.install_failures_owed += is_owed
-    host.counters.discarded += from_pool and slot.count == 0
+    host.counters.discarded += from_pool and fault.address not in fault.process.page_table
     if took_only_copy and host.policy.stores_back:
         yield from _store_back(host, slot, folio)
     elif took_only_copy:

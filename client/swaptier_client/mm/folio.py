@@ -70,6 +70,11 @@ class Folio:
         self.backed_checksum: int | None = None
         """Checksum of these bytes as the tier last gave or took them for this page. Only counters read it."""
 
+    @property
+    def is_private(self) -> bool:
+        """Read by a fault that has not yet mapped it: nobody else can see it."""
+        return not self.mappings and self.entry is None
+
     def trylock(self) -> bool:
         """Take the lock if it is free."""
         if self.is_locked:

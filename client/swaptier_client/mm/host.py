@@ -25,7 +25,7 @@ from swaptier_client.mm.process import Process
 from swaptier_client.mm.readahead import Readahead
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
-from swaptier_wire.errors import TierUnreachable
+from swaptier_wire.errors import SwapTierError, TierUnreachable
 from swaptier_wire.types import PAGE_BYTES, Outcome, SlotReply
 
 RECLAIM_RETRIES_MAX = 16
@@ -153,20 +153,26 @@ class Host:
                 return slot
         return None
 
+    def is_swap_full(self) -> bool:
+        """Tell whether more than half of all swap is in use. Models: vm_swap_full()."""
+        return 2 * sum(device.slots_in_use for device in self.devices) > sum(len(d.slots) for d in self.devices)
+
     def next_request_id(self) -> int:
         """Return a number no request of this host had before."""
         self._request_id += 1
         return self._request_id
 
     def note_failure(self, slot: SwapSlot, error: BaseException) -> BaseException:
-        """Remember that the tier behind *slot* cannot be reached, if *error* says so, and return *error*."""
+        """Remember what *error* leaves open about *slot* and its tier, and return it."""
         if isinstance(error, TierUnreachable):
             self.device(slot.entry).is_dead = True
+        slot.in_doubt |= not (isinstance(error, SwapTierError) and error.definite)
         return error
 
     def note_stored(self, slot: SwapSlot, reply: RequestReply) -> None:
         """Remember what the tier keeps after a store, and count it."""
         assert isinstance(reply, SlotReply)
+        slot.in_doubt = False
         self.counters.stores += 1
         slot.in_pool = reply.outcome is Outcome.STORED
         slot.on_device = reply.outcome is Outcome.DEVICE
@@ -197,6 +203,7 @@ class Host:
         """Drop a reference; the folio ends with its last use. Models: folio_put()."""
         assert folio.refs > 0
         folio.refs -= 1
+        self._memory_queue.wake_all()
         self.end_if_unused(folio)
 
     def end_if_unused(self, folio: Folio) -> None:
@@ -237,4 +244,8 @@ class Host:
                 self._is_reclaiming = False
                 self._memory_queue.wake_all()
             rounds_without_progress = 0 if freed else rounds_without_progress + 1
+            if not freed and any(folio.is_locked or folio.is_private for folio in self.lru.folios):
+                # Faults are between their read and their mapping: wait for one of them. None of these waits for memory.
+                rounds_without_progress = 0
+                yield Wait(self._memory_queue)
         self.resident_pages += 1

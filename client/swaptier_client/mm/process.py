@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.effects import Path, Wait, WaitQueue
+from swaptier_client.mm.errors import NotMapped, OutOfMemory
 from swaptier_client.mm.page_table import PresentPte, Pte, SwapPte
+from swaptier_client.mm.swap_map import SWAP_MAP_MAX
 
 if TYPE_CHECKING:
     from swaptier_client.mm.host import Host
@@ -78,9 +80,29 @@ def fork(host: Host, parent: Process) -> Path[Process]:
 
     Mapped pages become read-only in both; a swapped-out page's slot gets one more user and loses the exclusive bit.
 
+    Raises:
+        NotMapped: *parent* has ended. Definite.
+        OutOfMemory: a slot has as many users as it can have. Definite.
+
     Models: copy_nonpresent_pte(), copy_present_pte().
     """
     yield from parent.mmap_lock.write()
+    try:
+        _check_can_fork(host, parent)
+        return _copy_page_table(host, parent)
+    finally:
+        parent.mmap_lock.write_done()
+
+
+def _check_can_fork(host: Host, parent: Process) -> None:
+    if not parent.is_alive:
+        raise NotMapped(f"process {parent.pid} has ended and cannot fork; nothing changed")
+    for pte in parent.page_table.values():
+        if isinstance(pte, SwapPte) and host.slot(pte.entry).count >= SWAP_MAP_MAX:
+            raise OutOfMemory(f"a swap slot can have {SWAP_MAP_MAX} users and one has that many; nothing was forked")
+
+
+def _copy_page_table(host: Host, parent: Process) -> Process:
     child = host.spawn()
     for address, pte in parent.page_table.items():
         if isinstance(pte, SwapPte):
@@ -92,7 +114,6 @@ def fork(host: Host, parent: Process) -> Path[Process]:
             pte.writable = pte.exclusive = False
             child.page_table[address] = PresentPte(pte.folio, writable=False, exclusive=False, dirty=pte.dirty)
             pte.folio.mappings.append((child, address))
-    parent.mmap_lock.write_done()
     return child
 
 
@@ -120,14 +141,15 @@ def exit_process(host: Host, process: Process) -> Path[None]:
     Models: exit_mmap().
     """
     yield from process.mmap_lock.write()
+    # A second exit finds nothing left to do.
     process.is_alive = False
     slots = zap_entries(host, process, list(process.page_table))
-    del host.processes[process.pid]
+    host.processes.pop(process.pid, None)
     process.mmap_lock.write_done()
     yield from swap_cache.free_slots(host, slots)
 
 
-def move(process: Process, source: int, target: int, slot: SwapSlot) -> bool:
+def move(host: Host, process: Process, source: int, target: int) -> bool:
     """Move the swap entry at *source* to the empty *target*, if nobody is reading its slot. Atomic.
 
     False: refused, as -EAGAIN. Since 0ea148a79919 a slot with HAS_CACHE set refuses, because a fault in flight compares
@@ -136,16 +158,19 @@ def move(process: Process, source: int, target: int, slot: SwapSlot) -> bool:
     Models: UFFDIO_MOVE, move_swap_pte().
     """
     pte = process.page_table.get(source)
-    if not isinstance(pte, SwapPte) or target in process.page_table or slot.has_cache:
+    if not isinstance(pte, SwapPte) or target in process.page_table or host.slot(pte.entry).has_cache:
         return False
-    move_unguarded(process, source, target)
+    move_unguarded(host, process, source, target)
     return True
 
 
-def move_unguarded(process: Process, source: int, target: int) -> None:
-    """Move whatever swap entry is at *source*, as kernels before 0ea148a79919 did."""
+def move_unguarded(host: Host, process: Process, source: int, target: int) -> None:
+    """Move the swap entry at *source* to the empty *target*, as kernels before 0ea148a79919 did."""
     assert target not in process.page_table
-    process.page_table[target] = process.page_table.pop(source)
+    pte = process.page_table[target] = process.page_table.pop(source)
+    assert isinstance(pte, SwapPte)
+    owners = host.slot(pte.entry).owners
+    owners[owners.index((process.pid, source))] = (process.pid, target)
 
 
 def zap_entries(host: Host, process: Process, addresses: Iterable[int]) -> list[SwapSlot]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.effects import Invalidate, Path, Preempt, Store, batch
 from swaptier_client.mm.page_table import PresentPte, SwapPte
+from swaptier_client.mm.swap_map import SWAP_MAP_MAX
 from swaptier_wire.types import ZERO_PAGE, Outcome, page_checksum
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def _unmap(host: Host, folio: Folio) -> Pageout | None:
         if not folio.uptodate:
             return None
     device = host.device(slot.entry)
+    if slot.count + len(folio.mappings) > SWAP_MAP_MAX:
+        return None
     for process, address in folio.mappings:
         pte = process.page_table[address]
         assert isinstance(pte, PresentPte) and pte.folio is folio, "the reverse map names another page"

@@ -15,7 +15,7 @@ from swaptier_client.mm.counters import DetectedLoss
 from swaptier_client.mm.effects import Invalidate, Load, Path, Wait, batch
 from swaptier_client.mm.folio import Folio
 from swaptier_client.mm.swap_map import PrepareResult, SwapSlot
-from swaptier_wire.types import ZERO_PAGE, LoadMode, LoadReply, Outcome, Reason
+from swaptier_wire.types import BATCH_SLOTS_MAX, ZERO_PAGE, LoadMode, LoadReply, Outcome, Reason
 
 if TYPE_CHECKING:
     from swaptier_client.mm.host import Host
@@ -27,12 +27,19 @@ class ReadFolio(NamedTuple):
     folio: Folio
     was_read: bool
     """This fault read it from the tier; else somebody else did."""
+    generation: int
+    """Of the slot when the read began."""
 
 
 def get(folio: Folio) -> Folio:
     """Take a reference. Models: folio_get()."""
     folio.refs += 1
     return folio
+
+
+def found(folio: Folio, slot: SwapSlot) -> ReadFolio:
+    """Take a reference to the slot's swapcache folio, as a lookup does. Models: swap_cache_get_folio()."""
+    return ReadFolio(get(folio), was_read=False, generation=slot.generation)
 
 
 def insert(slot: SwapSlot, folio: Folio) -> None:
@@ -67,35 +74,42 @@ def free_slots(host: Host, slots: list[SwapSlot]) -> Path[None]:
     """Tell the tier that *slots* are free, then make them reusable. Each is pinned and its count is 0.
 
     The order is the invariant: as long as the tier may hold the old page, no new page may get the slot. A slot
-    that the tier could not be told of is not reused; swapoff tries again.
+    that the tier could not be told of stays pinned; swapoff tries again.
 
     Raises:
         SwapTierError: the tier could not be told of some slots; those stay pinned.
 
     Models: zswap_invalidate() and swap_range_free() at the last swap_free().
     """
-    told = [slot for slot in slots if slot.in_pool or slot.on_device]
+    failure: BaseException | None = None
+    for start in range(0, len(slots), BATCH_SLOTS_MAX):
+        failure = (yield from _free_batch(host, slots[start : start + BATCH_SLOTS_MAX])) or failure
+    if failure is not None:
+        raise failure
+
+
+def _free_batch(host: Host, slots: list[SwapSlot]) -> Path[BaseException | None]:
+    told = [slot for slot in slots if slot.in_pool or slot.on_device or slot.in_doubt]
     for slot in told:
         slot.is_freeing = True
+        host.orphan_entries += slot.in_pool
     failure: BaseException | None = None
-    if told:
-        in_pool = sum(slot.in_pool for slot in told)
-        host.orphan_entries += in_pool
-        replies = yield from batch(tuple(Invalidate(slot.entry, slot.generation) for slot in told))
-        host.orphan_entries -= in_pool
-        for slot, reply in zip(told, replies, strict=True):
-            slot.is_freeing = False
-            if isinstance(reply, BaseException):
-                failure = host.note_failure(slot, reply)
-            else:
-                slot.in_pool = slot.on_device = False
+    requests = tuple(Invalidate(slot.entry, slot.generation) for slot in told)
+    replies = (yield from batch(requests)) if requests else []
+    for slot, reply in zip(told, replies, strict=True):
+        slot.is_freeing = False
+        if isinstance(reply, BaseException):
+            failure = host.note_failure(slot, reply)
+            slot.wake()
+        else:
+            host.orphan_entries -= slot.in_pool
+            slot.in_pool = slot.on_device = slot.in_doubt = False
     for slot in slots:
-        if not (slot.in_pool or slot.on_device):
+        if not (slot.in_pool or slot.on_device or slot.in_doubt):
             slot.entry_bytes = 0
             host.device(slot.entry).release(slot)
             host.duplication.observe(slot)
-    if failure is not None:
-        raise failure
+    return failure
 
 
 def try_to_free(host: Host, slot: SwapSlot) -> bool:
@@ -127,14 +141,14 @@ def read(host: Host, slot: SwapSlot, neighbours: Sequence[SwapSlot] = ()) -> Pat
     Models: swapin_readahead(), __read_swap_cache_async() and swap_read_folio().
     """
     if slot.folio is not None:
-        return ReadFolio(get(slot.folio), was_read=False)
+        return found(slot.folio, slot)
     folio = yield from host.alloc_folio()
     # Recheck: allocating may have slept, and another fault may have been first.
     result = host.device(slot.entry).prepare(slot)
     if result is not PrepareResult.OK:
         host.free_folio(folio)
         if slot.folio is not None:
-            return ReadFolio(get(slot.folio), was_read=False)
+            return found(slot.folio, slot)
         yield from wait_for_pin(host, slot, result)
         return None
     if slot.is_zero:
@@ -142,7 +156,7 @@ def read(host: Host, slot: SwapSlot, neighbours: Sequence[SwapSlot] = ()) -> Pat
         host.lru.add(folio)
         fill_with_zeros(host, folio)
         folio.unlock()
-        return ReadFolio(folio, was_read=True)
+        return ReadFolio(folio, was_read=True, generation=slot.generation)
     reads = [_begin_read(host, slot, folio), *_begin_readahead(host, neighbours)]
     replies = yield from batch(tuple(read.load for read in reads))
     unused: list[SwapSlot] = []
@@ -160,7 +174,7 @@ def read(host: Host, slot: SwapSlot, neighbours: Sequence[SwapSlot] = ()) -> Pat
     yield from free_slots(host, unused)
     if isinstance(replies[0], BaseException):
         raise replies[0]
-    return ReadFolio(folio, was_read=True)
+    return ReadFolio(folio, was_read=True, generation=reads[0].load.generation)
 
 
 class _Read(NamedTuple):
@@ -202,13 +216,14 @@ def wait_for_pin(host: Host, slot: SwapSlot, result: PrepareResult) -> Path[None
         host.counters.pin_enoent += 1
     else:
         host.counters.pin_waits += 1
-        if slot.is_pinned:
+        # A pinned slot with no users is being freed: no entry names it any more, so there is nothing to wait for.
+        if slot.is_pinned and slot.count:
             yield Wait(slot.wait_queue())
 
 
 def load_of(host: Host, slot: SwapSlot, mode: LoadMode) -> Load:
     """Name a load of the slot's current version."""
-    return Load(slot.entry, slot.generation, mode, host.next_request_id())
+    return Load(slot.entry, slot.generation, mode, host.next_request_id(), require_generation=slot.in_doubt)
 
 
 def fill_with_zeros(host: Host, folio: Folio) -> None:
@@ -228,6 +243,7 @@ def take_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply: Loa
     """
     counters = host.counters
     counters.loads += 1
+    slot.in_doubt = False
     folio.source = reply.outcome
     content = reply.content()
     if content is None:

@@ -43,6 +43,7 @@ class SwapSlot:
         "folio",
         "generation",
         "has_cache",
+        "in_doubt",
         "in_pool",
         "is_freeing",
         "is_storing",
@@ -73,6 +74,8 @@ class SwapSlot:
         """The device holds the current generation: the pool refused it, or wrote it back."""
         self.entry_bytes = 0
         """Length of the pool's entry."""
+        self.in_doubt = False
+        """A store or an exclusive load of this slot may or may not have been applied: no reply told."""
         self.is_freeing = False
         """The tier is being told that the slot is free."""
         self.is_zero = False
@@ -132,10 +135,6 @@ class SwapDevice:
     def slots_in_use(self) -> int:
         """Slots that are not free."""
         return len(self.slots) - len(self.free_offsets)
-
-    def is_full_enough_to_free(self) -> bool:
-        """More than half of the device is in use. Models: vm_swap_full()."""
-        return 2 * self.slots_in_use > len(self.slots)
 
     def alloc(self) -> SwapSlot | None:
         """Take a free slot for the swapcache, or None when the device has none to give. Its generation rises."""
