@@ -1,0 +1,135 @@
+"""A server in this process, on a free port, and what tests say to it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Protocol
+
+import pytest
+from grpc import aio
+
+from swaptier.v1 import swaptier_pb2 as pb
+from swaptier.v1 import swaptier_pb2_grpc
+from swaptier_server.config import ServerConfig
+from swaptier_server.lifecycle import CHANNEL_OPTIONS, TierServer
+from swaptier_server.tier.device import MemoryDevice, SwapDevice
+from swaptier_wire import reply_codec, request_codec, status
+from swaptier_wire.batches import Header, Replies, Request
+from swaptier_wire.types import AreaOptions
+
+EPOCH = 7
+SLOTS = 64
+
+
+class Clock:
+    """A monotonic clock that stands until told."""
+
+    def __init__(self) -> None:
+        self.ns = 1_000_000_000
+
+    def __call__(self) -> int:
+        """Tell the time."""
+        return self.ns
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.ns += round(seconds * 1e9)
+
+
+class Served:
+    """A server and a stub that talks to it."""
+
+    def __init__(self, server: TierServer, channel: aio.Channel, clock: Clock) -> None:
+        self.server = server
+        self.channel = channel
+        self.clock = clock
+        self.stub = swaptier_pb2_grpc.SwapTierServiceStub(channel)
+
+    async def swapon(
+        self, area: str = "a", client: str = "host", epoch: int = 1, slots: int = SLOTS, *, free_on_read: bool = False
+    ) -> pb.SwaponResponse:
+        """Open an area."""
+        return await self.stub.Swapon(
+            pb.SwaponRequest(
+                header=header_message(area, client, epoch),
+                slots=slots,
+                options=request_codec.encode_options(AreaOptions(device_free_on_read=free_on_read)),
+            )
+        )
+
+    async def stat(self, area: str = "a", client: str = "host", epoch: int = 1) -> reply_codec.AreaStat:
+        """Tell what an area holds."""
+        return reply_codec.decode_stat(await self.stub.Stat(pb.StatRequest(header=header_message(area, client, epoch))))
+
+
+class Serve(Protocol):
+    """Starts a server with a configuration."""
+
+    def __call__(self, *, device_for: Callable[[str], SwapDevice] = ..., **config: object) -> Awaitable[Served]:
+        """Return it, serving."""
+
+
+@pytest.fixture
+async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
+    """Start servers; they and their channels end with the test."""
+    for field in ServerConfig.model_fields:
+        monkeypatch.delenv(f"SWAPTIER_{field.upper()}", raising=False)
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            *, device_for: Callable[[str], SwapDevice] = lambda _name: MemoryDevice(), **config: object
+        ) -> Served:
+            clock = Clock()
+            settings = ServerConfig.model_validate({"listen": "127.0.0.1:0", "metrics": "off"} | config)
+            server = await TierServer.start(settings, epoch=EPOCH, now_ns=clock, device_for=device_for)
+            stack.push_async_callback(server.drain)
+            assert server.listening is not None
+            channel = await stack.enter_async_context(aio.insecure_channel(server.listening, options=CHANNEL_OPTIONS))
+            return Served(server, channel, clock)
+
+        yield start
+
+
+def header_message(area: str = "a", client: str = "host", epoch: int = 1, request_id: int = 5) -> pb.RequestHeader:
+    return request_codec.encode_header(Header(client, epoch, request_id, area))
+
+
+Ask = Callable[[Served, Request], Awaitable[Replies]]
+
+
+async def ask_unary(served: Served, request: Request) -> Replies:
+    """Send each batch of *request* as an RPC of its own."""
+    message = request_codec.encode_exchange_request(request)
+    answers = pb.ExchangeResponse(server_epoch=EPOCH, request_id=request.header.request_id)
+    for field, batch in message.ListFields():
+        if field.name == "header":
+            continue
+        rpc = getattr(served.stub, field.name.capitalize())
+        request_class = getattr(pb, f"{field.name.capitalize()}Request")
+        try:
+            answer = await rpc(request_class(header=message.header, batch=batch))
+        except aio.AioRpcError as error:
+            raise status.from_rpc_error(error) from error
+        assert answer.server_epoch == EPOCH
+        getattr(answers, field.name).CopyFrom(answer.result)
+    return reply_codec.decode_exchange_response(answers, request)
+
+
+async def ask_stream(served: Served, request: Request) -> Replies:
+    """Send *request* as one message of a stream of its own."""
+    call = served.stub.Exchange()
+    await call.write(request_codec.encode_exchange_request(request))
+    answer = await call.read()
+    assert isinstance(answer, pb.ExchangeResponse)
+    assert answer.server_epoch == EPOCH
+    await call.done_writing()
+    assert await call.read() is aio.EOF
+    if answer.HasField("error"):
+        raise status.decode_exchange_error(answer.error)
+    return reply_codec.decode_exchange_response(answer, request)
+
+
+@pytest.fixture(params=[ask_unary, ask_stream], ids=["unary", "stream"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Both ways to ask: what holds for one holds for the other."""
+    way: Ask = request.param
+    return way
