@@ -1,7 +1,8 @@
 """Logs: one event per line on stderr, JSON for machines, coloured text for a terminal.
 
-Touches stderr and the process-wide configuration of structlog and logging. No page bytes ever: tracebacks are plain,
-without the values of local variables, because those may be pages of other programs' memory.
+Touches stderr and the handlers of the standard library's logging. No page bytes ever: tracebacks are plain, without
+the values of local variables, because those may be pages of other programs' memory. A program that embeds the server
+and does not call `configure_logs` keeps its own logging and gets ours as ordinary records.
 """
 
 import logging
@@ -15,42 +16,39 @@ from swaptier_server.config import ServerConfig
 
 LOGGER_NAME = "swaptier.server"
 
-
-def configure_logs(config: ServerConfig) -> None:
-    """Send the logs of this program, of gRPC and of asyncio to stderr in one format."""
-    level = logging.getLevelNamesMapping()[config.log_level.upper()]
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
-        structlog.processors.StackInfoRenderer(),
-    ]
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(config.log_format)],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    logging.getLogger(LOGGER_NAME).setLevel(level)
+_SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+]
 
 
 def get_log() -> structlog.stdlib.BoundLogger:
     """Return the server's log."""
-    log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(LOGGER_NAME)
+    log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+        logging.getLogger(LOGGER_NAME),
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_SHARED,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
     return log
+
+
+def configure_logs(config: ServerConfig) -> None:
+    """Send the logs of this program, of gRPC and of asyncio to stderr in one format."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_SHARED,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(config.log_format)],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger(LOGGER_NAME).setLevel(config.log_level.upper())
 
 
 def _renderer(log_format: Literal["auto", "json", "console"]) -> list[Processor]:
