@@ -29,6 +29,7 @@ from swaptier_server.metrics import MetricsServer, TierCollector, make_registry
 from swaptier_server.rpc_metrics import RpcMetrics
 from swaptier_server.service import SwapTierService
 from swaptier_server.snapshot import LoopSnapshots, TierSnapshot, take_snapshot
+from swaptier_server.tier.device import MemoryDevice, SwapDevice
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_server.traffic import Traffic
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES
@@ -63,8 +64,10 @@ CHANNEL_OPTIONS: Final = (
 class TierServer:
     """A tier served over gRPC. Made and started by `start()`, ended by `drain()`."""
 
-    def __init__(self, config: ServerConfig, epoch: int, now_ns: Callable[[], int]) -> None:
-        """Wire the parts together; nothing is bound yet. *now_ns* is a monotonic clock."""
+    def __init__(
+        self, config: ServerConfig, epoch: int, now_ns: Callable[[], int], device_for: Callable[[str], SwapDevice]
+    ) -> None:
+        """Wire the parts together; nothing is bound yet. See `start()`."""
         self.config: Final = config
         self.tier: Final = Tier(
             TierLimits(
@@ -75,6 +78,7 @@ class TierServer:
                 keeps_incompressible=config.keep_incompressible,
             ),
             epoch,
+            device_for,
         )
         self.traffic: Final = Traffic()
         self.activity: Final = ClientActivity()
@@ -94,14 +98,22 @@ class TierServer:
 
     @classmethod
     async def start(
-        cls, config: ServerConfig, *, epoch: int | None = None, now_ns: Callable[[], int] = time.monotonic_ns
+        cls,
+        config: ServerConfig,
+        *,
+        epoch: int | None = None,
+        now_ns: Callable[[], int] = time.monotonic_ns,
+        device_for: Callable[[str], SwapDevice] = lambda _name: MemoryDevice(),
     ) -> Self:
         """Return a server that serves.
+
+        *epoch* is the time when it is not given; *now_ns* is a monotonic clock; *device_for* makes the device of an
+        area, by name.
 
         Raises:
             ConfigError: an address cannot be had; nothing was left running.
         """
-        server = cls(config, time.time_ns() if epoch is None else epoch, now_ns)
+        server = cls(config, time.time_ns() if epoch is None else epoch, now_ns, device_for)
         try:
             await server._start()
         except BaseException:
