@@ -1,7 +1,7 @@
 """What came of a race: one summary per policy, its verdict, the exit status and the JSON document.
 
-Pure. `table.py` draws it. Counts are sums over the hosts; `duplicate_pages_peak` is the sum of each host's own peak,
-since two hosts' clocks are not compared.
+Pure, but for `versions`, which asks what is installed. `table.py` draws it. Counts are sums over the hosts;
+`duplicate_pages_peak` is the sum of each host's own peak, since two hosts' clocks are not compared.
 """
 
 import platform
