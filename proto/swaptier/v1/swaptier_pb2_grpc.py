@@ -5,7 +5,7 @@ import warnings
 
 from swaptier.v1 import swaptier_pb2 as swaptier_dot_v1_dot_swaptier__pb2
 
-GRPC_GENERATED_VERSION = '1.82.0'
+GRPC_GENERATED_VERSION = '1.82.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
