@@ -42,7 +42,8 @@ from swaptier_wire.request_codec import encode_exchange_request
 from swaptier_wire.types import BATCH_SLOTS_MAX, NO_GENERATION, PAGE_BYTES
 
 WINDOW_MESSAGES = 2
-"""Unanswered messages at once: one being applied while the next travels. More gains nothing and coalesces less."""
+"""Unanswered messages at once: one being applied while the next is packed. Measured with 4 to 256 threads on two cores:
+1 coalesces most and is as fast below 64 threads, 2 is 5 % faster from there on, 4 and 8 lose up to half below 256."""
 
 DEADLINE_SECONDS = 10.0
 """From taking a message out of the queue to its answer: thousands of round trips, and within a user's patience."""
