@@ -43,11 +43,15 @@ def found(folio: Folio, slot: SwapSlot) -> ReadFolio:
 
 
 def insert(slot: SwapSlot, folio: Folio) -> None:
-    """Bind *folio* to *slot*, whose HAS_CACHE the caller set. Models: add_to_swap_cache()."""
+    """Bind *folio* to *slot*, whose HAS_CACHE the caller set. Whoever waits for the pin finds the folio now.
+
+    Models: add_to_swap_cache().
+    """
     assert slot.is_pinned and folio.is_locked and folio.entry is None
     slot.folio = folio
     slot.reader = None
     folio.entry = slot.entry
+    slot.wake()
 
 
 def remove(host: Host, slot: SwapSlot) -> bool:
