@@ -17,7 +17,7 @@ COMPOSE ?= $(shell if docker compose version >/dev/null 2>&1; then echo docker c
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv run test check lint format type proto lock wheel up down test-containers clean
+.PHONY: help venv run test check lint format type proto lock wheel up down test-containers clean .compose
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS='	' read -r target text; do \
@@ -63,12 +63,16 @@ lock: venv ## Pin the dependencies anew, after a change of pyproject.toml
 wheel: venv ## Build the wheel into dist/
 	$(BIN)/python -m hatchling build --target wheel
 
-up: ## Start server, load generator, Prometheus and Grafana in containers
+up: .compose ## Start server, load generator, Prometheus and Grafana in containers
 	$(COMPOSE) --file deploy/compose.yaml up --build --detach
 	@echo "dashboard: http://127.0.0.1:3000   prometheus: http://127.0.0.1:9090   stop: make down"
 
-down: ## Stop these containers and forget their data
+down: .compose ## Stop these containers and forget their data
 	$(COMPOSE) --file deploy/compose.yaml down --volumes
+
+.compose:
+	@command -v $(firstword $(COMPOSE)) >/dev/null || { \
+		echo "make: neither 'docker compose' nor podman-compose is here; make up COMPOSE=... names another" >&2; exit 1; }
 
 test-containers: venv ## Build the images and test them with the container engine that is there
 	$(BIN)/python -m pytest -m container $(ARGS)

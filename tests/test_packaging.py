@@ -100,4 +100,4 @@ def test_help_lists_every_target_of_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text()
     [phony] = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     listed = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert re.findall(r"^  make ([a-z-]+) ", listed.stdout, re.MULTILINE) == phony.split()
+    assert re.findall(r"^  make ([a-z-]+) ", listed.stdout, re.MULTILINE) == [t for t in phony.split() if t[0] != "."]
