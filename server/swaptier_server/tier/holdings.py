@@ -1,19 +1,33 @@
 """What an area holds: for every slot, where its page is; and the books about it.
 
-Pure. Pages enter by `_place()` and leave by `_end_page()`, nowhere else, so the gauges and the pool's account are
-kept in two places only. `check_invariants()` recounts them.
+Pure. Pages enter by `_place()`, leave by `_end_page()`, and `write_back()` moves one to the device. So the gauges and
+the pool's account are kept in three places only. `check_invariants()` recounts them.
 
 Models: the tree of struct zswap_entry of one swap device, and what zswap_swapoff() and the debugfs counters see of it.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from swaptier_server.tier.counters import AreaCounters
 from swaptier_server.tier.device import DeviceError, SwapDevice
 from swaptier_server.tier.page import StoredPage
 from swaptier_server.tier.pool import Pool
 from swaptier_server.tier.slot import Slot, SlotEvent, SlotState
-from swaptier_wire.types import PAGE_BYTES, LoadMode, Outcome, Reason, SlotReply
+from swaptier_wire.types import NO_GENERATION, PAGE_BYTES, LoadMode, Outcome, Reason, SlotReply
+
+
+class Held(NamedTuple):
+    """What one slot holds now: a look, for explorers and tests."""
+
+    state: SlotState
+    generation: int
+    """The highest that a store or an invalidation has named."""
+    entry: StoredPage | None
+    """The pool's entry."""
+    answer: SlotReply | None
+    """What a repeat of the last store is answered."""
+    checksum: int
+    """Of the page last stored; meaningless without an answer."""
 
 
 class Holdings:
@@ -32,6 +46,8 @@ class Holdings:
         """What its entries take of the pool."""
         self.device_pages: int = 0
         """Slots whose current page is on the device."""
+        self.written_back_pages: int = 0
+        """Entries that write_back() moved to the device since the area was opened (vmstat: zswpwb)."""
         self._pool: Final = pool
         self._device: Final = device
         self._keeps_incompressible: Final = keeps_incompressible
@@ -77,6 +93,46 @@ class Holdings:
         if stored.length >= PAGE_BYTES and not self._keeps_incompressible:
             return Reason.COMPRESS_POOR
         return Reason.NONE if self._pool.add(slot, stored.length) else Reason.POOL_LIMIT
+
+    def held(self, offset: int) -> Held:
+        """Return what the slot holds. Changes nothing."""
+        slot = self._slots.get(offset)
+        if slot is None:
+            return Held(SlotState.NEVER_STORED, NO_GENERATION, None, None, 0)
+        return Held(slot.state, slot.generation, slot.entry, slot.store_reply, slot.store_checksum)
+
+    def on_device(self, offset: int) -> StoredPage:
+        """Return what the device would give for the slot, current or not. Changes nothing and counts nothing.
+
+        Raises:
+            DeviceError: the device cannot be read.
+        """
+        return self._device.read(offset)
+
+    def write_back(self, offset: int) -> bool:
+        """Move the slot's pool entry to the device, as the same generation; False when there is none to move.
+
+        One atomic step, so no load, store or invalidation can come between the look at the entry and its end: the
+        kernel, which drops its lock to write, must recheck that the entry is still the same. A device that fails leaves
+        the entry in the pool. Same-filled pages take no memory and are never written back.
+
+        Models: zswap_writeback_entry() in mm/zswap.c.
+        """
+        slot = self._slots.get(offset)
+        entry = None if slot is None else slot.entry
+        if slot is None or entry is None or entry.length == 0:
+            return False
+        try:
+            self._device.write(offset, entry)
+        except DeviceError:
+            # A failed write may have left half a page; the pool still has it.
+            self._device.drop(offset)
+            return False
+        self._end_page(slot)
+        slot.step(SlotEvent.STORED_ON_DEVICE)
+        self.device_pages += 1
+        self.written_back_pages += 1
+        return True
 
     def _end_page(self, slot: Slot) -> None:
         """Drop the slot's pool entry, or stop counting its device page as current; the caller steps the slot."""
@@ -129,6 +185,7 @@ class Holdings:
             + taken[Outcome.HIT]
             + taken[Outcome.SAME_FILLED]
             + self.counters.invalidates[Outcome.INVALIDATED]
+            + self.written_back_pages
         )
         assert self.is_closed or came == went + len(lengths), f"{where}: {came} entries came, {went} went"
         return [slot for slot in slots if slot.entry is not None and slot.entry.length]
