@@ -13,7 +13,11 @@ RACE ?= --policy all --seed 1 --install-failure-rate 0.02
 # More for pytest. For example: make test ARGS="-x tests/proto"
 ARGS ?=
 
-COMPOSE ?= $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; else echo podman-compose; fi)
+# docker's compose where a docker daemon answers, else podman with the podman-compose that .venv holds.
+COMPOSE ?= $(shell if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then echo docker compose; \
+	else echo $(BIN)/podman-compose; fi)
+# podman drops an image's health check in its own default format.
+export BUILDAH_FORMAT ?= docker
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -63,16 +67,17 @@ lock: venv ## Pin the dependencies anew, after a change of pyproject.toml
 wheel: venv ## Build the wheel into dist/
 	$(BIN)/python -m hatchling build --target wheel
 
-up: .compose ## Start server, load generator, Prometheus and Grafana in containers
+up: venv .compose ## Start server, load generator, Prometheus and Grafana in containers
 	$(COMPOSE) --file deploy/compose.yaml up --build --detach
 	@echo "dashboard: http://127.0.0.1:3000   prometheus: http://127.0.0.1:9090   stop: make down"
 
-down: .compose ## Stop these containers and forget their data
+down: venv .compose ## Stop these containers and forget their data
 	$(COMPOSE) --file deploy/compose.yaml down --volumes
 
 .compose:
-	@command -v $(firstword $(COMPOSE)) >/dev/null || { \
-		echo "make: neither 'docker compose' nor podman-compose is here; make up COMPOSE=... names another" >&2; exit 1; }
+	@case "$(COMPOSE)" in *podman-compose) command -v podman >/dev/null || { \
+		echo "make: neither 'docker compose' with a daemon nor podman is here; make up COMPOSE=... names another" >&2; \
+		exit 1; };; esac
 
 test-containers: venv ## Build the images and test them with the container engine that is there
 	$(BIN)/python -m pytest -m container $(ARGS)
