@@ -2,6 +2,8 @@
 
 Touches gRPC. An interceptor. Rules:
   - an error of ours becomes its status, with ErrorInfo and the `definite` metadata;
+  - a message that cannot be parsed is refused like any other bad request: gRPC is given no deserializer, since its own
+    answer is UNKNOWN with the exception's text;
   - any other exception becomes INTERNAL with a request id and nothing else, since gRPC would send its text to the
     client; the text is in our log, under that id;
   - the `x-request-id` of the caller comes back in the trailers and stands in every log line of the RPC.
@@ -17,7 +19,7 @@ from typing import NoReturn, TypeAlias, TypeVar, cast
 
 import grpc
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc import aio
 from grpc_status import rpc_status
 
@@ -25,7 +27,7 @@ from swaptier_server.logs import get_log
 from swaptier_server.rpc_metrics import MethodMetrics, RpcMetrics
 from swaptier_server.traffic import Traffic, is_end
 from swaptier_wire import status
-from swaptier_wire.errors import ServerDefect, SwapTierError
+from swaptier_wire.errors import InvalidRequest, ServerDefect, SwapTierError
 
 REQUEST_ID_METADATA = "x-request-id"
 REQUEST_ID_CHARACTERS_MAX = 64
@@ -36,32 +38,41 @@ _Res = TypeVar("_Res")
 _Result = TypeVar("_Result")
 _Context: TypeAlias = "aio.ServicerContext[Message, Message]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Message, Message]"
-_Requests: TypeAlias = Message | AsyncIterator[Message]
+_RawContext: TypeAlias = "aio.ServicerContext[bytes, Message]"
+_Parse: TypeAlias = Callable[[bytes], Message]
 _Unary: TypeAlias = Callable[[Message, _Context], Awaitable[Message]]
-_Stream: TypeAlias = Callable[[_Requests, _Context], Awaitable[None] | AsyncIterator[Message]]
+_Stream: TypeAlias = Callable[[Message | AsyncIterator[Message], _Context], Awaitable[None] | AsyncIterator[Message]]
 
 
-class _CountingContext:
-    """A stream's context that counts its messages; everything else goes through."""
+class _StreamContext:
+    """A stream's context that parses and counts its messages; everything else goes through."""
 
-    def __init__(self, context: _Context, metrics: MethodMetrics) -> None:
+    def __init__(self, context: _RawContext, parse: _Parse, metrics: MethodMetrics) -> None:
         self._context = context
-        self._read = context.read
-        self._write = context.write
-        self._received = metrics.received.inc
-        self._sent = metrics.sent.inc
+        self._parse = parse
+        self._metrics = metrics
 
     async def read(self) -> Message:
-        """Read and count."""
-        message = await self._read()
-        if not is_end(message):
-            self._received()
-        return message
+        """Read, count and parse a message; gRPC's EOF after the last.
+
+        Raises:
+            InvalidRequest: it cannot be parsed. Definite.
+        """
+        raw = await self._context.read()
+        if is_end(raw):
+            return cast("Message", raw)
+        self._metrics.received.inc()
+        return _parsed(self._parse, raw)
 
     async def write(self, message: Message) -> None:
-        """Write and count."""
-        await self._write(message)
-        self._sent()
+        """Write and count a message."""
+        await self._context.write(message)
+        self._metrics.sent.inc()
+
+    async def read_all(self) -> AsyncIterator[Message]:
+        """Yield the messages up to the last."""
+        while not is_end(message := await self.read()):
+            yield message
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._context, name)
@@ -97,33 +108,45 @@ class Guard(aio.ServerInterceptor):
     def _guard(self, path: str, handler: _Handler) -> _Handler:
         """Return *handler* with the guard around it."""
         metrics = self._metrics.method(path)
+        parse = handler.request_deserializer
+        assert parse is not None, f"{path}: all services here speak protobuf"
+        is_bidi = handler.request_streaming
         if not handler.response_streaming:
-            assert not handler.request_streaming, f"{path}: no service here has client streams"
+            assert not is_bidi, f"{path}: no service here has client streams"
             unary = cast("_Unary", handler.unary_unary)
 
-            async def guarded_unary(request: Message, context: _Context) -> Message:
+            async def guarded_unary(raw: bytes, context: _Context) -> Message:
                 metrics.received.inc()
-                response = await self._around(path, metrics, context, lambda: unary(request, context))
+                response = await self._around(path, metrics, context, lambda: unary(_parsed(parse, raw), context))
                 metrics.sent.inc()
                 return response
 
             make_unary = cast("Callable[..., _Handler]", grpc.unary_unary_rpc_method_handler)
-            return make_unary(guarded_unary, handler.request_deserializer, handler.response_serializer)
+            return make_unary(guarded_unary, None, handler.response_serializer)
 
-        is_bidi = handler.request_streaming
         stream = cast("_Stream", handler.stream_stream if is_bidi else handler.unary_stream)
 
-        async def guarded_stream(requests: _Requests, context: _Context) -> None:
-            counting = cast("_Context", _CountingContext(context, metrics))
-            if isinstance(requests, Message):
-                metrics.received.inc()
-            await self._around(path, metrics, context, lambda: _run_stream(stream, requests, counting))
+        async def guarded_stream(raw: bytes | AsyncIterator[bytes], context: _Context) -> None:
+            inner = _StreamContext(cast("_RawContext", context), parse, metrics)
+
+            async def run() -> None:
+                if isinstance(raw, bytes):
+                    metrics.received.inc()
+                requests = _parsed(parse, raw) if isinstance(raw, bytes) else inner.read_all()
+                responses = stream(requests, cast("_Context", inner))
+                if inspect.isawaitable(responses):  # it reads and writes by the context
+                    await responses
+                    return
+                async for response in responses:
+                    await inner.write(response)
+
+            await self._around(path, metrics, context, run)
 
         make_stream = cast(
             "Callable[..., _Handler]",
             grpc.stream_stream_rpc_method_handler if is_bidi else grpc.unary_stream_rpc_method_handler,
         )
-        return make_stream(guarded_stream, handler.request_deserializer, handler.response_serializer)
+        return make_stream(guarded_stream, None, handler.response_serializer)
 
     async def _around(
         self, path: str, metrics: MethodMetrics, context: _Context, body: Callable[[], Awaitable[_Result]]
@@ -160,20 +183,19 @@ class Guard(aio.ServerInterceptor):
         return result
 
 
-async def _run_stream(behavior: _Stream, requests: _Requests, context: _Context) -> None:
-    """Run a stream's handler, whether it reads and writes by the context or is a generator of responses."""
-    responses = behavior(requests if isinstance(requests, Message) else _read_all(context), context)
-    if inspect.isawaitable(responses):
-        await responses
-        return
-    async for response in responses:
-        await context.write(response)
+def _parsed(parse: _Parse, raw: bytes) -> Message:
+    """Return the message in *raw*.
 
-
-async def _read_all(context: _Context) -> AsyncIterator[Message]:
-    """Yield the stream's messages, counted."""
-    while not is_end(message := await context.read()):
-        yield message
+    Raises:
+        InvalidRequest: there is none. Definite.
+    """
+    try:
+        return parse(raw)
+    except DecodeError:
+        raise InvalidRequest(
+            f"the {len(raw)} bytes of the request are not a message of this method; nothing was applied. "
+            "Compare the versions of client and server"
+        ) from None
 
 
 async def _abort(context: _Context, error: SwapTierError, request_id: str | None) -> NoReturn:
