@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from swaptier_server.config import Address, ConfigError, MetricsAddress, load_config, unknown_variables
 
 
