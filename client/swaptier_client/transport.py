@@ -22,7 +22,7 @@ from typing import Self
 from grpc import aio
 
 from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_client.area_calls import AreaCalls, HostArea
+from swaptier_client.area_calls import AreaCalls, HostArea, status_now
 from swaptier_client.channel import connect
 from swaptier_client.coalesce import QUEUE_OPS_MAX, Op, WaitingOps
 from swaptier_client.message import Message
@@ -94,6 +94,7 @@ class TierStream:
         self._batch_slots_max = BATCH_SLOTS_MAX
         self._broken: str | None = None
         """Why nothing can be sent any more, for the error messages."""
+        self._first_status: aio.AioRpcError | None = None
         self._is_closing = False
         self._pump_sleeps: asyncio.Future[None] | None = None
         self._room_waiters: list[asyncio.Future[None]] = []
@@ -118,6 +119,7 @@ class TierStream:
         self.server_epoch, self.reopened = opened.server_epoch, opened.reopened
         self._batch_slots_max = opened.batch_slots_max
         self._call = self._calls.exchange()
+        self._call.add_done_callback(self._on_call_end)
         self._tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._read())]
         for task in self._tasks:
             task.add_done_callback(self._on_task_end)
@@ -242,10 +244,11 @@ class TierStream:
         try:
             async for response in self._call:
                 self._answer(response)
-        except aio.AioRpcError as rpc_error:
+        except aio.AioRpcError as error:
+            end = self._first_status or error
             # A server that drains says so, and that what it left unanswered had no effect.
-            error = status.from_rpc_error(rpc_error)
-            self._break(f"the stream broke. {error}", is_definite=error.definite)
+            is_definite = status.from_rpc_error(end).definite
+            self._break(f"the stream broke: {end.code().name} ({end.details()})", is_definite=is_definite)
         except ServerDefect as error:
             self._break(f"the stream was torn down: {error}")
         else:
@@ -311,6 +314,11 @@ class TierStream:
         self._wake_pump()
         _wake_all(self._room_waiters)
         _wake_all(self._drain_waiters)
+
+    def _on_call_end(self, _call: object) -> None:
+        """Keep the stream's status; what comes later may be grpc's own."""
+        if self._first_status is None:
+            self._first_status = status_now(self._call)
 
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
         """Leave nobody waiting if the pump or the reader ended in a way it should not."""

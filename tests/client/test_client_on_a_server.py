@@ -96,11 +96,25 @@ async def test_a_replaced_host_is_told_to_stop_and_the_stream_survives_the_refus
         assert refused.value.definite
 
 
-async def test_a_server_that_drains_ends_the_stream_and_later_requests_are_unreachable(server: TierServer) -> None:
-    """After the drain: definite, because nothing is sent any more."""
+async def test_a_drain_under_load_leaves_no_request_unknown_and_tells_the_truth(server: TierServer) -> None:
+    """Every path fails definitely, and the tier has exactly the stores that were answered: none more, none less."""
+    answered = dict.fromkeys(range(AREA.slots), 0)
+
+    def store_for_ever(offset: int) -> Path[None]:
+        while True:
+            yield from ask(Store(SwapEntry(0, offset), answered[offset] + 1, page(offset)))
+            answered[offset] += 1
+
     async with TierStream(str(server.listening), AREA) as stream:
-        await stream.submit(Store(SwapEntry(0, 1), 1, ZERO_PAGE))
+        driver = Driver([stream], seed=1)
+        paths = [asyncio.ensure_future(driver.run(store_for_ever(offset))) for offset in answered]
+        while min(answered.values()) < 3:
+            await stream.stat()
         await server.drain()
-        with pytest.raises(TierUnreachable) as failure:
-            await stream.submit(Store(SwapEntry(0, 2), 1, ZERO_PAGE))
-        assert failure.value.definite
+        failures = await asyncio.gather(*paths, return_exceptions=True)
+    assert {type(failure) for failure in failures} == {TierUnreachable}
+    assert [failure.definite for failure in failures if isinstance(failure, TierUnreachable)] == [True] * AREA.slots
+    assert "shutting down" in str(failures[0])
+    area = server.tier.areas["area"]
+    in_the_tier = {offset: area.load(offset, 1, LoadMode.SHARED).generation for offset in answered}
+    assert in_the_tier == answered
