@@ -16,6 +16,8 @@ from swaptier_server.config import PROGRAM, ConfigError, ServerConfig, load_conf
 from swaptier_server.malloc import keep_freed_memory
 
 STATUS_CONFIG = 2
+LAST_TASKS_SECONDS_MAX = 1.0
+"""They need milliseconds; whatever hangs is not worth the wait."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -67,6 +69,11 @@ async def _serve(config: ServerConfig) -> None:
     _announce({"listening": server.listening, "metrics": server.metrics_address, "epoch": server.tier.epoch})
     await stop.wait()
     await server.drain()
+    # gRPC prints a traceback for each of its tasks that asyncio.run() would cancel; those of calls that were cut off
+    # end by themselves within some turns.
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=LAST_TASKS_SECONDS_MAX)
 
 
 def _announce(facts: dict[str, str | int | None]) -> None:

@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.server.conftest import header_message
 from tests.server.test_exchange import STUCK_SECONDS, load_message
 
@@ -85,10 +86,8 @@ def run(*flags: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@asynccontextmanager
-async def stub_of(server: Running) -> AsyncIterator["swaptier_pb2_grpc.SwapTierServiceAsyncStub"]:
-    async with aio.insecure_channel(server.listening, options=CHANNEL_OPTIONS) as channel:
-        yield swaptier_pb2_grpc.SwapTierServiceStub(channel)
+def channel_to(server: Running) -> aio.Channel:
+    return aio.insecure_channel(server.listening, options=CHANNEL_OPTIONS)
 
 
 async def store_two_pages(stub: "swaptier_pb2_grpc.SwapTierServiceAsyncStub") -> None:
@@ -100,9 +99,12 @@ async def store_two_pages(stub: "swaptier_pb2_grpc.SwapTierServiceAsyncStub") ->
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_drains_says_what_was_dropped_and_exits_0(signum: int) -> None:
-    """With a client still connected and its stream open."""
+    """With a client still connected, its stream open and its Health.Watch running; no traceback in the log."""
     with running("--drain-seconds", "60") as server:
-        async with stub_of(server) as stub:
+        async with channel_to(server) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            await watch.read()
+            stub = swaptier_pb2_grpc.SwapTierServiceStub(channel)
             await store_two_pages(stub)
             call = stub.Exchange()
             await call.write(load_message(1))
@@ -119,7 +121,8 @@ async def test_a_signal_drains_says_what_was_dropped_and_exits_0(signum: int) ->
 async def test_a_second_signal_ends_the_drain_at_once() -> None:
     """A client that reads no answers would hold it up for --drain-seconds."""
     with running("--drain-seconds", "600") as server:
-        async with stub_of(server) as stub:
+        async with channel_to(server) as channel:
+            stub = swaptier_pb2_grpc.SwapTierServiceStub(channel)
             await store_two_pages(stub)
             call = stub.Exchange()
             while True:
