@@ -163,7 +163,11 @@ class ServerConfig(BaseSettings):
         MetricsAddress("127.0.0.1:9464"), description="where to serve Prometheus metrics: HOST:PORT, or off"
     )
     pool_limit: Size = Field(
-        Size(64 << 20), ge=0, le=POOL_BYTES_MAX, description="compressed bytes the pool may hold, as in 64MiB"
+        Size(64 << 20),
+        ge=0,
+        le=POOL_BYTES_MAX,
+        description="compressed bytes the pool may hold, as in 64MiB; pages it refuses go to the areas' devices, "
+        "which are in memory too and not limited by this",
     )
     accept_threshold_percent: int = Field(
         90, ge=1, le=100, description="a pool that reached its limit accepts again below this part of it"

@@ -45,19 +45,14 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         header = request_codec.decode_header(request.header)
         client = _client(header)
         older = self._tier.areas.get(header.area)
-        dropped_pages = 0 if older is None else older.stored_pages + older.device_pages
+        replaced = {} if older is None else {"replaces_epoch": older.client.epoch, "dropped_pages": _held_pages(older)}
         area, is_reopened = self._tier.swapon(
             client, header.area, request.slots, request_codec.decode_options(request.options)
         )
         self._activity.touch(client, self._now_ns())
         if not is_reopened:
             self._log.info(
-                "area_opened",
-                **_names(header),
-                slots=area.slots,
-                options=area.options._asdict(),
-                replaces_epoch=None if older is None else older.client.epoch,
-                dropped_pages=dropped_pages,
+                "area_opened", **_names(header), slots=area.slots, options=area.options._asdict(), **replaced
             )
         return pb.SwaponResponse(
             server_epoch=self._tier.epoch,
@@ -177,6 +172,11 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         area = self._tier.area(_client(header), header.area)
         self._activity.touch(area.client, self._now_ns())
         return area
+
+
+def _held_pages(area: Area) -> int:
+    """Return how many pages would be lost with *area*: in the pool, and on its device where the pool refused them."""
+    return area.stored_pages + area.device_pages
 
 
 def _client(header: Header) -> Client:

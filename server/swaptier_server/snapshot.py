@@ -38,11 +38,6 @@ class TierSnapshot(NamedTuple):
     areas_expired: int
     is_ready: bool
 
-    @property
-    def held_pages(self) -> int:
-        """Pages in the pool and, where it refused them, on the devices."""
-        return sum(area.stored_pages + area.device_pages for area in self.areas)
-
 
 class LoopSnapshots:
     """Takes snapshots on the event loop for other threads. Made on the loop."""
