@@ -43,6 +43,8 @@ class Measures:
     duplicates_at_rest: int = 0
     duplicates_in_flight: int = 0
     """With a fault held after its load, the pages held twice by that; without those being filled."""
+    duplicate_page_seconds: float = 0.0
+    """The ledger's integral, without folios being filled."""
     wasted_recompressions: int = 0
 
 
@@ -258,5 +260,6 @@ def _measured(host: Host, result: Measures) -> Measures:
     result.double_loads = counters.double_loads
     result.misses_read_from_device = counters.tier_miss_must_exist
     result.duplicates_at_rest = host.duplication.pages_total
+    result.duplicate_page_seconds = sum(host.duplication.page_seconds(cause) for cause in _HELD_AFTER_LOAD)
     result.wasted_recompressions = counters.wasted_recompress
     return result
