@@ -19,6 +19,7 @@ from swaptier_client.mm.effects import Path, RequestReply, SwapEntry, Wait, Wait
 from swaptier_client.mm.errors import NotMapped, OutOfMemory
 from swaptier_client.mm.fault import swap_in
 from swaptier_client.mm.folio import Folio, Lru
+from swaptier_client.mm.invariants import check_host
 from swaptier_client.mm.page_table import PresentPte, SwapPte
 from swaptier_client.mm.policy import Policy
 from swaptier_client.mm.process import Process
@@ -130,6 +131,14 @@ class Host:
         pte.soft_dirty = True
         if pte.folio.entry is not None:
             self.duplication.observe(self.slot(pte.folio.entry))
+
+    def check_invariants(self, *, paths_running: int) -> None:
+        """Recount everything, while *paths_running* paths have begun and not ended. For tests and explorers: slow.
+
+        Raises:
+            AssertionError: a defect of mm.
+        """
+        check_host(self, paths_running=paths_running)
 
     def device(self, entry: SwapEntry) -> SwapDevice:
         """Return the swap device of *entry*."""
