@@ -19,6 +19,7 @@ from swaptier_client.mm.page_table import PresentPte, Pte, SwapPte
 from swaptier_client.mm.swap_map import SWAP_MAP_MAX
 
 if TYPE_CHECKING:
+    from swaptier_client.mm.folio import Folio
     from swaptier_client.mm.host import Host
     from swaptier_client.mm.swap_map import SwapSlot
 
@@ -183,12 +184,19 @@ def zap_entries(host: Host, process: Process, addresses: Iterable[int]) -> list[
             if host.device(pte.entry).put(slot) or swap_cache.try_to_free(host, slot):
                 freed.append(slot)
         elif pte is not None:
-            folio = pte.folio
-            folio.mappings.remove((process, address))
-            if folio.entry is not None:
-                slot = host.slot(folio.entry)
-                host.duplication.observe(slot)
-                if not folio.mappings and swap_cache.try_to_free(host, slot):
-                    freed.append(slot)
-            host.end_if_unused(folio)
+            freed += unmap_page(host, process, address, pte.folio)
     return freed
+
+
+def unmap_page(host: Host, process: Process, address: int, folio: Folio) -> list[SwapSlot]:
+    """Forget that *process* maps *folio* at *address*; return the slot that this leaves without any use, if it does.
+
+    Models: folio_remove_rmap_pte() and free_swap_cache().
+    """
+    folio.mappings.remove((process, address))
+    if folio.entry is None:
+        host.end_if_unused(folio)
+        return []
+    slot = host.slot(folio.entry)
+    host.duplication.observe(slot)
+    return [slot] if not folio.mappings and swap_cache.try_to_free(host, slot) else []
