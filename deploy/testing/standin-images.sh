@@ -16,7 +16,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 suite=${DEBIAN_SUITE:-trixie}
 python_image=${PYTHON_IMAGE:-localhost/swaptier-standin-python:3.13}
 prometheus_image=${PROMETHEUS_IMAGE:-localhost/swaptier-standin-prometheus:2}
-export CONTAINERS_CONF="${CONTAINERS_CONF:-$here/containers.conf}"
+# As sd_booted(3) tells: without systemd, podman's defaults do not work.
+[ -d /run/systemd/system ] || export CONTAINERS_CONF="${CONTAINERS_CONF:-$here/containers.conf}"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

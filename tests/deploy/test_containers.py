@@ -34,10 +34,9 @@ UP_SECONDS = 180
 HEALTHY_SECONDS = 90
 SERIES_SECONDS = 120
 POLL_SECONDS = 0.5
-STANDINS = {
-    "PYTHON_IMAGE": "localhost/swaptier-standin-python:3.13",
-    "PROMETHEUS_IMAGE": "localhost/swaptier-standin-prometheus:2",
-}
+STANDIN_SCRIPT = ROOT / "deploy/testing/standin-images.sh"
+STANDINS = dict(re.findall(r"\$\{([A-Z]+_IMAGE):-(localhost/[^}]+)\}", STANDIN_SCRIPT.read_text()))
+"""What that script makes, by the variable it stands for."""
 PORTS = {
     "server": ("SERVER_METRICS_PORT", "/metrics"),
     "loadgen": ("LOADGEN_METRICS_PORT", "/metrics"),
@@ -107,7 +106,8 @@ def engine() -> Engine:
         pytest.skip("no container engine: neither a docker daemon with `docker compose` nor podman is here")
     if beside is None:
         pytest.skip("podman is here, podman-compose is not: pip install podman-compose")
-    os.environ.setdefault("CONTAINERS_CONF", str(ROOT / "deploy/testing/containers.conf"))
+    if not Path("/run/systemd/system").is_dir():  # as sd_booted(3) tells
+        os.environ.setdefault("CONTAINERS_CONF", str(ROOT / "deploy/testing/containers.conf"))
     os.environ.setdefault("BUILDAH_FORMAT", "docker")  # the OCI format has no health check
     return Engine("podman", (beside,))
 
