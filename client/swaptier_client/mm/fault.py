@@ -94,20 +94,19 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
     yield Preempt("swap_in.read")
 
     injected = host.install_failure(process.pid, address) if read.was_read else None
-    if injected in AT_THE_FOLIO_LOCK or not folio.trylock():
-        if injected is None:
-            yield from folio.wait_unlocked()
-        return (yield from _abandon(host, fault, read, injected or InstallFailure.LOCK_CONTENDED))
+    if injected in AT_THE_FOLIO_LOCK:
+        return (yield from _abandon(host, fault, read, injected))
+    if not folio.trylock():
+        yield from folio.wait_unlocked()
+        return (yield from _abandon(host, fault, read, InstallFailure.LOCK_CONTENDED))
     if in_cache and slot.folio is not folio:
         folio.unlock()
         host.put_folio(folio)
         return FaultResult.RETRY
-    zapped = _disturb(host, fault, injected) if injected is not None else []
-    current = process.page_table.get(address)
-    if injected is InstallFailure.PAGE_TABLE_GONE or not pte_same(current, orig):
+    failure, zapped = _page_table_failure(host, fault, injected)
+    if failure is not None:
         folio.unlock()
-        cause = injected or _why_changed(current, orig)
-        yield from _abandon(host, fault, read, cause)
+        yield from _abandon(host, fault, read, failure)
         yield from swap_cache.free_slots(host, zapped)
         return FaultResult.RETRY
     if not folio.uptodate:
@@ -163,21 +162,32 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
     return ReadFolio(folio, was_read=True, generation=asked.generation)
 
 
-def _disturb(host: Host, fault: SwapFault, cause: InstallFailure) -> list[SwapSlot]:
-    """Do to the page table what *cause* stands for, as another thread would. Atomic; returns slots to be freed."""
-    process, address, orig, _ = fault.process, fault.address, fault.orig, fault.slot
-    if not pte_same(process.page_table.get(address), orig):
-        return []
-    match cause:
+def _page_table_failure(
+    host: Host, fault: SwapFault, injected: InstallFailure | None
+) -> tuple[InstallFailure | None, list[SwapSlot]]:
+    """Tell why the entry is not the one that was sampled, if it is not, and name slots to be freed. Atomic.
+
+    An *injected* cause is brought about here, as another thread would have. It does nothing to an entry that has
+    changed already.
+    """
+    process, address, orig = fault.process, fault.address, fault.orig
+    current = process.page_table.get(address)
+    if not pte_same(current, orig):
+        return _why_changed(current, orig), []
+    match injected:
+        case InstallFailure.PAGE_TABLE_GONE:
+            pass
         case InstallFailure.SOFT_DIRTY:
             process.page_table[address] = orig._replace(soft_dirty=not orig.soft_dirty)
         case InstallFailure.UFFD_WP:
             process.page_table[address] = orig._replace(uffd_wp=not orig.uffd_wp)
-        case InstallFailure.MOVED:
+        case InstallFailure.MOVED if address + MOVE_DISTANCE not in process.page_table:
             move_unguarded(host, process, address, address + MOVE_DISTANCE)
         case InstallFailure.ZAPPED:
-            return zap_entries(host, process, [address])
-    return []
+            return injected, zap_entries(host, process, [address])
+        case _:
+            return None, []
+    return injected, []
 
 
 def _why_changed(current: Pte | None, orig: SwapPte) -> InstallFailure:

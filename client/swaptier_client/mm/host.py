@@ -79,8 +79,9 @@ class Host:
         self.duplication = DuplicationLedger(now_ns)
         self.processes: dict[int, Process] = {}
         self._devices_in_turn = sorted(devices, key=lambda device: -device.priority)
-        self._memory_queue = WaitQueue("memory")
-        self._is_reclaiming = False
+        self.memory_queue = WaitQueue("memory")
+        self.is_reclaiming = False
+        """A charge reclaims; the others wait in `memory_queue`."""
         self._request_id = 0
         self._pid = 0
 
@@ -182,6 +183,7 @@ class Host:
         """Remember what the tier keeps after a store, and count it."""
         assert isinstance(reply, SlotReply)
         slot.in_doubt = False
+        self.device(slot.entry).is_dead = False
         self.counters.stores += 1
         slot.in_pool = reply.outcome is Outcome.STORED
         slot.on_device = reply.outcome is Outcome.DEVICE
@@ -212,7 +214,7 @@ class Host:
         """Drop a reference; the folio ends with its last use. Models: folio_put()."""
         assert folio.refs > 0
         folio.refs -= 1
-        self._memory_queue.wake_all()
+        self.memory_queue.wake_all()
         self.end_if_unused(folio)
 
     def end_if_unused(self, folio: Folio) -> None:
@@ -222,7 +224,7 @@ class Host:
         assert not folio.is_locked, "a folio ended while locked"
         self.lru.discard(folio)
         self.resident_pages -= 1
-        self._memory_queue.wake_all()
+        self.memory_queue.wake_all()
 
     def try_charge(self) -> bool:
         """Take one page if there is room, without reclaim."""
@@ -238,23 +240,30 @@ class Host:
         """
         rounds_without_progress = 0
         while self.resident_pages >= self.resident_pages_max:
-            if self._is_reclaiming:
-                yield Wait(self._memory_queue)
+            if self.is_reclaiming:
+                yield Wait(self.memory_queue)
                 continue
             if rounds_without_progress == RECLAIM_RETRIES_MAX:
                 raise OutOfMemory(
                     f"{self.resident_pages} pages are resident, the limit is {self.resident_pages_max}, and none "
                     "could be reclaimed; nothing was lost. Raise the resident limit or the number of swap slots"
                 )
-            self._is_reclaiming = True
+            self.is_reclaiming = True
             try:
                 freed = yield from swap_out(self)
             finally:
-                self._is_reclaiming = False
-                self._memory_queue.wake_all()
+                self.is_reclaiming = False
+                self.memory_queue.wake_all()
             rounds_without_progress = 0 if freed else rounds_without_progress + 1
-            if not freed and any(folio.is_locked or folio.is_private for folio in self.lru.folios):
-                # Faults are between their read and their mapping: wait for one of them. None of these waits for memory.
+            if not freed and self._is_memory_on_its_way():
                 rounds_without_progress = 0
-                yield Wait(self._memory_queue)
+                yield Wait(self.memory_queue)
         self.resident_pages += 1
+
+    def _is_memory_on_its_way(self) -> bool:
+        """Tell whether faults are between charging a folio and mapping it: each will drop a reference soon.
+
+        Such a fault holds its folio locked, private, or not yet on the list, and does not wait for memory meanwhile.
+        """
+        folios = self.lru.folios
+        return self.resident_pages > len(folios) or any(folio.is_locked or folio.is_private for folio in folios)

@@ -181,7 +181,9 @@ def zap_entries(host: Host, process: Process, addresses: Iterable[int]) -> list[
         pte = process.page_table.pop(address, None)
         if isinstance(pte, SwapPte):
             slot = host.slot(pte.entry)
-            if host.device(pte.entry).put(slot) or swap_cache.try_to_free(host, slot):
+            # A folio that others still map keeps its slot, unless swap is short. Models: TTRS_UNMAPPED | TTRS_FULL.
+            may_free = slot.folio is None or not slot.folio.mappings or host.is_swap_full()
+            if host.device(pte.entry).put(slot) or (may_free and swap_cache.try_to_free(host, slot)):
                 freed.append(slot)
         elif pte is not None:
             freed += unmap_page(host, process, address, pte.folio)

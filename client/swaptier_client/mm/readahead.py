@@ -60,6 +60,10 @@ class Readahead:
         self._previous = 0
         """Where the last fault was: a slot for CLUSTER, an address for VMA."""
 
+    def state(self) -> tuple[int, int, int]:
+        """Return all that the next window depends on."""
+        return self._hits, self._window, self._previous
+
     def note_lookup(self, host: Host, folio: Folio) -> None:
         """Count a fault that found *folio* in the swapcache, if it was read ahead. Models: swap_cache_get_folio()."""
         if folio.readahead:

@@ -248,6 +248,7 @@ def take_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply: Loa
     counters = host.counters
     counters.loads += 1
     slot.in_doubt = False
+    host.device(slot.entry).is_dead = False
     folio.source = reply.outcome
     content = reply.content()
     if content is None:
