@@ -12,11 +12,13 @@ from swaptier_client.mm import swap_cache
 from swaptier_client.mm.effects import Path
 from swaptier_client.mm.folio import Folio
 from swaptier_client.mm.page_table import PresentPte
+from swaptier_client.mm.process import unmap_page
 from swaptier_wire.types import ZERO_PAGE
 
 if TYPE_CHECKING:
     from swaptier_client.mm.host import Host
     from swaptier_client.mm.process import Process
+    from swaptier_client.mm.swap_map import SwapSlot
 
 
 def do_anonymous_page(host: Host, process: Process, address: int) -> Path[None]:
@@ -69,15 +71,16 @@ def do_wp_page(host: Host, process: Process, address: int) -> Path[None]:
 
 
 def _copy(host: Host, process: Process, address: int, pte: PresentPte) -> Path[None]:
-    folio = swap_cache.get(pte.folio)
+    """Map a copy of the page of *pte*, which needs no reference meanwhile: as long as *pte* is mapped, its page is."""
     yield from host.charge()
-    copy = Folio(folio.content)
+    copy = Folio(pte.folio.content)
+    freed: list[SwapSlot] = []
     # Recheck: charging may have slept, and the page may have been reclaimed, zapped or written by another thread.
     if process.page_table.get(address) is pte and not pte.writable:
-        folio.mappings.remove((process, address))
+        freed = unmap_page(host, process, address, pte.folio)
         _map_new(host, process, address, copy)
     host.put_folio(copy)
-    host.put_folio(folio)
+    yield from swap_cache.free_slots(host, freed)
 
 
 def _map_new(host: Host, process: Process, address: int, folio: Folio) -> None:
