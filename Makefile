@@ -19,6 +19,9 @@ COMPOSE ?= $(shell if docker compose version >/dev/null 2>&1 && docker info >/de
 # podman drops an image's health check in its own default format.
 export BUILDAH_FORMAT ?= docker
 
+# Which services `make up` starts; all of them when empty.
+SERVICES ?=
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help venv run test check lint format type proto lock wheel up down test-containers clean .compose
@@ -68,7 +71,7 @@ wheel: venv ## Build the wheel into dist/
 	$(BIN)/python -m hatchling build --target wheel
 
 up: venv .compose ## Start server, load generator, Prometheus and Grafana in containers
-	$(COMPOSE) --file deploy/compose.yaml up --build --detach
+	$(COMPOSE) --file deploy/compose.yaml up --build --detach $(SERVICES)
 	@echo "dashboard: http://127.0.0.1:3000   prometheus: http://127.0.0.1:9090   stop: make down"
 
 down: venv .compose ## Stop these containers and forget their data
