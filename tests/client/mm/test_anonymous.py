@@ -1,4 +1,4 @@
-"""First touches and writes to read-only pages: who gets a copy, who gets the page, and what waiting for memory changes."""
+"""First touches and writes to read-only pages: who gets a copy, who gets the page, what waiting changes."""
 
 import pytest
 
@@ -44,7 +44,7 @@ def test_a_write_after_fork_leaves_the_other_process_its_page() -> None:
 
 
 def test_a_copy_that_cannot_be_charged_leaves_nothing_behind() -> None:
-    """All memory is taken and nothing can be swapped out: the write fails, both pages stay, and no reference is lost."""
+    """Memory is taken and nothing can be swapped out: the write fails, both pages stay, and no reference is lost."""
     stage = Stage(POLICIES["shared"], slots=1, resident_pages_max=2)
     parent = stage.host.spawn()
     stage.do(stage.write(parent, 0, OLD))
