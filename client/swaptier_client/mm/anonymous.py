@@ -71,15 +71,19 @@ def do_wp_page(host: Host, process: Process, address: int) -> Path[None]:
 
 
 def _copy(host: Host, process: Process, address: int, pte: PresentPte) -> Path[None]:
-    """Map a copy of the page of *pte*, which needs no reference meanwhile: as long as *pte* is mapped, its page is."""
-    yield from host.charge()
-    copy = Folio(pte.folio.content)
+    # Held, so that reclaim cannot answer the charge by taking the very page that is to be copied, again and again.
+    folio = swap_cache.get(pte.folio)
     freed: list[SwapSlot] = []
-    # Recheck: charging may have slept, and the page may have been reclaimed, zapped or written by another thread.
-    if process.page_table.get(address) is pte and not pte.writable:
-        freed = unmap_page(host, process, address, pte.folio)
-        _map_new(host, process, address, copy)
-    host.put_folio(copy)
+    try:
+        yield from host.charge(holding=folio)
+        copy = Folio(folio.content)
+        # Recheck: charging may have slept, and the page may have been unmapped, zapped or written by another thread.
+        if process.page_table.get(address) is pte and not pte.writable:
+            freed = unmap_page(host, process, address, folio)
+            _map_new(host, process, address, copy)
+        host.put_folio(copy)
+    finally:
+        host.put_folio(folio)
     yield from swap_cache.free_slots(host, freed)
 
 

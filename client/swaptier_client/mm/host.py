@@ -82,6 +82,8 @@ class Host:
         self.memory_queue = WaitQueue("memory")
         self.is_reclaiming = False
         """A charge reclaims; the others wait in `memory_queue`."""
+        self._held_by_waiters: list[Folio] = []
+        """Folios of paths that are in charge(): waiting for one of these would be waiting for a waiter."""
         self._request_id = 0
         self._pid = 0
 
@@ -233,11 +235,27 @@ class Host:
         self.resident_pages += 1
         return True
 
-    def charge(self) -> Path[None]:
+    def charge(self, holding: Folio | None = None) -> Path[None]:
         """Make room for one page and take it. One path reclaims at a time; the others wait for what it frees.
+
+        *holding* is a folio that the caller keeps meanwhile, and that nobody should wait for.
+
+        Raises:
+            OutOfMemory: definite.
+            SwapTierError: reclaim could not store.
 
         Models: try_charge_memcg().
         """
+        if holding is not None:
+            self._held_by_waiters.append(holding)
+        try:
+            yield from self._make_room()
+        finally:
+            if holding is not None:
+                self._held_by_waiters.remove(holding)
+        self.resident_pages += 1
+
+    def _make_room(self) -> Path[None]:
         rounds_without_progress = 0
         while self.resident_pages >= self.resident_pages_max:
             if self.is_reclaiming:
@@ -258,7 +276,6 @@ class Host:
             if not freed and self._is_memory_on_its_way():
                 rounds_without_progress = 0
                 yield Wait(self.memory_queue)
-        self.resident_pages += 1
 
     def _is_memory_on_its_way(self) -> bool:
         """Tell whether faults are between charging a folio and mapping it: each will drop a reference soon.
@@ -266,4 +283,6 @@ class Host:
         Such a fault holds its folio locked, private, or not yet on the list, and does not wait for memory meanwhile.
         """
         folios = self.lru.folios
-        return self.resident_pages > len(folios) or any(folio.is_locked or folio.is_private for folio in folios)
+        return self.resident_pages > len(folios) or any(
+            (folio.is_locked or folio.is_private) and folio not in self._held_by_waiters for folio in folios
+        )

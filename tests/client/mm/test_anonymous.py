@@ -9,7 +9,7 @@ from swaptier_client.mm.page_table import PresentPte
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import fork, zap
 from swaptier_client.mm.reclaim import swap_out
-from swaptier_loadgen.explore.lockstep import at_preempt
+from swaptier_loadgen.explore.lockstep import at_preempt, at_wait
 from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.specification import page_version, swap_out_everything
 from swaptier_wire.types import ZERO_PAGE
@@ -72,6 +72,28 @@ def test_a_page_zapped_while_its_copy_is_charged_is_not_mapped_again() -> None:
     stage.lockstep.finish(writer)
     assert stage.do(stage.read(child, 0)) == NEW
     assert stage.do(stage.read(parent, 0)) == OLD
+    stage.check()
+
+
+def test_a_copy_waits_for_no_page_that_another_copy_holds() -> None:
+    """T1 and T2 each copy a page and wait for memory, both pages are zapped meanwhile: nobody is left to wait for.
+
+    The pages they hold are private then, as those of a fault that is about to map; but these two will not give theirs
+    back before they get more memory. Both must end, here with no memory.
+    """
+    stage = Stage(POLICIES["shared"], slots=1, resident_pages_max=2)
+    parent = stage.host.spawn()
+    stage.do(stage.write(parent, 0, OLD))
+    stage.do(stage.write(parent, 1, OLD))
+    child = stage.do(fork(stage.host, parent))
+    copiers = [stage.spawn(f"T{at}", stage.write(child, at, NEW)) for at in (0, 1)]
+    stage.lockstep.run_until(copiers[0], at_preempt("swap_out.written"))
+    stage.lockstep.run_until(copiers[1], at_wait)
+    for process in (parent, child):
+        stage.do(zap(stage.host, process, [0, 1]))
+    stage.check()
+    with pytest.raises(OutOfMemory):
+        stage.lockstep.run()
     stage.check()
 
 
