@@ -128,6 +128,11 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
         in_pool = (yield from ask(Lookup(slot.entry))).outcome is Outcome.HIT
     folio = yield from host.alloc_folio()
     yield Preempt("swap_in.allocated")
+    if slot.lost is not None:
+        # Recheck: another fault's store-back may have been refused meanwhile, and the device has no copy either. The
+        # next trip gets SIGBUS.
+        host.free_folio(folio)
+        return None
     if policy.pins:
         # Recheck: allocating may have slept, and the slot may be pinned, cached or free by now.
         result = host.device(slot.entry).prepare(slot)

@@ -147,7 +147,10 @@ def read(host: Host, slot: SwapSlot, neighbours: Sequence[SwapSlot] = ()) -> Pat
     if slot.folio is not None:
         return found(slot.folio, slot)
     folio = yield from host.alloc_folio()
-    # Recheck: allocating may have slept, and another fault may have been first.
+    # Recheck: allocating may have slept, and another fault may have been first, or have lost the page.
+    if slot.lost is not None:
+        host.free_folio(folio)
+        return None
     result = host.device(slot.entry).prepare(slot)
     if result is not PrepareResult.OK:
         host.free_folio(folio)
