@@ -141,6 +141,7 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
             yield from swap_cache.wait_for_pin(host, slot, result)
             return None
         slot.reader = folio
+        host.duplication.observe(slot)
     if slot.is_zero:
         host.lru.add(folio)
         swap_cache.fill_with_zeros(host, folio)
@@ -153,7 +154,6 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
             swap_cache.insert(slot, folio)
         # On the list before the read, as folio_add_lru() is: from its unlock on, reclaim may hold this folio's lock.
         host.lru.add(folio)
-        host.duplication.observe(slot)
         asked = swap_cache.load_of(host, slot, policy.swapcache_mode if in_pool else policy.bypass_mode)
         reply = yield from load(asked)
     except SwapTierError as error:
