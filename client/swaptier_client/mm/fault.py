@@ -125,6 +125,8 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
     policy = host.policy
     in_pool = False
     if policy.pool_lookup is PoolLookup.BEFORE_PIN:
+        # Nothing holds what the swapcache said a moment ago: the page may be taken into it before the pool is asked.
+        yield Preempt("swap_in.cache_missed")
         in_pool = (yield from ask(Lookup(slot.entry))).outcome is Outcome.HIT
     folio = yield from host.alloc_folio()
     yield Preempt("swap_in.allocated")
