@@ -184,9 +184,12 @@ class Host:
     def note_stored(self, slot: SwapSlot, reply: RequestReply) -> None:
         """Remember what the tier keeps after a store, and count it."""
         assert isinstance(reply, SlotReply)
-        slot.in_doubt = False
         self.device(slot.entry).is_dead = False
         self.counters.stores += 1
+        if reply.outcome not in (Outcome.STORED, Outcome.DEVICE, Outcome.REJECTED):
+            # Damaged or late: the tier changed nothing, and an older page that it has is still there to be freed.
+            return
+        slot.in_doubt = False
         slot.in_pool = reply.outcome is Outcome.STORED
         slot.on_device = reply.outcome is Outcome.DEVICE
         slot.entry_bytes = reply.entry_bytes

@@ -145,7 +145,7 @@ def _write(host: Host, pageouts: list[Pageout]) -> Path[None]:
             failure = host.note_failure(slot, reply)
         elif isinstance(request, Store):
             host.note_stored(slot, reply)
-            folio.dirty |= reply.outcome in (Outcome.REJECTED, Outcome.ERROR)
+            folio.dirty |= reply.outcome not in (Outcome.STORED, Outcome.DEVICE)
         else:
             slot.in_pool = slot.on_device = False
     for folio, slot, _ in pageouts:
