@@ -255,7 +255,8 @@ def _abandon(host: Host, fault: SwapFault, read: ReadFolio, cause: InstallFailur
         host.counters.fault_retries += 1
         host.put_folio(folio)
         return FaultResult.RETRY
-    from_pool = folio.source in (Outcome.HIT, Outcome.SAME_FILLED)
+    # Or from a device that frees on read: then, too, the tier may have given its only copy away.
+    from_pool = folio.source in (Outcome.HIT, Outcome.SAME_FILLED) or folio.dirty
     # Owed: the slot still has users and still holds the version that was read. Whether this folio is the only copy of
     # it is the policy's doing.
     is_owed = from_pool and slot.count > 0 and slot.generation == read.generation
@@ -264,28 +265,41 @@ def _abandon(host: Host, fault: SwapFault, read: ReadFolio, cause: InstallFailur
     host.counters.install_failures[cause] += 1
     host.counters.install_failures_owed += is_owed
     host.counters.discarded += from_pool and fault.address not in fault.process.page_table
+    failure: BaseException | None = None
     if took_only_copy and host.policy.stores_back:
-        yield from _store_back(host, slot, folio)
+        failure = yield from _store_back(host, slot, folio)
     elif took_only_copy:
         host.on_only_copy_dropped(slot)
     yield from _finish(host, slot, folio)
+    if failure is not None:
+        raise failure
     return FaultResult.RETRY
 
 
-def _store_back(host: Host, slot: SwapSlot, folio: Folio) -> Path[None]:
-    """Give the page back to the tier, under the pin. If nobody takes it, the page is lost and known to be.
+def _store_back(host: Host, slot: SwapSlot, folio: Folio) -> Path[BaseException | None]:
+    """Give the page back to the tier, under the pin; return why it could not be asked, if it could not.
+
+    If nobody takes the page, it is lost and known to be. If it is unknown whether the tier took it, the slot is in
+    doubt, and its next load will tell.
 
     Models: Yosry Ahmed's proposal in the seed's thread.
     """
     assert slot.reader is folio and folio.content is not None
     slot.generation += 1
-    reply = yield from ask(Store(slot.entry, slot.generation, folio.content))
+    try:
+        reply = yield from ask(Store(slot.entry, slot.generation, folio.content))
+    except SwapTierError as error:
+        if error.definite:
+            host.counters.storeback_rejected += 1
+            slot.lost = DetectedLoss.UNREACHABLE
+        return host.note_failure(slot, error)
     host.note_stored(slot, reply)
-    if reply.outcome is Outcome.REJECTED:
+    if slot.in_pool or slot.on_device:
+        host.counters.storeback_stored += 1
+    else:
         host.counters.storeback_rejected += 1
         slot.lost = DetectedLoss.STOREBACK_REJECTED
-    else:
-        host.counters.storeback_stored += 1
+    return None
 
 
 def _finish(host: Host, slot: SwapSlot, folio: Folio, *, last_use: bool = False) -> Path[None]:

@@ -250,7 +250,6 @@ def take_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply: Loa
     """
     counters = host.counters
     counters.loads += 1
-    slot.in_doubt = False
     host.device(slot.entry).is_dead = False
     folio.source = reply.outcome
     content = reply.content()
@@ -260,6 +259,9 @@ def take_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply: Loa
         folio.content = content
         folio.uptodate = True
         folio.backed_checksum = reply.checksum
+    if slot.generation == asked.generation:
+        # Else, without a pin, the slot is another page's by now, and the reply says nothing of that one.
+        _settle(slot, folio, reply)
     if reply.outcome in (Outcome.HIT, Outcome.SAME_FILLED):
         counters.zswpin += 1
         slot.pool_loads += 1
@@ -273,7 +275,26 @@ def take_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply: Loa
     elif reply.outcome is Outcome.DEVICE:
         counters.pswpin += 1
         counters.tier_miss_must_exist += reply.generation != asked.generation
+        if host.policy.device_free_on_read and reply.generation == slot.generation:
+            # The device dropped what it read out, so this is the only copy, and dirty, as in b430e9d1c6d4.
+            folio.dirty = True
+            slot.on_device = False
     host.duplication.observe(slot)
+
+
+def _settle(slot: SwapSlot, folio: Folio, reply: LoadReply) -> None:
+    """Learn from *reply* what became of the page that *slot* is in doubt about, or that it is lost for good."""
+    match reply.outcome:
+        case Outcome.LOST:
+            slot.in_pool = slot.on_device = slot.in_doubt = False
+            slot.lost = folio.read_error
+        case Outcome.STALE_GENERATION:
+            # The tier has an older page instead, which it has still to be told to forget.
+            slot.lost, slot.in_doubt = folio.read_error, True
+        case Outcome.HIT | Outcome.SAME_FILLED if slot.in_doubt:
+            slot.in_pool, slot.on_device, slot.in_doubt = True, False, False
+        case Outcome.DEVICE if slot.in_doubt and reply.generation == slot.generation:
+            slot.in_pool, slot.on_device, slot.in_doubt = False, True, False
 
 
 def _loss_of(reason: Reason) -> DetectedLoss:
