@@ -139,6 +139,14 @@ class Lru:
             isolated.append(folio)
         return isolated
 
+    def isolate_one(self, folio: Folio) -> bool:
+        """Take *folio* off the list if it is on it and unlocked, touched or not. Models: folio_isolate_lru()."""
+        if folio.is_locked or folio not in self.folios:
+            return False
+        del self.folios[folio]
+        folio.refs += 1
+        return True
+
     def putback(self, folio: Folio) -> None:
         """Return an isolated folio to the end of the list; the caller then drops isolate()'s reference."""
         self.add(folio)

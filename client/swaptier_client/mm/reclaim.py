@@ -9,6 +9,8 @@ Left out: file pages, large folios, writeback throttling. The stores of one batc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from swaptier_client.mm import swap_cache
@@ -20,6 +22,7 @@ from swaptier_wire.types import ZERO_PAGE, Outcome, page_checksum
 if TYPE_CHECKING:
     from swaptier_client.mm.folio import Folio
     from swaptier_client.mm.host import Host
+    from swaptier_client.mm.process import Process
     from swaptier_client.mm.swap_map import SwapSlot
 
 SWAP_CLUSTER_MAX = 32
@@ -42,9 +45,32 @@ def swap_out(host: Host, wanted: int = SWAP_CLUSTER_MAX) -> Path[int]:
     Raises:
         SwapTierError: a store could not be made; its folios stay dirty in the swapcache, nothing is lost.
 
-    Models: shrink_inactive_list() and shrink_folio_list().
+    Models: shrink_inactive_list().
     """
-    isolated = host.lru.isolate(min(wanted, SWAP_CLUSTER_MAX))
+    return (yield from _shrink(host, host.lru.isolate(min(wanted, SWAP_CLUSTER_MAX))))
+
+
+def pageout(host: Host, process: Process, addresses: Iterable[int]) -> Path[int]:
+    """Reclaim the pages of *process* at *addresses*, touched lately or not, and return how many were freed.
+
+    Pages that somebody else maps too, or has locked, are left alone. At most SWAP_CLUSTER_MAX pages.
+
+    Raises:
+        SwapTierError: as swap_out().
+
+    Models: madvise(MADV_PAGEOUT), reclaim_pages().
+    """
+    isolated: list[Folio] = []
+    for address in islice(addresses, SWAP_CLUSTER_MAX):
+        pte = process.page_table.get(address)
+        if isinstance(pte, PresentPte) and len(pte.folio.mappings) == 1 and host.lru.isolate_one(pte.folio):
+            pte.folio.referenced = False
+            isolated.append(pte.folio)
+    return (yield from _shrink(host, isolated))
+
+
+def _shrink(host: Host, isolated: list[Folio]) -> Path[int]:
+    """Write out and free the *isolated* folios, and put back those that cannot be. Models: shrink_folio_list()."""
     locked = [folio for folio in isolated if folio.trylock()]
     for folio in isolated:
         if not folio.is_locked:
