@@ -24,6 +24,12 @@ class InvalidRequest(SwapTierError):
     reason = "INVALID_REQUEST"
 
 
+class Unauthenticated(SwapTierError):
+    """The server asks who calls, and the call did not say, or not truly. Definite."""
+
+    reason = "UNAUTHENTICATED"
+
+
 class UnknownArea(SwapTierError):
     """No such area is open. Definite."""
 
@@ -52,6 +58,11 @@ class LimitReached(SwapTierError):
     """A bound of the server. Nothing was applied; retry later or smaller. Definite."""
 
     reason = "LIMIT_REACHED"
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        """When the same request may succeed; None where waiting alone does not help."""
 
 
 class Draining(SwapTierError):

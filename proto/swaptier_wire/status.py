@@ -29,6 +29,7 @@ from swaptier_wire.errors import (
     ServerDefect,
     SwapTierError,
     TierUnreachable,
+    Unauthenticated,
     UnknownArea,
 )
 
@@ -39,6 +40,7 @@ Answered = TypeVar("Answered")
 
 STATUS_CODES: dict[type[SwapTierError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     UnknownArea: grpc.StatusCode.NOT_FOUND,
     AreaExists: grpc.StatusCode.ALREADY_EXISTS,
     AreaNotOwned: grpc.StatusCode.PERMISSION_DENIED,
@@ -69,7 +71,7 @@ def status_code(error: SwapTierError) -> grpc.StatusCode:
 
 
 def rich_status(error: SwapTierError) -> status_pb2.Status:
-    """Return *error* as google.rpc.Status with an ErrorInfo."""
+    """Return *error* as google.rpc.Status with an ErrorInfo, and a RetryInfo where it pays to wait."""
     status = status_pb2.Status(code=status_code(error).value[0], message=_message(error))
     status.details.add().Pack(
         error_details_pb2.ErrorInfo(
@@ -78,6 +80,10 @@ def rich_status(error: SwapTierError) -> status_pb2.Status:
             metadata={"definite": "true" if error.definite else "false"},
         )
     )
+    if isinstance(error, LimitReached) and error.retry_after_seconds is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(error.retry_after_seconds * 1000))
+        status.details.add().Pack(retry)
     return status
 
 
@@ -101,7 +107,10 @@ def from_rpc_error(error: grpc.RpcError) -> SwapTierError:
     for detail in () if status is None else status.details:
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info) and info.domain == DOMAIN:
-            return _from_reason(info.reason, details, definite=info.metadata.get("definite") == "true")
+            refusal = _from_reason(info.reason, details, definite=info.metadata.get("definite") == "true")
+            if isinstance(refusal, LimitReached):
+                refusal.retry_after_seconds = _retry_after_seconds(status)
+            return refusal
     return _from_bare_status(code, details)
 
 
@@ -119,6 +128,14 @@ def encode_exchange_error(server_epoch: int, request_id: int, error: SwapTierErr
 def decode_exchange_error(message: pb.ExchangeError) -> SwapTierError:
     """Return why a message of the stream was refused: definite, as the contract has it, except ServerDefect."""
     return _from_reason(message.reason, message.message, definite=message.reason != ServerDefect.reason)
+
+
+def _retry_after_seconds(status: status_pb2.Status) -> float | None:
+    for detail in status.details:
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(retry):
+            return float(retry.retry_delay.ToMilliseconds() / 1000)
+    return None
 
 
 def _from_reason(reason: str, message: str, *, definite: bool) -> SwapTierError:

@@ -268,3 +268,11 @@ def test_the_area_of_an_error_is_only_told_apart_by_its_reason() -> None:
         "UNREACHABLE",
     }
     assert status_code(UnknownArea("x")) is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("seconds", [None, 0.05, 3.0])
+async def test_a_limit_says_when_to_try_again_where_waiting_helps(served: Served, seconds: float | None) -> None:
+    """As google.rpc.RetryInfo, which clients in other languages know."""
+    got = await served.refusal(LimitReached("too many requests in flight", retry_after_seconds=seconds))
+    assert isinstance(got, LimitReached)
+    assert got.retry_after_seconds == seconds

@@ -13,13 +13,18 @@ Rules for every RPC below:
   - A valid batch is atomic per slot, not as a batch: each slot has its own outcome, in the order of `offsets`.
   - Columns are parallel: `generations`, `modes`, `request_ids`, `checksums` have one element per element of
     `offsets`; an offset may appear once in one batch.
-  - Statuses used by all: INVALID_ARGUMENT (the request can never succeed as written), NOT_FOUND (no such area:
-    Swapon first), PERMISSION_DENIED (the area is another client's), FAILED_PRECONDITION (a newer epoch of the same
-    client owns the area: this client was replaced and must stop), RESOURCE_EXHAUSTED (a limit; nothing was applied,
-    retry later or smaller), UNAVAILABLE (draining or unreachable), UNIMPLEMENTED (this server's version lacks it),
-    INTERNAL (a defect of the server; the effect is unknown). Every status the server itself writes carries a
-    google.rpc.ErrorInfo {reason, domain: "swaptier"} and, in its metadata, `definite`: "true" when the request
-    did not and never will take effect.
+  - A server may ask who calls: by a bearer token (metadata `authorization: Bearer TOKEN`), by a client certificate
+    (its URI or DNS name), or by both, when the token names the caller. Each caller is a TENANT with names of its own:
+    client ids, epochs and areas of two tenants never meet, and another tenant's area is NOT_FOUND like one that does
+    not exist. Within a tenant, and on a server that does not ask, PERMISSION_DENIED is between client ids.
+  - Statuses used by all: INVALID_ARGUMENT (the request can never succeed as written), UNAUTHENTICATED (the server
+    asks who calls; no token, or not one of its own), NOT_FOUND (no such area: Swapon first), PERMISSION_DENIED (the
+    area is another client's), FAILED_PRECONDITION (a newer epoch of the same client owns the area: this client was
+    replaced and must stop), RESOURCE_EXHAUSTED (a limit; nothing was applied, retry later or smaller; a
+    google.rpc.RetryInfo says when, where waiting is enough), UNAVAILABLE (draining or unreachable), UNIMPLEMENTED
+    (this server's version lacks it), INTERNAL (a defect of the server; the effect is unknown). Every status the
+    server itself writes carries a google.rpc.ErrorInfo {reason, domain: "swaptier"} and, in its metadata,
+    `definite`: "true" when the request did not and never will take effect.
   - A deadline, a cancel or a broken connection is INDEFINITE: the request may have been applied. A client that
     cannot bear that repeats the request only where the RPC says it is idempotent.
 """
