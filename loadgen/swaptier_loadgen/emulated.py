@@ -23,6 +23,7 @@ from swaptier_client.mm.host import Host
 from swaptier_client.mm.page_table import PresentPte, SwapPte
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, exit_process, zap
+from swaptier_client.mm.reclaim import pageout
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
 from swaptier_loadgen.content import Contents, PageId
 from swaptier_loadgen.latency import LatencyRecorder
@@ -133,7 +134,9 @@ class EmulatedHost:
             if op.kind is OpKind.DISCARD:
                 await self._discard(process, op.address)
             else:
-                await self._access(process, op.address, write=op.kind is OpKind.WRITE)
+                await self._access(process, op.address, write=op.kind is not OpKind.READ)
+                if op.kind is OpKind.PAGEOUT:
+                    await self._driver.run(pageout(self._host, process, [op.address]))
             self._ops_done += 1
 
     async def _sweep(self, process: Process, thread: int) -> None:

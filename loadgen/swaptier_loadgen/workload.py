@@ -1,9 +1,11 @@
-"""What the emulated threads do: seeded streams of reads, read-modify-writes and discards over their process's pages.
+"""What the emulated threads do: seeded streams of reads, read-modify-writes, page-outs and discards.
 
 Pure. Threads of one process share a focus: a few pages that all of them are likely to touch next, moving through the
 whole memory of the process. A page that comes into focus was swapped out long ago, so several threads fault on it
-at once, which is what the races of KERNEL.md section 1 need; the rest of the accesses go anywhere. Models: the
-reproducer of 13ddaf26be32 (threads that count up in every page of one mapping), with a seed.
+at once, which is what the races of KERNEL.md section 1 need; the rest of the accesses go anywhere. A page that was
+written and paged out at once takes the slot that was freed last, which is what makes a slot come back under a fault.
+Models: the reproducer of 13ddaf26be32 (threads that count up in every page of one mapping, one that pages out), with a
+seed.
 """
 
 import random
@@ -18,6 +20,8 @@ class OpKind(Enum):
     READ = "read"
     WRITE = "write"
     """Read, check, and write the next version."""
+    PAGEOUT = "pageout"
+    """Read, check, write the next version, and page it out. Models: MADV_PAGEOUT."""
     DISCARD = "discard"
     """Drop the page: it reads zeros from then on. Models: MADV_DONTNEED."""
 
@@ -35,7 +39,8 @@ class Shape(NamedTuple):
 
     pages: int
     """Of one process."""
-    write_percent: int = 60
+    write_percent: int = 50
+    pageout_percent: int = 10
     discard_percent: int = 1
     """The rest of the accesses reads."""
     focus_percent: int = 75
@@ -61,9 +66,15 @@ def stream(shape: Shape, seed: int, host: int, process: int, thread: int) -> Ite
 
 def _kind(shape: Shape, percentile: int) -> OpKind:
     """Return what the access of rank *percentile*, 0 to 99, does."""
-    if percentile < shape.discard_percent:
-        return OpKind.DISCARD
-    return OpKind.WRITE if percentile < shape.discard_percent + shape.write_percent else OpKind.READ
+    for kind, percent in (
+        (OpKind.DISCARD, shape.discard_percent),
+        (OpKind.PAGEOUT, shape.pageout_percent),
+        (OpKind.WRITE, shape.write_percent),
+    ):
+        if percentile < percent:
+            return kind
+        percentile -= percent
+    return OpKind.READ
 
 
 def share(total: int, parts: int, index: int) -> int:
