@@ -31,8 +31,11 @@ from swaptier_wire.errors import SwapTierError
 T = TypeVar("T")
 
 PREEMPTION_TURNS_MAX = 1024
-"""The longest preemption, in turns of the loop: measured 4 us each, so some 4 ms or ten round trips, in which another
-thread can fault a page in, have it reclaimed and have its slot reused."""
+"""The longest preemption, in turns of the loop: measured 4 us each while it only waits for the tier, so some 4 ms or
+ten round trips, in which another thread can fault a page in, have it reclaimed and have its slot reused."""
+
+PREEMPTION_SECONDS_MAX = 0.1
+"""And in time: a turn in which other threads touch many resident pages was measured at 20 ms, 5,000 times as long."""
 
 
 class Tier(Protocol):
@@ -64,6 +67,8 @@ class Preemption:
     """0 never preempts, 1 always does."""
     turns_max: int = PREEMPTION_TURNS_MAX
     """Turns of the event loop, 1 or more."""
+    seconds_max: float = PREEMPTION_SECONDS_MAX
+    """It ends with the first turn after this long, however many are left."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.probability <= 1.0:
@@ -110,7 +115,9 @@ class Driver:
     def __init__(self, tiers: Sequence[Tier], *, seed: int, preemption: Preemption | None = None) -> None:
         """Perform requests on tiers[entry.type]; preempt as *preemption* says, drawn from *seed*."""
         self._tiers = tuple(tiers)
-        self._preemption_turns = PreemptionCoin(preemption or Preemption(), seed).turns
+        preemption = preemption or Preemption()
+        self._preemption_turns = PreemptionCoin(preemption, seed).turns
+        self._preemption_seconds_max = preemption.seconds_max
 
     async def run(self, path: Path[T]) -> T:
         """Perform *path* to its end and return what it returns.
@@ -130,8 +137,9 @@ class Driver:
                 reply = None
                 # In the order of how often they come and how cheap they are; what is left is a request.
                 if isinstance(effect, Preempt):
-                    for _ in range(self._preemption_turns()):
-                        await asyncio.sleep(0)
+                    turns = self._preemption_turns()
+                    if turns:
+                        await _preempt(turns, self._preemption_seconds_max)
                 elif isinstance(effect, Wait):
                     await _wait(effect.queue)
                 elif isinstance(effect, Batch):
@@ -169,6 +177,16 @@ class Driver:
             for future in futures[len(replies) :]:  # cancelled in the middle: nobody will read the rest
                 future.cancel()
         return replies
+
+
+async def _preempt(turns: int, seconds_max: float) -> None:
+    """Let the loop make *turns* turns, or as many as fit into *seconds_max*."""
+    time = asyncio.get_running_loop().time
+    end = time() + seconds_max
+    for _ in range(turns):
+        await asyncio.sleep(0)
+        if time() >= end:
+            return
 
 
 async def _wait(queue: WaitQueue) -> None:

@@ -350,6 +350,17 @@ async def test_a_preempted_path_lets_others_run_for_exactly_its_turns() -> None:
         assert turns == expected.turns() + 1  # the last turn is the one that ends the task
 
 
+async def test_a_preemption_ends_in_time_when_turns_are_long() -> None:
+    """With no time at all, every preemption lasts the one turn in which that is noticed."""
+    driver = Driver([], seed=3, preemption=Preemption(probability=1.0, seconds_max=0.0))
+
+    def path() -> Path[None]:
+        yield Preempt("test")
+
+    for _ in range(20):
+        assert await loop_turns_during(lambda: asyncio.ensure_future(driver.run(path()))) == 2
+
+
 @pytest.mark.parametrize(("probability", "turns_max"), [(-0.1, 1), (1.1, 1), (0.5, 0)])
 def test_impossible_preemption_settings_are_refused(probability: float, turns_max: int) -> None:
     """A probability is within 0 and 1; a preemption lasts a turn at least."""
