@@ -21,7 +21,8 @@ from prometheus_client import CollectorRegistry
 
 from swaptier.v1 import swaptier_pb2, swaptier_pb2_grpc
 from swaptier_server.activity import ClientActivity
-from swaptier_server.config import Address, ConfigError, ServerConfig
+from swaptier_server.addresses import Address
+from swaptier_server.config import ConfigError, ServerConfig
 from swaptier_server.guard import Guard
 from swaptier_server.listening import check_can_listen, explain
 from swaptier_server.logs import get_log

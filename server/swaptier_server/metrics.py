@@ -19,7 +19,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from swaptier_server.config import Address, MetricsAddress, program_version
+from swaptier_server.addresses import Address, MetricsAddress
+from swaptier_server.config import program_version
 from swaptier_server.snapshot import AreaSnapshot, TierSnapshot
 from swaptier_server.tier.counters import AreaCounters
 

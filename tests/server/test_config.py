@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swaptier_server.config import Address, ConfigError, MetricsAddress, load_config, unknown_variables
+from swaptier_server.addresses import Address, MetricsAddress
+from swaptier_server.config import ConfigError, load_config, unknown_variables
 
 
 @pytest.fixture(autouse=True)

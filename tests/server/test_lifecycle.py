@@ -13,7 +13,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.server.conftest import Serve, Served, header_message
 
 from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_server.config import Address, ConfigError
+from swaptier_server.addresses import Address
+from swaptier_server.config import ConfigError
 from swaptier_server.lifecycle import SERVICE
 from swaptier_server.tier.device import MemoryDevice
 from swaptier_server.tier.page import StoredPage

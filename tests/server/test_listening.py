@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from swaptier_server.config import Address, ConfigError
+from swaptier_server.addresses import Address
+from swaptier_server.config import ConfigError
 from swaptier_server.listening import check_can_listen
 
 
