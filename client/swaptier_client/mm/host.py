@@ -72,8 +72,8 @@ class Host:
         self.on_only_copy_dropped = on_only_copy_dropped
         """Told when a fault drops the only copy of a page that is still owed: the oracle's ledger."""
         self.resident_pages = 0
-        self.orphan_entries = 0
-        """Pool entries of freed slots that the tier has not yet been told of."""
+        self.orphans: set[SwapSlot] = set()
+        """Slots that nobody uses and whose pool entry the tier has not yet forgotten."""
         self.lru = Lru()
         self.counters = HostCounters()
         self.duplication = DuplicationLedger(now_ns)
@@ -86,6 +86,11 @@ class Host:
         """Folios of paths that are in charge(): waiting for one of these would be waiting for a waiter."""
         self._request_id = 0
         self._pid = 0
+
+    @property
+    def orphan_entries(self) -> int:
+        """Pool entries of freed slots that the tier has not yet forgotten."""
+        return len(self.orphans)
 
     def spawn(self) -> Process:
         """Start an empty process."""

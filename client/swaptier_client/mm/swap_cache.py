@@ -62,7 +62,7 @@ def remove(host: Host, slot: SwapSlot) -> bool:
     folio = slot.folio
     assert folio is not None and folio.is_locked
     slot.folio = None
-    slot.was_rescued = False
+    slot.is_storing = slot.was_rescued = False
     folio.entry = None
     last = host.device(slot.entry).unpin(slot)
     host.duplication.observe(slot)
@@ -93,10 +93,14 @@ def free_slots(host: Host, slots: list[SwapSlot]) -> Path[None]:
 
 
 def _free_batch(host: Host, slots: list[SwapSlot]) -> Path[BaseException | None]:
-    told = [slot for slot in slots if slot.in_pool or slot.on_device or slot.in_doubt]
-    for slot in told:
-        slot.is_freeing = True
-        host.orphan_entries += slot.in_pool
+    told: list[SwapSlot] = []
+    for slot in slots:
+        if slot.in_pool or slot.on_device or slot.in_doubt:
+            slot.is_freeing = True
+            told.append(slot)
+        else:
+            _release(host, slot)
+    host.orphans.update(slot for slot in told if slot.in_pool)
     failure: BaseException | None = None
     requests = tuple(Invalidate(slot.entry, slot.generation) for slot in told)
     replies = (yield from batch(requests)) if requests else []
@@ -106,14 +110,16 @@ def _free_batch(host: Host, slots: list[SwapSlot]) -> Path[BaseException | None]
             failure = host.note_failure(slot, reply)
             slot.wake()
         else:
-            host.orphan_entries -= slot.in_pool
             slot.in_pool = slot.on_device = slot.in_doubt = False
-    for slot in slots:
-        if not (slot.in_pool or slot.on_device or slot.in_doubt):
-            slot.entry_bytes = 0
-            host.device(slot.entry).release(slot)
-            host.duplication.observe(slot)
+            host.orphans.discard(slot)
+            _release(host, slot)
     return failure
+
+
+def _release(host: Host, slot: SwapSlot) -> None:
+    slot.entry_bytes = 0
+    host.device(slot.entry).release(slot)
+    host.duplication.observe(slot)
 
 
 def try_to_free(host: Host, slot: SwapSlot) -> bool:
