@@ -40,12 +40,12 @@ def duplication_cause(slot: SwapSlot) -> DuplicationCause | None:
     if not slot.in_pool or folio is None:
         return None
     if not folio.uptodate:
-        return DuplicationCause.LOAD_INFLIGHT
-    if slot.is_storing:
+        return DuplicationCause.LOAD_INFLIGHT if folio.read_error is None else None
+    if slot.is_storing and not folio.mappings:
         return DuplicationCause.STORE_INFLIGHT
     if folio.dirty or folio_is_written_in_place(folio):
         return DuplicationCause.LOAD_SHARED_STALE
-    if slot.was_rescued:
+    if slot.is_storing or slot.was_rescued:
         return DuplicationCause.STORE_RESCUED
     return DuplicationCause.LOAD_SHARED
 
@@ -75,7 +75,7 @@ class DuplicationLedger:
     def observe(self, slot: SwapSlot) -> None:
         """Account for *slot* as it is now. Call after every change to it or to its folio."""
         cause = duplication_cause(slot)
-        if cause == slot.duplication:
+        if cause == slot.duplication and (cause is None or self._waste_by_slot[slot] == slot.entry_bytes):
             return
         self._integrate()
         if slot.duplication is not None:

@@ -90,8 +90,10 @@ def _shrink(host: Host, isolated: list[Folio]) -> Path[int]:
     # The folios are unlocked, as after swap_writepage(): a fault may find them in the swapcache and take them back.
     yield Preempt("swap_out.written")
     freed = 0
+    unused: list[SwapSlot] = []
     for pageout in pageouts:
-        freed += yield from _free_unless_rescued(host, pageout)
+        freed += _free_unless_rescued(host, pageout, unused)
+    yield from swap_cache.free_slots(host, unused)
     return freed
 
 
@@ -112,7 +114,8 @@ def _unmap(host: Host, folio: Folio) -> Pageout | None:
     else:
         slot = host.slot(folio.entry)
         if not folio.uptodate:
-            return None
+            # Its read failed and nobody maps it: nothing to write, and nothing to keep it for.
+            return Pageout(folio, slot, None)
     device = host.device(slot.entry)
     if slot.count + len(folio.mappings) > SWAP_MAP_MAX:
         return None
@@ -165,7 +168,6 @@ def _write(host: Host, pageouts: list[Pageout]) -> Path[None]:
         if request is None:
             continue
         reply = next(replies)
-        slot.is_storing = False
         if isinstance(reply, BaseException):
             folio.dirty = True
             failure = host.note_failure(slot, reply)
@@ -174,7 +176,9 @@ def _write(host: Host, pageouts: list[Pageout]) -> Path[None]:
             folio.dirty |= reply.outcome not in (Outcome.STORED, Outcome.DEVICE)
         else:
             slot.in_pool = slot.on_device = False
-    for folio, slot, _ in pageouts:
+    for folio, slot, request in pageouts:
+        if failure is not None and isinstance(request, Store):
+            slot.is_storing, slot.was_rescued = False, slot.in_pool
         folio.unlock()
         host.duplication.observe(slot)
     if failure is not None:
@@ -183,8 +187,10 @@ def _write(host: Host, pageouts: list[Pageout]) -> Path[None]:
         raise failure
 
 
-def _free_unless_rescued(host: Host, pageout: Pageout) -> Path[int]:
-    """Drop the folio from the swapcache and free it, unless it is used again or dirty. Returns how many were freed.
+def _free_unless_rescued(host: Host, pageout: Pageout, unused: list[SwapSlot]) -> bool:
+    """Drop the folio from the swapcache and free it, unless it is used again or dirty; tell which. Atomic.
+
+    A slot that this leaves without any use is added to *unused*.
 
     Models: the end of shrink_folio_list() and __remove_mapping().
     """
@@ -192,19 +198,20 @@ def _free_unless_rescued(host: Host, pageout: Pageout) -> Path[int]:
     is_ours = folio.entry == slot.entry
     if is_ours and folio.trylock():
         if not folio.mappings and folio.refs == 1 and not folio.dirty:
-            last = swap_cache.remove(host, slot)
+            if swap_cache.remove(host, slot):
+                unused.append(slot)
             folio.unlock()
             host.put_folio(folio)
-            if last:
-                yield from swap_cache.free_slot(host, slot)
-            return 1
+            return True
         folio.unlock()
-    if isinstance(request, Store) and is_ours and slot.in_pool:
-        slot.was_rescued = True
-        host.counters.store_rescued += 1
+    if is_ours:
+        slot.is_storing = False
+        if isinstance(request, Store) and slot.in_pool:
+            slot.was_rescued = True
+            host.counters.store_rescued += 1
         host.duplication.observe(slot)
     _keep(host, folio)
-    return 0
+    return False
 
 
 def _keep(host: Host, folio: Folio) -> None:
