@@ -51,7 +51,7 @@ class InProcessTiers:
         """Apply *effect* and return what the coroutine that yielded it is to be sent.
 
         Raises:
-            SwapTierError: as an area refused it or `fault` chose; of a request in a batch it stands in its reply's place.
+            SwapTierError: as an area refused it or `fault` chose; in a batch it stands in its reply's place.
         """
         if isinstance(effect, Batch):
             return [self._perform_or_error(request) for request in effect.requests]

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from enum import Enum
 
 from swaptier_client.mm.effects import Effect, Path, Preempt, Reply, Wait
-from swaptier_wire.errors import SwapTierError
-
 from swaptier_loadgen.explore.in_process import InProcessTiers
+from swaptier_wire.errors import SwapTierError
 
 STEPS_MAX = 10_000_000
 """Steps of one run(): far above any test's need, so that a livelock ends."""
@@ -43,8 +42,10 @@ class Task:
         """The effect it yielded last: where it stands. None before its first step."""
         self.result: object = None
         self.error: Exception | None = None
-        self._reply: Reply = None
-        self._raise: SwapTierError | None = None
+        self.reply: Reply = None
+        """What it will be resumed with: the answer that is on its way."""
+        self.failure: SwapTierError | None = None
+        """What will be thrown into it instead."""
 
     def wake(self) -> None:
         """Make a parked task runnable."""
@@ -55,18 +56,18 @@ class Task:
         """Resume to the next yield, and perform what is yielded there."""
         assert self.state is TaskState.READY, f"{self.name} is {self.state.value}"
         try:
-            if self._raise is not None:
-                error, self._raise = self._raise, None
+            if self.failure is not None:
+                error, self.failure = self.failure, None
                 effect = self.path.throw(error)
             else:
-                effect = self.path.send(self._reply)
+                effect = self.path.send(self.reply)
         except StopIteration as stop:
             self.state, self.result, self.at = TaskState.DONE, stop.value, None
             return
         except Exception as error:  # noqa: BLE001  a task's end by an error is its result; run() raises it
             self.state, self.error, self.at = TaskState.DONE, error, None
             return
-        self.at, self._reply = effect, None
+        self.at, self.reply = effect, None
         match effect:
             case Wait():
                 self.state = TaskState.WAITING
@@ -75,9 +76,9 @@ class Task:
                 pass
             case _:
                 try:
-                    self._reply = tiers.perform(effect)
+                    self.reply = tiers.perform(effect)
                 except SwapTierError as error:
-                    self._raise = error
+                    self.failure = error
 
 
 class Lockstep:

@@ -1,0 +1,166 @@
+"""What every page must be, and whether it still can be: the oracle of the explorer.
+
+Pure. Accesses are atomic and the scheduler orders them, so a page's content is its last write in the order of the
+schedule; zap and exit discard it. `check()` is asked in every state, not when a read later notices:
+
+  - a mapped page has exactly the expected bytes;
+  - the expected bytes of a swapped-out page exist somewhere that can still deliver them: its swapcache folio, the folio
+    of a fault that is installing it, a reply on its way, the pool's entry or the device's page of this generation.
+
+Models: nothing of the kernel's; KERNEL.md 6.2 names what it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from swaptier_client.mm.effects import Load
+from swaptier_client.mm.folio import Folio
+from swaptier_client.mm.page_table import PresentPte, SwapPte
+from swaptier_client.mm.swap_cache import ReadFolio
+from swaptier_client.mm.swap_map import SwapSlot
+from swaptier_loadgen.explore.pages import checksum_of, is_version_of, page_name, page_token
+from swaptier_loadgen.explore.violation import Kind, Violation
+from swaptier_server.tier.slot import SlotState
+from swaptier_wire.types import ZERO_PAGE, LoadReply
+
+if TYPE_CHECKING:
+    from swaptier_client.mm.process import Process
+    from swaptier_loadgen.explore.world import World, WorldHost
+
+
+class PageModel:
+    """The expected content of every page of every process of a world."""
+
+    def __init__(self) -> None:
+        self.pages: dict[tuple[Process, int], bytes] = {}
+        """Pages that were written and not discarded. Any other address reads as zeros."""
+        self.hosts: dict[Process, WorldHost] = {}
+        self.protected: list[tuple[Process, int]] = []
+        """Pages that userfaultfd protects from being written."""
+        self.lost: set[tuple[Process, int]] = set()
+        """Pages whose loss was noticed and said. Membership only: never iterated."""
+
+    def expected(self, process: Process, address: int) -> bytes:
+        """Return what a read of the page must give now."""
+        return self.pages.get((process, address), ZERO_PAGE)
+
+    def note_written(self, process: Process, address: int, page: bytes) -> None:
+        """The page was written; whatever was lost before is replaced."""
+        self.pages[process, address] = page
+        self.lost.discard((process, address))
+
+    def note_discarded(self, process: Process, address: int) -> None:
+        """The owner gave the page up."""
+        self.pages.pop((process, address), None)
+        self.lost.discard((process, address))
+        if (process, address) in self.protected:
+            self.protected.remove((process, address))
+
+    def note_forked(self, parent: Process, child: Process) -> None:
+        """The child has what the parent has."""
+        self.hosts[child] = self.hosts[parent]
+        for (process, address), page in list(self.pages.items()):
+            if process is parent:
+                self.pages[child, address] = page
+
+    def check_read(self, process: Process, address: int, content: bytes | None) -> None:
+        """Check what an access was given.
+
+        Raises:
+            Violation: it is not the expected page.
+        """
+        expected = self.expected(process, address)
+        if content != expected:
+            raise self._wrong_bytes(address, content, expected)
+
+    def check(self, world: World) -> None:
+        """Check every page.
+
+        Raises:
+            Violation: the first that is not as it must be.
+        """
+        for (process, address), expected in self.pages.items():
+            pte = process.page_table.get(address)
+            if isinstance(pte, PresentPte):
+                if pte.folio.content is not expected and pte.folio.content != expected:
+                    raise self._wrong_bytes(address, pte.folio.content, expected)
+            elif isinstance(pte, SwapPte):
+                self._check_swapped_out(world, process, address, expected, pte)
+            else:
+                raise Violation(
+                    Kind.LOST_PAGE, f"page {address} of process {process.pid} has no page table entry any more"
+                )
+        for process, address in self.protected:
+            pte = process.page_table.get(address)
+            if isinstance(pte, PresentPte) and pte.writable:
+                raise Violation(Kind.PROTECTION, f"page {address} is write-protected and mapped writable")
+
+    def _check_swapped_out(self, world: World, process: Process, address: int, expected: bytes, pte: SwapPte) -> None:
+        there = self.hosts[process]
+        slot = there.host.slot(pte.entry)
+        folio = slot.folio
+        if folio is not None and folio.content == expected:
+            return
+        area = there.network.areas[pte.entry.type]
+        held = area.held(pte.entry.offset)
+        checksum = checksum_of(expected)
+        if held.entry is not None:
+            if held.entry.checksum == checksum and held.generation == slot.generation:
+                return
+        elif (
+            held.state is SlotState.ON_DEVICE
+            and held.generation == slot.generation
+            and area.on_device(pte.entry.offset).checksum == checksum
+        ):
+            return
+        if slot.is_zero and expected == ZERO_PAGE:
+            return
+        if slot.reader is not None and slot.reader.content == expected:
+            return
+        if any(content == expected for content in _in_flight(world, slot)):
+            return
+        if slot.lost is not None or (process, address) in self.lost:
+            self.lost.add((process, address))
+            if world.allows_known_loss:
+                return
+            raise Violation(Kind.TOLD, f"{page_name(expected)} is gone, and faults on page {address} get SIGBUS")
+        raise Violation(
+            Kind.LOST_PAGE,
+            f"{page_name(expected)} is nowhere any more: not in the pool, not on the device, and no folio holds it",
+        )
+
+    def _wrong_bytes(self, address: int, content: bytes | None, expected: bytes) -> Violation:
+        given = content if content is not None else ZERO_PAGE
+        if given == ZERO_PAGE:
+            kind = Kind.STALE_ZEROS
+        elif expected != ZERO_PAGE and is_version_of(page_token(given), page_token(expected)):
+            kind = Kind.LOST_UPDATE
+        else:
+            kind = Kind.FOREIGN_BYTES
+        return Violation(
+            kind, f"page {address} is mapped as {page_name(given)}; its last write was {page_name(expected)}"
+        )
+
+
+def _in_flight(world: World, slot: SwapSlot) -> Iterator[bytes | None]:
+    """Yield what tasks of the slot's host hold of it: replies on their way, private folios not yet installed."""
+    for task in world.tasks:
+        if task.at is None or world.slot_of(task, slot.entry) is not slot:
+            continue
+        for request, reply in task.on_its_way():
+            if isinstance(request, Load) and request.entry == slot.entry and isinstance(reply, LoadReply):
+                yield reply.content()
+        yield from _private_folios(task.frames_locals(), slot)
+
+
+def _private_folios(frames: Iterator[dict[str, object]], slot: SwapSlot) -> Iterator[bytes | None]:
+    """Yield the contents of folios in the locals of a fault's frames: an unpinned fault is known to nobody else."""
+    for names in frames:
+        if names.get("slot") is not slot:
+            continue
+        for held in names.values():
+            folio = held.folio if isinstance(held, ReadFolio) else held
+            if isinstance(folio, Folio):
+                yield folio.content

@@ -1,0 +1,99 @@
+"""What the tasks of a world do: read, increment, reclaim, zap, exit, fork, write back. Each tells the model.
+
+Pure. An access and what is done with it are one atomic step, as an instruction is: nothing runs between the end of
+`access()` and the read or write that follows it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from swaptier_client.mm.effects import Path, Preempt, Reply
+from swaptier_client.mm.process import Process, exit_process, fork, zap
+from swaptier_client.mm.reclaim import swap_out
+from swaptier_loadgen.explore.pages import page_token, token_version, version_page
+
+if TYPE_CHECKING:
+    from swaptier_loadgen.explore.world import World, WorldHost
+
+
+def read_page(world: World, there: WorldHost, process: Process, address: int) -> Path[None]:
+    """Read a page once."""
+    folio = yield from there.host.access(process, address, write=False)
+    world.model.check_read(process, address, folio.content)
+
+
+def increment_page(world: World, there: WorldHost, process: Process, address: int) -> Path[None]:
+    """Write the page's next version over what is there, as `counter++` does."""
+    folio = yield from there.host.access(process, address, write=True)
+    world.model.check_read(process, address, folio.content)
+    assert folio.content is not None
+    version = token_version(page_token(folio.content)) + 1
+    page = version_page(there.index, address, version)
+    there.host.write(process, address, page)
+    world.model.note_written(process, address, page)
+
+
+def reclaim(there: WorldHost, times: int) -> Path[None]:
+    """Swap everything out that can be, *times* over. Models: kswapd, or MADV_PAGEOUT."""
+    for _ in range(times):
+        yield from swap_out(there.host)
+
+
+def zap_page(world: World, there: WorldHost, process: Process, address: int) -> Path[None]:
+    """Discard a page, as madvise(MADV_DONTNEED) does."""
+    path = zap(there.host, process, [address])
+    reply: Reply = None
+    had_page = address in process.page_table
+    while True:
+        try:
+            effect = path.send(reply)
+        except StopIteration:
+            break
+        finally:
+            if had_page and address not in process.page_table:
+                had_page = False
+                world.model.note_discarded(process, address)
+        reply = yield effect
+
+
+def end_process(world: World, there: WorldHost, process: Process, addresses: int) -> Path[None]:
+    """End a process; its pages at the first *addresses* addresses are discarded with it."""
+    path = exit_process(there.host, process)
+    reply: Reply = None
+    while True:
+        try:
+            effect = path.send(reply)
+        except StopIteration:
+            break
+        finally:
+            if not process.is_alive:
+                for address in range(addresses):
+                    world.model.note_discarded(process, address)
+        reply = yield effect
+
+
+def fork_process(world: World, there: WorldHost, parent: Process) -> Path[Process]:
+    """Return a copy of the process."""
+    child = yield from fork(there.host, parent)
+    world.model.note_forked(parent, child)
+    return child
+
+
+def write_back(world: World, there: WorldHost, times: int) -> Path[None]:
+    """Let the tier move its oldest page from the pool to the device, at any time, *times* over."""
+    for _ in range(times):
+        _write_back_oldest(world, there)
+        yield Preempt("tier.write_back")
+
+
+def _write_back_oldest(world: World, there: WorldHost) -> None:
+    slot = next(world.tier.pool.oldest_first(), None)
+    if slot is not None:
+        there.network.areas[0].write_back(slot.offset)
+
+
+def restart(world: World) -> Path[None]:
+    """Let the tier's process die and come back, at any time."""
+    world.restart_tier()
+    yield Preempt("tier.restart")

@@ -1,0 +1,438 @@
+"""A world: hosts, a tier, tasks and what may go wrong, with one step at a time. What the explorer explores.
+
+Pure. A world is built anew for every run, from the same function, so that the same choices lead to the same state. It
+holds the real `mm` and the real `tier`; between them `Network`, which may lose a reply, repeat a request or deliver one
+late, as often as its budget allows. A budget is part of the state: what was spent cannot happen again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import GeneratorType
+from typing import TypeVar
+
+from swaptier_client.mm.counters import InstallFailure
+from swaptier_client.mm.effects import (
+    Batch,
+    Invalidate,
+    Load,
+    Path,
+    Preempt,
+    Request,
+    RequestReply,
+    SwapEntry,
+    Wait,
+    WaitQueue,
+)
+from swaptier_client.mm.errors import NotMapped, OutOfMemory, PageLost
+from swaptier_client.mm.host import Host
+from swaptier_client.mm.invariants import check_host
+from swaptier_client.mm.page_table import SwapPte
+from swaptier_client.mm.policy import Policy
+from swaptier_client.mm.process import Process, exit_process
+from swaptier_client.mm.readahead import Readahead
+from swaptier_client.mm.reclaim import swap_out
+from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
+from swaptier_loadgen.explore.choices import Choices
+from swaptier_loadgen.explore.in_process import InProcessTiers
+from swaptier_loadgen.explore.lockstep import Lockstep, Task, TaskState
+from swaptier_loadgen.explore.model import PageModel
+from swaptier_loadgen.explore.violation import Kind, Violation
+from swaptier_server.tier.area import Area, Client
+from swaptier_server.tier.device import DeviceError, MemoryDevice
+from swaptier_server.tier.page import StoredPage
+from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_wire.errors import DeadlinePassed, SwapTierError
+from swaptier_wire.types import AreaOptions, LoadReply, SlotReply
+
+T = TypeVar("T")
+
+RESIDENT_PAGES_MAX = 64
+"""Far more than any world touches: worlds reclaim when they say so, not when memory is short."""
+
+POOL_BYTES = 1 << 20
+
+EFFECTS_MODULE = "swaptier_client.mm.effects"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What limits a world. The first six are its size; a larger one is another question."""
+
+    threads: int = 2
+    processes: int = 1
+    slots: int = 1
+    swap_outs: int = 1
+    install_failures: int = 0
+    lost_replies: int = 0
+
+
+@dataclass(slots=True)
+class Budget:
+    """What may still go wrong."""
+
+    install_failures: int = 0
+    lost_replies: int = 0
+    retried_loads: int = 0
+    late_invalidates: int = 0
+    device_failures: int = 0
+    causes: tuple[InstallFailure, ...] = (InstallFailure.LOCK_CONTENDED,)
+    """How an install may fail."""
+
+    def left(self) -> tuple[int, ...]:
+        """Return what is left, for the state's key."""
+        return (
+            self.install_failures,
+            self.lost_replies,
+            self.retried_loads,
+            self.late_invalidates,
+            self.device_failures,
+        )
+
+
+class Cpu(Task):
+    """A task of a world."""
+
+    def __init__(self, name: str, path: Path[object], there: WorldHost | None, alike: str, *, is_daemon: bool) -> None:
+        super().__init__(name, path)
+        self.there = there
+        """The host it runs on; None for what happens in the tier or on the network."""
+        self.alike = alike
+        """Tasks of one class run one program: it does not matter which is which. Empty: it is the only one."""
+        self.is_daemon = is_daemon
+        """The world may end while it sleeps."""
+
+    @property
+    def has_begun(self) -> bool:
+        """It has taken a step and has not ended."""
+        return self.at is not None
+
+    def frames(self) -> Iterator[GeneratorType[object, object, object]]:
+        """Yield the suspended generators, outermost first; a path that another drives step by step counts too."""
+        path: object = self.path
+        while isinstance(path, GeneratorType):
+            yield path
+            frame = path.gi_frame
+            path = path.gi_yieldfrom or (frame.f_locals.get("path") if frame is not None else None)
+
+    def frames_locals(self) -> Iterator[dict[str, object]]:
+        """Yield the local variables of each suspended frame, outermost first."""
+        for path in self.frames():
+            if path.gi_frame is not None:
+                yield path.gi_frame.f_locals
+
+    def on_its_way(self) -> list[tuple[Request, RequestReply | BaseException]]:
+        """Return the requests that are answered and whose replies the task has not taken yet, with these."""
+        if isinstance(self.at, Batch) and isinstance(self.reply, list):
+            return list(zip(self.at.requests, self.reply, strict=True))
+        if isinstance(self.at, Request) and isinstance(self.reply, LoadReply | SlotReply):
+            return [(self.at, self.reply)]
+        return []
+
+    def where(self) -> str:
+        """Return the line at which it stands, as "module:function:line"; empty when it has ended.
+
+        The innermost line that says something: the helpers that ask again until an outcome is known are passed over.
+        """
+        where = ""
+        for path in self.frames():
+            if path.gi_frame is None:
+                continue
+            module = path.gi_frame.f_globals["__name__"]
+            if module != EFFECTS_MODULE:
+                where = f"{module.rpartition('.')[2]}:{path.gi_frame.f_code.co_name}:{path.gi_frame.f_lineno}"
+        return where
+
+
+class WorldHost:
+    """A host, the network behind it and its areas."""
+
+    def __init__(self, index: int, host: Host, network: Network) -> None:
+        self.index = index
+        self.host = host
+        self.network = network
+
+
+class Network(InProcessTiers):
+    """The tier's side of an effect, when replies get lost and requests arrive twice or late."""
+
+    def __init__(self, world: World, areas: list[Area]) -> None:
+        super().__init__(areas)
+        self._world = world
+        self.late: list[Request] = []
+        """Copies of requests that have not arrived yet."""
+        self.queue = WaitQueue("late request")
+
+    def perform_one(self, request: Request) -> RequestReply:
+        """Apply one request, once or twice, and lose its reply or not."""
+        budget, choices = self._world.budget, self._world.choices
+        if not self._world.is_running:
+            return super().perform_one(request)
+        if budget.retried_loads and isinstance(request, Load) and choices.choose("the load arrives twice"):
+            budget.retried_loads -= 1
+            super().perform_one(request)
+        reply = super().perform_one(request)
+        late = budget.late_invalidates and isinstance(request, Invalidate)
+        if late and choices.choose("a copy of the invalidation stays on its way"):
+            budget.late_invalidates -= 1
+            self.late.append(request)
+            self.queue.wake_all()
+        if budget.lost_replies and choices.choose("the reply is lost"):
+            budget.lost_replies -= 1
+            raise DeadlinePassed("no reply came in time; the request may have been applied. Ask again")
+        return reply
+
+    def deliver_late(self) -> Path[None]:
+        """Deliver each late copy at some later time. Never ends while there may be one."""
+        while self._world.budget.late_invalidates or self.late:
+            if self.late:
+                super().perform_one(self.late.pop(0))
+                yield Preempt("network.delivered")
+            else:
+                yield Wait(self.queue)
+
+
+class FailingDevice(MemoryDevice):
+    """A device that may refuse a write, as often as the budget allows."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def write(self, offset: int, page: StoredPage) -> None:
+        """Write, or fail without a trace.
+
+        Raises:
+            DeviceError: by choice.
+        """
+        world = self._world
+        if world.is_running and world.budget.device_failures and world.choices.choose("the device refuses"):
+            world.budget.device_failures -= 1
+            raise DeviceError
+        super().write(offset, page)
+
+
+class World:
+    """One instance of a world, at some point of one schedule.
+
+    Life: a world's function adds hosts and tasks and runs the prelude; `start()`; then the explorer steps it until
+    `is_over`, looks at `key()` and calls `check()` in every state; `finish()` at the end of a schedule.
+    """
+
+    def __init__(self, policy: Policy, bounds: Bounds, *, pool_bytes: int = POOL_BYTES) -> None:
+        self.policy = policy
+        self.bounds = bounds
+        self.choices = Choices()
+        self.budget = Budget(install_failures=bounds.install_failures, lost_replies=bounds.lost_replies)
+        self.allows_known_loss = False
+        """Processes may be told that a page is gone: the policy's specification says so for this world."""
+        self.has_told = False
+        """A process was told that a page is gone."""
+        self.repeats_requests = bounds.lost_replies > 0
+        """A request may reach the tier twice."""
+        self.writes_back = False
+        """The order in which pages were stored matters: the oldest is written back first."""
+        self.is_running = False
+        self._protecting: tuple[Process, int] | None = None
+        """The page that this step's install failure write-protects."""
+        self.tier = Tier(TierLimits(pool_bytes), 1, lambda _name: FailingDevice(self))
+        self.hosts: list[WorldHost] = []
+        self.model = PageModel()
+        self.tasks: list[Cpu] = []
+
+    # Building
+
+    def add_host(self, *, readahead: Readahead | None = None, is_synchronous: bool = True) -> WorldHost:
+        """Add a host with one swap device of `bounds.slots` slots, in an area of its own."""
+        index = len(self.hosts)
+        options = AreaOptions(device_free_on_read=self.policy.device_free_on_read)
+        area, _ = self.tier.swapon(Client(f"host-{index}", 1), f"swap-{index}", self.bounds.slots, options)
+        host = Host(
+            self.policy,
+            [SwapDevice(0, self.bounds.slots, is_synchronous=is_synchronous)],
+            resident_pages_max=RESIDENT_PAGES_MAX,
+            now_ns=_no_time,
+            readahead=readahead,
+            install_failure=self._install_failure,
+        )
+        there = WorldHost(index, host, Network(self, [area]))
+        self.hosts.append(there)
+        return there
+
+    def add_process(self, there: WorldHost) -> Process:
+        """Start a process on a host."""
+        process = there.host.spawn()
+        self.model.hosts[process] = there
+        return process
+
+    def spawn(
+        self, name: str, path: Path[object], there: WorldHost | None, *, alike: str = "", is_daemon: bool = False
+    ) -> Cpu:
+        """Add a task. Those of one class *alike* must run the same program with the same arguments."""
+        task = Cpu(name, path, there, alike, is_daemon=is_daemon)
+        self.tasks.append(task)
+        return task
+
+    def run_alone(self, there: WorldHost, path: Path[T]) -> T:
+        """Run *path* to its end with nothing else running and nothing going wrong, and return its result."""
+        lockstep = Lockstep(there.network)
+        return lockstep.finish(lockstep.spawn("alone", path))  # type: ignore[return-value]  # Task does not carry T
+
+    def start(self) -> None:
+        """End the prelude: from now on things may go wrong."""
+        self.is_running = True
+
+    def restart_tier(self) -> None:
+        """Start the tier anew, with nothing in its memory and on devices that are gone too, and open its areas again.
+
+        The epoch rises, so a host that looks can tell.
+        """
+        self.tier = Tier(self.tier.limits, self.tier.epoch + 1, lambda _name: FailingDevice(self))
+        for there in self.hosts:
+            there.network.areas = tuple(
+                self.tier.swapon(old.client, old.name, old.slots, old.options)[0] for old in there.network.areas
+            )
+
+    # Running
+
+    def enabled(self) -> list[int]:
+        """Return the tasks that can take a step."""
+        return [index for index, task in enumerate(self.tasks) if task.state is TaskState.READY]
+
+    @property
+    def is_over(self) -> bool:
+        """Every task that must end has ended."""
+        return all(task.state is TaskState.DONE or task.is_daemon for task in self.tasks)
+
+    def step(self, index: int) -> None:
+        """Let one task take one step.
+
+        Raises:
+            Violation: the task met a state that must not be, or ended as it must not.
+        """
+        task = self.tasks[index]
+        network = task.there.network if task.there is not None else self.hosts[0].network
+        try:
+            task.step(network)
+        except AssertionError as error:
+            raise Violation(Kind.ACCOUNTING, str(error)) from error
+        if self._protecting is not None:
+            process, address = self._protecting
+            self._protecting = None
+            pte = process.page_table.get(address)
+            # Only an entry that was still there could be protected.
+            if isinstance(pte, SwapPte) and pte.uffd_wp:
+                self.model.protected.append((process, address))
+        if task.error is not None:
+            self._judge(task, task.error)
+
+    def _judge(self, task: Cpu, error: Exception) -> None:
+        match error:
+            case Violation():
+                raise error
+            case AssertionError():
+                raise Violation(Kind.ACCOUNTING, f"an assertion failed: {error}") from error
+            case PageLost():
+                self.has_told = True
+                if not self.allows_known_loss:
+                    raise Violation(Kind.TOLD, str(error)) from error
+            case NotMapped():
+                pass
+            case OutOfMemory() | SwapTierError():
+                raise Violation(Kind.FAILED, f"{task.name}: {error}") from error
+            case _:
+                raise error
+
+    def check(self) -> None:
+        """Check everything that must hold in every state.
+
+        Raises:
+            Violation: what does not.
+        """
+        self.model.check(self)
+        try:
+            self.tier.check_invariants()
+            for there in self.hosts:
+                # Without the pin a fault writes to slots that are not its own any more, so the books are wrong before
+                # the page is. What matters of these policies is what they do to the page.
+                if self.policy.pins:
+                    running = sum(task.has_begun and task.there is there for task in self.tasks)
+                    check_host(there.host, paths_running=running)
+                _check_slots(there)
+        except AssertionError as error:
+            raise Violation(Kind.ACCOUNTING, str(error)) from error
+        if not self.is_over and not self.enabled():
+            waiting = ", ".join(
+                f"{task.name} ({task.at.queue.name if isinstance(task.at, Wait) else 'parked'})"
+                for task in self.tasks
+                if task.state is TaskState.WAITING
+            )
+            raise Violation(Kind.DEADLOCK, f"nobody is left to wake {waiting}")
+
+    def finish(self) -> None:
+        """End every process and check that nothing is left: no slot, no folio, no entry. The world is then used up.
+
+        Raises:
+            Violation: something is.
+        """
+        self.is_running = False
+        for there in self.hosts:
+            for process in list(there.host.processes.values()):
+                self.run_alone(there, exit_process(there.host, process))
+            # A folio that was busy when its last user went stays in the swapcache until reclaim finds it.
+            while self.run_alone(there, swap_out(there.host)):
+                pass
+            device = there.host.devices[0]
+            in_tier = there.network.areas[0].stored_pages
+            if device.slots_in_use or there.host.resident_pages or in_tier:
+                raise Violation(
+                    Kind.LEAK,
+                    f"every process has ended; {device.slots_in_use} slots, {there.host.resident_pages} folios and "
+                    f"{in_tier} pool entries are left",
+                )
+
+    def slot_of(self, task: Cpu, entry: SwapEntry) -> SwapSlot | None:
+        """Return the slot that *entry* names on the task's host."""
+        return task.there.host.slot(entry) if task.there is not None else None
+
+    def _install_failure(self, pid: int, address: int) -> InstallFailure | None:
+        """Answer a fault that asks whether its install fails."""
+        if not self.is_running or not self.budget.install_failures:
+            return None
+        taken = self.choices.choose(*(f"the install fails: {cause}" for cause in self.budget.causes))
+        if not taken:
+            return None
+        self.budget.install_failures -= 1
+        cause = self.budget.causes[taken - 1]
+        if cause is InstallFailure.UFFD_WP:
+            self._protecting = (next(process for process in self.model.hosts if process.pid == pid), address)
+        return cause
+
+
+def _no_time() -> int:
+    """Return the time in a world without a clock."""
+    return 0
+
+
+def _check_slots(there: WorldHost) -> None:
+    """Check what host and tier may not both believe.
+
+    Raises:
+        Violation: a free slot has an entry, or a page has two owners.
+    """
+    for device, area in zip(there.host.devices, there.network.areas, strict=True):
+        for slot in device.slots:
+            held = area.held(slot.entry.offset)
+            if held.entry is None:
+                continue
+            if slot.count == 0 and not slot.has_cache:
+                raise Violation(
+                    Kind.REUSED_EARLY, f"slot {slot.entry.offset} is free and the tier still holds a page for it"
+                )
+            folio = slot.folio
+            if folio is not None and folio.dirty and folio.uptodate and held.generation == slot.generation:
+                raise Violation(
+                    Kind.TWO_OWNERS,
+                    f"the swapcache's folio of slot {slot.entry.offset} is dirty, and the tier holds the same version",
+                )

@@ -1,0 +1,89 @@
+"""Worlds that only a remote tier has: replies that do not come, requests that come twice or late, a tier that restarts.
+
+Pure. KERNEL.md section 5 numbers the hazards.
+"""
+
+from swaptier_client.mm.policy import Policy
+from swaptier_loadgen.explore.paths import fork_process, increment_page, read_page, restart
+from swaptier_loadgen.explore.world import Bounds, World
+from swaptier_loadgen.explore.worlds.spec import WorldSpec, spawn_reclaim, swapped_out_page
+
+
+def lost_reply(policy: Policy, bounds: Bounds) -> World:
+    """The reply to a request is lost after it was applied, and the host asks again: is the page still there?
+
+    Hazard 1. An exclusive load took the page out, and the repeat finds nothing: that strikes every policy that loads
+    exclusively, `cache-on-hit` and `no-bypass` too, because the copy dies on the way to the swapcache. It spares
+    `exclusive-if-swapcache` only as long as its faults bypass: with --processes 2 it loses like the others.
+    """
+    world = World(policy, bounds)
+    there = world.add_host()
+    process = world.add_process(there)
+    swapped_out_page(world, there, process)
+    for _ in range(bounds.processes - 1):
+        world.run_alone(there, fork_process(world, there, process))
+    for cpu in range(bounds.threads):
+        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
+    spawn_reclaim(world, there)
+    return world
+
+
+def retried_load(policy: Policy, bounds: Bounds) -> World:
+    """A load reaches the tier twice, as when a channel repeats it, and the second reply is the one that counts.
+
+    Hazard 2. As lost-reply, but the host never learns that anything was repeated.
+    """
+    world = World(policy, bounds)
+    world.budget.retried_loads = 1
+    world.repeats_requests = True
+    there = world.add_host()
+    process = world.add_process(there)
+    swapped_out_page(world, there, process)
+    for cpu in range(bounds.threads):
+        world.spawn(f"read {cpu}", read_page(world, there, process, 0), there, alike="read")
+    spawn_reclaim(world, there)
+    return world
+
+
+def delayed_invalidate(policy: Policy, bounds: Bounds) -> World:
+    """A copy of an invalidation arrives after its slot was given to a new page: does it destroy that page?
+
+    Hazard 4. The generation in the request must keep the tier from applying it (R4).
+    """
+    world = World(policy, bounds)
+    world.budget.late_invalidates = 1
+    world.repeats_requests = True
+    there = world.add_host()
+    process = world.add_process(there)
+    swapped_out_page(world, there, process)
+    for cpu in range(bounds.threads):
+        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
+    spawn_reclaim(world, there)
+    world.spawn("network", there.network.deliver_late(), None, is_daemon=True)
+    return world
+
+
+def server_restart(policy: Policy, bounds: Bounds) -> World:
+    """The tier's process dies and comes back empty: does anybody map bytes that are not the page's?
+
+    Hazard 6. What was in the tier's memory is gone, whatever the policy; none of them asks for the generation, so the
+    device's zeros come back as if they were the page. Only a device that survives, and a load that requires the
+    generation, can change this column.
+    """
+    world = World(policy, bounds)
+    there = world.add_host()
+    process = world.add_process(there)
+    swapped_out_page(world, there, process)
+    for cpu in range(bounds.threads):
+        world.spawn(f"read {cpu}", read_page(world, there, process, 0), there, alike="read")
+    spawn_reclaim(world, there)
+    world.spawn("restart", restart(world), None)
+    return world
+
+
+WORLDS = (
+    WorldSpec("lost-reply", Bounds(threads=1, swap_outs=1, lost_replies=1), lost_reply),
+    WorldSpec("retried-load", Bounds(threads=1, swap_outs=0), retried_load),
+    WorldSpec("delayed-invalidate", Bounds(threads=1, swap_outs=1), delayed_invalidate),
+    WorldSpec("server-restart", Bounds(threads=1, swap_outs=0), server_restart),
+)
