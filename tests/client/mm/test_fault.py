@@ -421,7 +421,7 @@ def test_a_page_whose_way_back_is_refused_is_lost_and_said_to_be() -> None:
 
 @pytest.mark.parametrize("fault", [TierFault.REPLY_LOST, TierFault.REQUEST_LOST])
 def test_a_page_whose_way_back_is_unknown_is_found_or_known_to_be_lost(fault: TierFault) -> None:
-    """No reply to the store, however often it is asked: the next load requires the generation, so it cannot be wrong."""
+    """No reply to the store, however often it is asked: the next load requires the generation, so none is wrong."""
     stage, process = swapped_out("store-back")
     stage.failures.arm(0, InstallFailure.LOCK_CONTENDED)
     stage.fault = lose(Store, fault, times=100)

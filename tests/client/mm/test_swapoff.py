@@ -69,14 +69,14 @@ def test_swapoff_waits_for_a_fault_that_pins_a_slot(policy: str) -> None:
 
 
 def test_swapoff_waits_for_slots_that_are_being_freed_and_frees_none_twice() -> None:
-    """A process exits with two pages: one in the tier, one of zeros that was never sent.
+    """A process exits with two pages: one of zeros that was never sent, and one in the tier.
 
-    Its slots are freed together, and the tier is asked about the first only. swapoff comes in between.
+    Its slots are freed together, and the tier is asked about the second only. swapoff comes in between.
     """
     stage = Stage(POLICIES["shared"], has_zeromap=True)
     process = stage.host.spawn()
-    stage.do(stage.write(process, 0, page_version(0, 1)))
-    stage.do(stage.write(process, 1, ZERO_PAGE))
+    stage.do(stage.write(process, 0, ZERO_PAGE))
+    stage.do(stage.write(process, 1, page_version(1, 1)))
     stage.do(swap_out_everything(stage.host))
     leaving = stage.spawn("exit", exit_process(stage.host, process))
     stage.lockstep.run_until(leaving, at_invalidate)
