@@ -14,7 +14,6 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from swaptier_client.driver import Preemption
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen import config, report
 from swaptier_loadgen.conduct import Conducted, conduct
@@ -74,7 +73,7 @@ def race(
     threads: Annotated[int, typer.Option(help="Emulated threads of each process.")] = 8,
     pages: Annotated[int, typer.Option(help="Pages of each host, shared evenly by its processes.")] = 512,
     resident: Annotated[int, typer.Option(help="Pages each host may hold uncompressed.")] = 96,
-    ops: Annotated[int | None, typer.Option(help="Accesses per policy, all threads together. [default: 40000]")] = None,
+    ops: Annotated[int | None, typer.Option(help="Accesses per policy, all threads together. [default: 30000]")] = None,
     duration: Annotated[float | None, typer.Option(help="Seconds per policy, instead of --ops.")] = None,
     seed: Annotated[int, typer.Option(help="Of accesses, page contents, injected failures and preemptions.")] = 1,
     install_failure_rate: Annotated[
@@ -82,7 +81,7 @@ def race(
     ] = 0.02,
     preemption_rate: Annotated[
         float, typer.Option(help="Share of unlocked points of a fault at which another thread gets the CPU.")
-    ] = Preemption().probability,
+    ] = 0.1,
     corpus: Annotated[
         Path | None,
         typer.Option(help="File or folder to take page contents from. Without it, the interpreter and its libraries."),

@@ -5,7 +5,6 @@ and what would be right.
 """
 
 import difflib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +31,11 @@ NAME_BYTES_MAX = 64
 
 DEFAULT_NAME = "race"
 
-DEFAULT_OPS = 40_000
-"""Some seconds for each policy."""
+DEFAULT_OPS = 30_000
+"""Some five seconds for each policy on two cores."""
 
-RESIDENT_PER_THREAD_MIN = 2
-"""Every thread in a fault holds a folio that reclaim cannot have; as many again must be left to take."""
+RESIDENT_SPARE_MIN = 1
+"""Pages beyond one for each thread: every thread in a fault holds a folio that reclaim cannot have."""
 
 SLOTS_PER_PAGE = 2
 """Swap is twice the pages, so that vm_swap_full() does not free the swapcache folios some policies keep."""
@@ -87,7 +86,7 @@ class RaceSettings:
         _check_range("--threads", self.threads, 1, THREADS_MAX)
         _check_range("--processes times --threads", self.threads_per_host, 1, THREADS_PER_HOST_MAX)
         _check_range("--pages", self.pages, self.processes, PAGES_MAX)
-        least = RESIDENT_PER_THREAD_MIN * self.threads_per_host
+        least = self.threads_per_host + RESIDENT_SPARE_MIN
         if self.resident < least:
             raise UsageProblem(
                 f"--resident {self.resident} is too small for {self.threads_per_host} threads on a host, which may "
@@ -104,8 +103,12 @@ class RaceSettings:
             raise UsageProblem(f"--duration {self.duration_seconds:g} is not within 0 and {DURATION_SECONDS_MAX:.0f} s")
         if (self.ops is None) == (self.duration_seconds is None):
             raise UsageProblem("--ops and --duration exclude each other: give one of them")
-        _check_rate("--install-failure-rate", self.install_failure_rate)
-        _check_rate("--preemption-rate", self.preemption_rate)
+        if not 0 <= self.install_failure_rate < 1:
+            raise UsageProblem(
+                f"--install-failure-rate {self.install_failure_rate:g} is not within 0 and 1: at 1 no fault would end"
+            )
+        if not 0 <= self.preemption_rate <= 1:
+            raise UsageProblem(f"--preemption-rate {self.preemption_rate:g} is not within 0 and 1")
         if not 1 <= len(self.name.encode()) <= NAME_BYTES_MAX or not self.name.isprintable():
             raise UsageProblem(f"--name must be 1 to {NAME_BYTES_MAX} printable bytes, not {self.name!r}")
 
@@ -169,8 +172,3 @@ def parse_endpoint(flag: str, text: str, *, unix: bool) -> str:
 def _check_range(flag: str, value: int, least: int, most: int) -> None:
     if not least <= value <= most:
         raise UsageProblem(f"{flag} must be {least} to {most}, not {value}")
-
-
-def _check_rate(flag: str, value: float) -> None:
-    if not (math.isfinite(value) and 0 <= value < 1):
-        raise UsageProblem(f"{flag} must be at least 0 and below 1, not {value:g}: at 1 no fault would ever end")

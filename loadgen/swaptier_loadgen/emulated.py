@@ -151,7 +151,7 @@ class EmulatedHost:
         return iter(range(thread, self._pages[process], self._spec.threads))
 
     async def _access(self, process: Process, address: int, *, write: bool) -> None:
-        """Fault the page in if need be, check it, write its next version if asked or if it was wrong."""
+        """Fault the page in if need be, check it, write its next version if asked, or if it was wrong or blank."""
         page = PageId(self._spec.host, process.pid, address)
         if self._oracle.is_told(page):
             return
@@ -169,7 +169,7 @@ class EmulatedHost:
             if finding is not None:
                 self._note(finding)
             pte = process.page_table[address]
-            must_write = write or finding is not None
+            must_write = write or finding is not None or self._oracle.is_blank(page)
             if must_write and isinstance(pte, PresentPte) and pte.writable:
                 self._host.write(process, address, self._oracle.write(access))
                 must_write = False
@@ -178,7 +178,7 @@ class EmulatedHost:
             return
         finally:
             self._oracle.end(access)
-        if must_write:  # a wrong page that was read only: heal it, so that a later loss of it shows
+        if must_write:  # read only, and wrong or blank: write over it, so that a later loss of it shows
             await self._access(process, address, write=True)
 
     async def _discard(self, process: Process, address: int) -> None:

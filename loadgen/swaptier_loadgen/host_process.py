@@ -7,8 +7,10 @@ status 0 and a last report however the run went; any other end is a defect.
 import asyncio
 import contextlib
 import gc
+import os
 import sys
 from pathlib import Path
+from time import monotonic
 
 from swaptier_client.area_calls import HostArea
 from swaptier_client.mm.errors import OutOfMemory
@@ -21,6 +23,9 @@ from swaptier_loadgen.messages import LINE_BYTES_MAX, REPORT_SECONDS, Ended, Hos
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions
 
+STALLED_STATUS = 75
+"""Exit status of a host that hangs."""
+
 
 async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     """Run what *spec* says and report it; returns after the last report."""
@@ -32,7 +37,10 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     gc.freeze()  # nothing made so far dies before the end: spare the collector the sight of it
     leaked_pages = 0
     ended, message = Ended.FINISHED, ""
-    helpers = [asyncio.create_task(_report_often(host)), asyncio.create_task(_stop_when_told(stdin, host))]
+    helpers = [
+        asyncio.create_task(_report_often(host)),
+        asyncio.create_task(_stop_when_told(stdin, host)),
+    ]
     try:
         async with tier:
             await host.run()
@@ -53,10 +61,20 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
 
 
 async def _report_often(host: EmulatedHost) -> None:
-    """Report until cancelled."""
+    """Report until cancelled; end the process if the host hangs, and say where its threads stand."""
+    checked, checked_at = -1, monotonic()
     while True:
         await asyncio.sleep(REPORT_SECONDS)
-        say(host.report())
+        report = host.report()
+        say(report)
+        if report.pages_checked != checked:
+            checked, checked_at = report.pages_checked, monotonic()
+        elif monotonic() - checked_at > STALL_SECONDS_MAX:
+            for task in asyncio.all_tasks():
+                task.print_stack(file=sys.stderr)
+            sys.stderr.write(f"no page was checked for {STALL_SECONDS_MAX:.0f} s: the threads wait for each other\n")
+            sys.stderr.flush()
+            os._exit(STALLED_STATUS)
 
 
 async def _stop_when_told(stdin: asyncio.StreamReader, host: EmulatedHost) -> None:

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 REPORT_SECONDS = 0.5
 """Often enough for a scrape every second; a report costs a host about a millisecond."""
 
+STALL_SECONDS_MAX = 60.0
+"""A host that checks no page for so long hangs: a tier that does not answer ends its run well before."""
+
 LINE_BYTES_MAX = 1 << 20
 """A report is some 10 kB; the last one carries a latency histogram of up to 100 kB."""
 

@@ -202,6 +202,11 @@ class Oracle:
         self.tally.pages_written += 1
         return self._content_of(page, version)
 
+    def is_blank(self, page: PageId) -> bool:
+        """Return whether *page* is expected to hold zeros, so that losing it to an unwritten slot would not show."""
+        standing = self._standing.get(page)
+        return standing == ZERO_PAGE or (standing is None and not self._versions.get(page, 0))
+
     def told(self, access: Access, reason: str) -> None:
         """Note that the access failed with a detected loss; only the first on a page counts."""
         page = access.page

@@ -13,8 +13,11 @@ from rich.text import Text
 
 from swaptier_loadgen.report import RunSummary, Verdict
 
-WIDE_COLUMNS = 118
+WIDE_COLUMNS = 120
 """What all columns take side by side."""
+
+POLICY_COLUMNS = 22
+"""Longer names go on over two lines, broken before a hyphen."""
 
 _COLOURS = {
     Verdict.SAFE: "green",
@@ -37,17 +40,17 @@ class Column(NamedTuple):
 
 COLUMNS = (
     Column("faults", lambda s: _count(s.faults)),
-    Column("install failures", lambda s: _count(s.install_failures)),
+    Column("install\nfailures", lambda s: _count(s.install_failures)),
     Column("stale", lambda s: _bad(s, s.silent_stale_reads)),
     Column("lost", lambda s: _bad(s, s.lost_updates + s.detected_losses)),
-    Column("peak dup. pages", lambda s: _count(s.duplicate_pages_peak), is_cost=True),
-    Column("dup. page-s", lambda s: f"{s.duplicate_page_seconds:.1f}", is_cost=True),
-    Column("double loads", lambda s: _count(s.double_loads), is_cost=True),
-    Column("wasted recompr.", lambda s: _count(s.wasted_recompressions), is_cost=True),
+    Column("dup.\npeak", lambda s: _count(s.duplicate_pages_peak), is_cost=True),
+    Column("dup.\npage-s", lambda s: f"{s.duplicate_page_seconds:.1f}", is_cost=True),
+    Column("double\nloads", lambda s: _count(s.double_loads), is_cost=True),
+    Column("wasted\nrecomp.", lambda s: _count(s.wasted_recompressions), is_cost=True),
     Column("stores", lambda s: _count(s.stores), is_cost=True),
     Column("loads", lambda s: _count(s.loads), is_cost=True),
-    Column("faults /s", lambda s: _count(round(s.faults_per_second)), is_cost=True),
-    Column("p50/p99 ms", lambda s: f"{s.latency_us.p50 / 1000:.1f}/{s.latency_us.p99 / 1000:.1f}", is_cost=True),
+    Column("faults\n/s", lambda s: _count(round(s.faults_per_second)), is_cost=True),
+    Column("p50/p99\nms", lambda s: f"{_ms(s.latency_us.p50)}/{_ms(s.latency_us.p99)}", is_cost=True),
 )
 
 
@@ -62,18 +65,36 @@ def tables(summaries: Sequence[RunSummary], width: int) -> list[Table]:
 
 
 def _table(summaries: Sequence[RunSummary], columns: Sequence[Column], *, has_verdict: bool) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("policy", max_width=19, overflow="fold")
+    is_crowded = has_verdict and len(columns) == len(COLUMNS)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0)  # the box itself leaves a column between columns
+    table.add_column("policy", min_width=POLICY_COLUMNS, no_wrap=True)
     for column in columns:
-        table.add_column(column.heading, justify="right", min_width=max(map(len, column.heading.split())))
+        table.add_column(column.heading, justify="right", no_wrap=True)
     if has_verdict:
-        table.add_column("verdict", min_width=13)
+        table.add_column("verdict", no_wrap=True)
     for summary in summaries:
         cells = [column.cell(summary) for column in columns]
         if has_verdict:
-            cells.append(Text(summary.verdict, style=_COLOURS.get(summary.verdict, "")))
-        table.add_row(summary.policy, *cells)
+            verdict = str(summary.verdict)
+            if is_crowded:
+                verdict = verdict.replace(" (", "\n(")
+            cells.append(Text(verdict, style=_COLOURS.get(summary.verdict, "")))
+        table.add_row(_name(summary.policy), *cells)
     return table
+
+
+def _name(policy: str) -> str:
+    """Return the policy's name on as many lines as POLICY_COLUMNS needs."""
+    if len(policy) <= POLICY_COLUMNS:
+        return policy
+    end = policy.rindex("-", 0, POLICY_COLUMNS + 1)
+    return f"{policy[:end]}\n{policy[end:]}"
+
+
+def _ms(microseconds: float) -> str:
+    """Return milliseconds with two significant digits or more, in at most six characters."""
+    milliseconds = microseconds / 1000
+    return f"{milliseconds:.1f}" if milliseconds < 10 else f"{milliseconds:.0f}"
 
 
 def _count(number: int) -> str:
