@@ -19,6 +19,7 @@ from swaptier_loadgen import config, report
 from swaptier_loadgen.conduct import Conducted, conduct
 from swaptier_loadgen.config import RaceSettings, UsageProblem
 from swaptier_loadgen.corpus import CorpusUnreadable, corpus_files, read_corpus
+from swaptier_loadgen.explore_cli import explore
 from swaptier_loadgen.metrics import LatestReports, MetricsPortTaken, RaceCollector, serve
 from swaptier_loadgen.oracle import Fate
 from swaptier_loadgen.progress import Watcher, configure_logging
@@ -127,6 +128,12 @@ def race(
     except HostFailed as defect:
         _fail(str(defect), report.STATUS_DEFECT)
     raise typer.Exit(_publish(settings, conducted, json_file))
+
+
+app.command(
+    epilog="Exit status: 0 every cell is as its policy's specification says; 1 one is not; 2 wrong usage; "
+    "130 interrupted, what was covered is printed."
+)(explore)
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -65,6 +65,16 @@ class PageModel:
             if process is parent:
                 self.pages[child, address] = page
 
+    def note_tier_restarted(self, world: World) -> None:
+        """Pages that are nowhere any more were in the tier's memory: known to be lost."""
+        for (process, address), expected in self.pages.items():
+            pte = process.page_table.get(address)
+            if isinstance(pte, SwapPte):
+                try:
+                    self._check_swapped_out(world, process, address, expected, pte)
+                except Violation:
+                    self.lost.add((process, address))
+
     def check_read(self, process: Process, address: int, content: bytes | None) -> None:
         """Check what an access was given.
 

@@ -7,7 +7,9 @@ late, as often as its budget allows. A budget is part of the state: what was spe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import GeneratorType
 from typing import TypeVar
@@ -193,6 +195,21 @@ class Network(InProcessTiers):
                 yield Wait(self.queue)
 
 
+NetworkFactory = Callable[["World", list[Area]], Network]
+
+_network_factory: ContextVar[NetworkFactory] = ContextVar("network_factory", default=Network)
+
+
+@contextmanager
+def network_made_by(factory: NetworkFactory) -> Iterator[None]:
+    """Let the worlds built inside this context have another network, as when a real server stands at its end."""
+    token = _network_factory.set(factory)
+    try:
+        yield
+    finally:
+        _network_factory.reset(token)
+
+
 class FailingDevice(MemoryDevice):
     """A device that may refuse a write, as often as the budget allows."""
 
@@ -256,7 +273,7 @@ class World:
             readahead=readahead,
             install_failure=self._install_failure,
         )
-        there = WorldHost(index, host, Network(self, [area]))
+        there = WorldHost(index, host, _network_factory.get()(self, [area]))
         self.hosts.append(there)
         return there
 
@@ -286,13 +303,15 @@ class World:
     def restart_tier(self) -> None:
         """Start the tier anew, with nothing in its memory and on devices that are gone too, and open its areas again.
 
-        The epoch rises, so a host that looks can tell.
+        The epoch rises, so a host that looks can tell. What only the tier had is lost from now on, and nobody's fault;
+        whoever maps other bytes instead is at fault.
         """
         self.tier = Tier(self.tier.limits, self.tier.epoch + 1, lambda _name: FailingDevice(self))
         for there in self.hosts:
             there.network.areas = tuple(
                 self.tier.swapon(old.client, old.name, old.slots, old.options)[0] for old in there.network.areas
             )
+        self.model.note_tier_restarted(self)
 
     # Running
 

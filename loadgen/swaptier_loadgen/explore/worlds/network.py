@@ -66,11 +66,12 @@ def delayed_invalidate(policy: Policy, bounds: Bounds) -> World:
 def server_restart(policy: Policy, bounds: Bounds) -> World:
     """The tier's process dies and comes back empty: does anybody map bytes that are not the page's?
 
-    Hazard 6. What was in the tier's memory is gone, whatever the policy; none of them asks for the generation, so the
-    device's zeros come back as if they were the page. Only a device that survives, and a load that requires the
-    generation, can change this column.
+    Hazard 6. What was in the tier's memory is gone, whatever the policy, and that is not held against it. But none of
+    them asks for the generation, so the device's zeros come back as if they were the page, and that is. A load that
+    requires the generation would be told instead; a device that survives would have the page.
     """
     world = World(policy, bounds)
+    world.allows_known_loss = True
     there = world.add_host()
     process = world.add_process(there)
     swapped_out_page(world, there, process)

@@ -1,0 +1,154 @@
+"""Replays a counterexample over real gRPC: the same order, forced, against a running tier.
+
+Touches the network and a result file. The tasks are those of the explorer and take their steps in the order of the
+schedule; each request goes over the host's real stream to the real server, and the next step waits for its reply, so
+a step is a barrier. What a decision injects (a lost reply, a repeat, a failed install) is injected the same way.
+
+Beside it runs the explorer's own tier, given the same requests. Every reply of the server must be the one that the tier
+gives in process; mm gets the server's bytes, and the oracle must find the same violation at the same step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from swaptier_client.area_calls import HostArea
+from swaptier_client.mm.effects import Load, Request, RequestReply
+from swaptier_client.transport import TierStream
+from swaptier_loadgen.explore.cell import Question
+from swaptier_loadgen.explore.search import Transition
+from swaptier_loadgen.explore.violation import Violation
+from swaptier_loadgen.explore.world import Bounds, Network, World, network_made_by
+from swaptier_server.tier.area import Area
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import LoadReply
+
+ONLY_IN_PROCESS = ("writeback-vs-load", "early-lookup", "store-back-rejected", "server-restart")
+"""Worlds in which the tier does what no request asks of it: no server can be made to do it in step."""
+
+
+class NotReplayable(Exception):
+    """The file holds nothing that can be replayed, or the tier cannot be asked."""
+
+
+class Diverged(Exception):
+    """The server answered otherwise than the tier in this process."""
+
+
+class RemoteTiers:
+    """The streams of one replay, on an event loop that runs only while a reply is waited for."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._loop = asyncio.new_event_loop()
+        self._streams: dict[str, TierStream] = {}
+        self._name = f"replay-{time.time_ns()}"
+
+    def perform(self, area: Area, request: Request) -> RequestReply:
+        """Send *request* for *area*, which is opened on first use, and wait for the reply."""
+        return self._loop.run_until_complete(self._perform(area, request))
+
+    async def _perform(self, area: Area, request: Request) -> RequestReply:
+        stream = self._streams.get(area.name)
+        if stream is None:
+            there = HostArea(f"{self._name}-{area.client.id}", 1, f"{self._name}-{area.name}", area.slots, area.options)
+            stream = self._streams[area.name] = await TierStream(self._target, there).__aenter__()
+        return await stream.submit(request)
+
+    def close(self) -> None:
+        """Close every area and stream."""
+        self._loop.run_until_complete(self._close())
+        self._loop.close()
+
+    async def _close(self) -> None:
+        for stream in self._streams.values():
+            await stream.swapoff()
+            await stream.__aexit__(None, None, None)
+
+
+class RemoteNetwork(Network):
+    """The explorer's network, with a real server at its end."""
+
+    def __init__(self, world: World, areas: list[Area], remote: RemoteTiers) -> None:
+        super().__init__(world, areas)
+        self._remote = remote
+
+    def _apply(self, request: Request) -> RequestReply:
+        expected = super()._apply(request)
+        given = self._remote.perform(self.areas[request.entry.type], request)
+        same = given.outcome is expected.outcome
+        if isinstance(given, LoadReply) and isinstance(expected, LoadReply):
+            same = same and given.content() == expected.content() and given.generation == expected.generation
+        if not same:
+            what = "load" if isinstance(request, Load) else type(request).__name__.lower()
+            raise Diverged(f"a {what} was answered {given.outcome.name}, in process it is {expected.outcome.name}")
+        return given
+
+
+def replay_file(path: Path, target: str) -> tuple[list[str], bool]:
+    """Replay every counterexample of a --json file; return what to print, and whether each did as it did in process.
+
+    Raises:
+        NotReplayable: as said.
+    """
+    try:
+        results = json.loads(path.read_text())["results"]
+        lost = [result for result in results if result["trace"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotReplayable(f"--replay {path} is not a result of `explore --json`: {error}") from error
+    if not lost:
+        raise NotReplayable(f"--replay {path} holds no counterexample; nothing was lost there")
+    lines: list[str] = []
+    is_same = True
+    for result in lost:
+        question = Question(result["policy"], result["world"], Bounds(**result["bounds"]))
+        name = f"{question.policy} in {question.world}"
+        if question.world in ONLY_IN_PROCESS:
+            lines.append(f"{name}: not replayed, because no request can make a server do what its tier does there")
+            continue
+        schedule = [Transition(step["task"], tuple(step["choices"])) for step in result["trace"]]
+        try:
+            with _remote(target) as remote:
+                kind = replay_schedule(question, schedule, remote)
+        except Diverged as divergence:
+            lines.append(f"{name}: DIVERGED after the schedule began: {divergence}")
+            is_same = False
+            continue
+        except SwapTierError as error:
+            raise NotReplayable(f"the tier at {target} could not be asked: {error}") from error
+        same = kind == result["kind"]
+        is_same = is_same and same
+        found = kind or "nothing lost"
+        lines.append(f"{name}: {found} after {len(schedule)} steps over gRPC{'' if same else '; NOT as in process'}")
+    return lines, is_same
+
+
+def replay_schedule(question: Question, schedule: list[Transition], remote: RemoteTiers) -> str | None:
+    """Force the schedule against the real server and return the kind of what was violated, or None."""
+    with network_made_by(lambda world, areas: RemoteNetwork(world, areas, remote)):
+        world = question.build()
+    world.start()
+    try:
+        for task, script in schedule:
+            world.choices.begin(script)
+            world.step(task)
+            world.check()
+        if not world.enabled():
+            world.finish()
+    except Violation as violation:
+        return str(violation.kind)
+    return None
+
+
+@contextmanager
+def _remote(target: str) -> Iterator[RemoteTiers]:
+    remote = RemoteTiers(target)
+    try:
+        yield remote
+    finally:
+        remote.close()
