@@ -19,7 +19,7 @@ from swaptier_client.transport import TierStream
 from swaptier_loadgen.content import Contents
 from swaptier_loadgen.corpus import read_corpus
 from swaptier_loadgen.emulated import EmulatedHost
-from swaptier_loadgen.messages import LINE_BYTES_MAX, REPORT_SECONDS, Ended, HostReport, HostSpec
+from swaptier_loadgen.messages import LINE_BYTES_MAX, REPORT_SECONDS, STALL_SECONDS_MAX, Ended, HostReport, HostSpec
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions
 

@@ -234,18 +234,21 @@ def closing_sentence(summaries: Iterable[RunSummary]) -> str:
         return f"The tier did not answer any more ({gone[0].message}): that says nothing about {_names(gone)}."
     bad = [s for s in summaries if s.verdict is Verdict.AS_SPECIFIED]
     good = [s for s in summaries if s.verdict is Verdict.SAFE]
-    checked = sum(s.pages_checked for s in summaries)
-    parts = []
-    if bad:
-        pages = sum(s.corrupted_pages for s in bad)
-        parts.append(
-            f"{_names(bad)} handed programs {pages:,} page{'' if pages == 1 else 's'} with wrong bytes and no error"
+    checked = (
+        f"every byte of {sum(s.pages_checked for s in summaries):,} pages read was compared with what was written."
+    )
+    wrong = sum(s.corrupted_pages for s in bad)
+    pages = "1 page" if wrong == 1 else f"{wrong:,} pages"
+    if bad and good:
+        return (
+            f"{pages} came back to programs with wrong bytes and no error under {_names(bad)}; not one did under "
+            f"{_names(good)}: {checked}"
         )
+    if bad:
+        return f"{pages} came back to programs with wrong bytes and no error under {_names(bad)}: {checked}"
     if good:
-        parts.append(f"{_names(good)} never did")
-    if not parts:
-        return f"No page was wrong among {checked:,} checked, but nothing was run to its end that promises so."
-    return f"{', while '.join(parts)}: every byte of {checked:,} pages read was compared with what had been written."
+        return f"Not one page came back wrong under {_names(good)}: {checked}"
+    return f"No page came back wrong, but no policy that promises so ran to its end: {checked}"
 
 
 def _names(summaries: list[RunSummary]) -> str:
