@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from swaptier_client.mm.effects import (
+    Acknowledge,
     Batch,
     Path,
     Preempt,
@@ -144,6 +145,8 @@ class Driver:
                     await _wait(effect.queue)
                 elif isinstance(effect, Batch):
                     reply = await self._batch(effect)
+                elif isinstance(effect, Acknowledge):
+                    await self._post(effect)
                 else:
                     tier = self._tiers[effect.entry.type]
                     try:
@@ -157,6 +160,13 @@ class Driver:
         except BaseException:
             path.close()  # no-op when the path itself raised; else it was cancelled at the effect it waits for
             raise
+
+    async def _post(self, effect: Acknowledge) -> None:
+        """Hand *effect* to its tier and wait for nothing: what becomes of it is the lease's business."""
+        tier = self._tiers[effect.entry.type]
+        while not tier.has_room:
+            await tier.room()
+        tier.submit(effect).add_done_callback(_forget)
 
     async def _batch(self, effect: Batch) -> list[RequestReply | BaseException]:
         """Start all requests, then wait for all; a failure stands in its request's place."""
@@ -177,6 +187,12 @@ class Driver:
             for future in futures[len(replies) :]:  # cancelled in the middle: nobody will read the rest
                 future.cancel()
         return replies
+
+
+def _forget(posted: asyncio.Future[RequestReply]) -> None:
+    """Take the outcome of a posted request, so that nobody reports a failure as unseen."""
+    if not posted.cancelled():
+        posted.exception()
 
 
 async def _preempt(turns: int, seconds_max: float) -> None:

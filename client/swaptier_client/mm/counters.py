@@ -87,6 +87,8 @@ class HostCounters:
     """swapcache_prepare() found HAS_CACHE set (-EEXIST): waited and faulted again."""
     pin_enoent: int = 0
     """swapcache_prepare() found the slot free (-ENOENT): faulted again."""
+    claim_waits: int = 0
+    """Loads answered CLAIMED: another claimant has the slot; asked again."""
     stores: int = 0
     """Store requests answered."""
     loads: int = 0

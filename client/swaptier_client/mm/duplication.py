@@ -41,6 +41,8 @@ def duplication_cause(slot: SwapSlot) -> DuplicationCause | None:
         return None
     if not folio.uptodate:
         return DuplicationCause.LOAD_INFLIGHT if folio.read_error is None else None
+    if slot.claim_id:
+        return DuplicationCause.LEASE
     if slot.is_storing and not folio.mappings:
         return DuplicationCause.STORE_INFLIGHT
     if folio.dirty or folio_is_written_in_place(folio):

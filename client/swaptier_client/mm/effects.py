@@ -50,7 +50,11 @@ class Lookup(NamedTuple):
 
 
 class Acknowledge(NamedTuple):
-    """End a hand-off: the page is safe here. Sent back: SlotReply. No kernel model: a return cannot be lost there."""
+    """End a hand-off: the page is safe here. Sent back: None, at once; nobody waits for the reply.
+
+    It rides on the stream with whatever goes out next. One that is lost costs the tier memory until the lease ends, and
+    never a page. No kernel model: a function's return cannot be lost.
+    """
 
     entry: SwapEntry
     generation: int
@@ -151,7 +155,7 @@ def load(effect: Load) -> Path[LoadReply]:
     return reply
 
 
-def ask(effect: Store | Lookup | Acknowledge | Invalidate) -> Path[SlotReply]:
+def ask(effect: Store | Lookup | Invalidate) -> Path[SlotReply]:
     """Yield *effect* until its outcome is known, and return its reply; see batch() for what is raised and why."""
     reply = yield from _insist(effect)
     assert isinstance(reply, SlotReply), reply

@@ -166,6 +166,9 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
         raise
     swap_cache.take_reply(host, slot, folio, asked, reply)
     folio.unlock()
+    if folio.source is Outcome.CLAIMED:
+        yield from _finish(host, slot, folio)
+        return None
     return ReadFolio(folio, was_read=True, generation=asked.generation)
 
 

@@ -186,6 +186,16 @@ class Host:
         slot.in_doubt |= not (isinstance(error, SwapTierError) and error.definite)
         return error
 
+    def tier_restarted(self, type_: int) -> None:
+        """React to a new epoch of the tier behind a device: what it held in memory may be gone.
+
+        Every slot in use is in doubt from now on, so that its next load brings its own generation or a known loss,
+        never the bytes of a device that was not told of the page.
+        """
+        for slot in self.devices[type_].slots:
+            if slot.in_pool or slot.on_device:
+                slot.in_doubt = True
+
     def note_stored(self, slot: SwapSlot, reply: RequestReply) -> None:
         """Remember what the tier keeps after a store, and count it."""
         assert isinstance(reply, SlotReply)
@@ -195,6 +205,7 @@ class Host:
             # Damaged or late: the tier changed nothing, and an older page that it has is still there to be freed.
             return
         slot.in_doubt = False
+        slot.claim_id = 0
         slot.in_pool = reply.outcome is Outcome.STORED
         slot.on_device = reply.outcome is Outcome.DEVICE
         slot.entry_bytes = reply.entry_bytes

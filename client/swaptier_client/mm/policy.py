@@ -44,6 +44,8 @@ class Policy:
     """A page taken exclusively that cannot be installed is stored again before the pin is dropped."""
     frees_swapcache_eagerly: bool = False
     """After mapping, the swapcache folio of a synchronous device is freed if nobody else needs it."""
+    requires_generation: bool = False
+    """Loads ask for the bytes of their own generation or none: a page that is gone is known to be gone."""
     device_free_on_read: bool = False
     """The device itself drops what it reads out."""
 
@@ -184,6 +186,19 @@ NO_BYPASS = Policy(
     frees_swapcache_eagerly=True,
 )
 """No bypass at all."""
+
+CLAIM = Policy(
+    name="claim",
+    origin="ours: exclusive made safe for a network that loses replies",
+    effect="right: the tier keeps what it handed off until the host has it safe; one acknowledgement more per page",
+    is_safe=True,
+    bypasses_swapcache=True,
+    pins=True,
+    bypass_mode=LoadMode.CLAIM,
+    swapcache_mode=LoadMode.CLAIM,
+    requires_generation=True,
+)
+"""Ownership moves when the receiver says so."""
 
 POLICIES: dict[str, Policy] = {
     policy.name: policy

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from swaptier_client.mm.counters import DetectedLoss
-from swaptier_client.mm.effects import Invalidate, Load, Path, Wait, batch
+from swaptier_client.mm.effects import Acknowledge, Invalidate, Load, Path, Wait, batch
 from swaptier_client.mm.folio import Folio
 from swaptier_client.mm.swap_map import PrepareResult, SwapSlot
 from swaptier_wire.types import BATCH_SLOTS_MAX, ZERO_PAGE, LoadMode, LoadReply, Outcome, Reason
@@ -117,7 +117,7 @@ def _free_batch(host: Host, slots: list[SwapSlot]) -> Path[BaseException | None]
 
 
 def _release(host: Host, slot: SwapSlot) -> None:
-    slot.entry_bytes = 0
+    slot.entry_bytes = slot.claim_id = 0
     host.device(slot.entry).release(slot)
     host.duplication.observe(slot)
 
@@ -176,17 +176,22 @@ def read(host: Host, slot: SwapSlot, neighbours: Sequence[SwapSlot] = ()) -> Pat
     for begun, reply in zip(reads, replies, strict=True):
         if isinstance(reply, LoadReply):
             take_reply(host, begun.slot, begun.folio, begun.load, reply)
-        else:
-            if isinstance(reply, BaseException):
-                host.note_failure(begun.slot, reply)
-            if remove(host, begun.slot):
-                unused.append(begun.slot)
+        elif isinstance(reply, BaseException):
+            host.note_failure(begun.slot, reply)
+        is_empty = isinstance(reply, BaseException) or begun.folio.source is Outcome.CLAIMED
+        if is_empty and remove(host, begun.slot):
+            unused.append(begun.slot)
         begun.folio.unlock()
-        if begun.folio is not folio or isinstance(reply, BaseException):
-            host.put_folio(begun.folio)
     yield from free_slots(host, unused)
-    if isinstance(replies[0], BaseException):
-        raise replies[0]
+    for begun in reads:
+        yield from acknowledge(host, begun.slot, begun.folio)
+        if begun.folio is not folio:
+            host.put_folio(begun.folio)
+    if isinstance(replies[0], BaseException) or folio.source is Outcome.CLAIMED:
+        host.put_folio(folio)
+        if isinstance(replies[0], BaseException):
+            raise replies[0]
+        return None
     return ReadFolio(folio, was_read=True, generation=reads[0].load.generation)
 
 
@@ -235,8 +240,27 @@ def wait_for_pin(host: Host, slot: SwapSlot, result: PrepareResult) -> Path[None
 
 
 def load_of(host: Host, slot: SwapSlot, mode: LoadMode) -> Load:
-    """Name a load of the slot's current version."""
-    return Load(slot.entry, slot.generation, mode, host.next_request_id(), require_generation=slot.in_doubt)
+    """Name a load of the slot's current version. A claim that has not ended is repeated under its own request id."""
+    request_id = slot.claim_id or host.next_request_id()
+    if mode is LoadMode.CLAIM:
+        slot.claim_id = request_id
+    must_match = host.policy.requires_generation or slot.in_doubt
+    return Load(slot.entry, slot.generation, mode, request_id, require_generation=must_match)
+
+
+def acknowledge(host: Host, slot: SwapSlot, folio: Folio) -> Path[None]:
+    """End the slot's claim, if it has one: its swapcache *folio*, dirty from now on, has the page.
+
+    The tier is not waited for. Should the acknowledgement be lost, the tier has an older copy until the slot is stored
+    again or freed, which is why the slot stays in doubt.
+    """
+    if slot.claim_id and slot.folio is folio and folio.uptodate:
+        claim = Acknowledge(slot.entry, slot.generation, slot.claim_id)
+        folio.dirty = True
+        slot.claim_id = 0
+        slot.in_pool, slot.in_doubt = False, True
+        host.duplication.observe(slot)
+        yield claim
 
 
 def fill_with_zeros(host: Host, folio: Folio) -> None:
@@ -259,7 +283,11 @@ def take_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply: Loa
     host.device(slot.entry).is_dead = False
     folio.source = reply.outcome
     content = reply.content()
-    if content is None:
+    if reply.outcome is Outcome.CLAIMED:
+        # Another claimant has the page, and may give it back or end it: nothing is lost, ask again.
+        counters.claim_waits += 1
+        slot.claim_id = 0
+    elif content is None:
         folio.read_error = _loss_of(reply.reason)
     else:
         folio.content = content

@@ -36,6 +36,7 @@ class SwapSlot:
     """One slot. `count`, `has_cache` and `folio` are the swap map; the rest is what a remote tier makes necessary."""
 
     __slots__ = (
+        "claim_id",
         "count",
         "duplication",
         "entry",
@@ -80,6 +81,8 @@ class SwapSlot:
         """The tier is being told that the slot is free."""
         self.is_zero = False
         """The page is all zeros and was never sent. Models: the swap device's zeromap, since 6.12."""
+        self.claim_id = 0
+        """Request id of the claim that the tier holds the page for; 0 for none. A repeat carries it again."""
         self.lost: DetectedLoss | None = None
         """Why the only copy is known to be gone: faults on it get SIGBUS."""
         # What only counters and the oracle read.

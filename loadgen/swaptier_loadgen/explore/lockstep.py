@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from swaptier_client.mm.effects import Effect, Path, Preempt, Reply, Wait
+from swaptier_client.mm.effects import Acknowledge, Effect, Path, Preempt, Reply, Wait
 from swaptier_loadgen.explore.in_process import InProcessTiers
 from swaptier_wire.errors import SwapTierError
 
@@ -79,6 +79,8 @@ class Task:
                     self.reply = tiers.perform(effect)
                 except SwapTierError as error:
                     self.failure = error
+                if isinstance(effect, Acknowledge):  # nobody waits for what becomes of it
+                    self.reply = self.failure = None
 
 
 class Lockstep:
