@@ -375,7 +375,7 @@ async def test_every_effect_of_mm_has_its_branch_in_the_driver() -> None:
         "Load": (Load(entry(1), 1, LoadMode.SHARED, request_id=1), LoadReply),
         "Store": (Store(entry(1), 1, ZERO_PAGE), SlotReply),
         "Lookup": (Lookup(entry(1)), SlotReply),
-        "Acknowledge": (Acknowledge(entry(1), 1, request_id=1), SlotReply),
+        "Acknowledge": (Acknowledge(entry(1), 1, request_id=1), type(None)),
         "Invalidate": (Invalidate(entry(1), 1), SlotReply),
         "Batch": (Batch(()), list),
         "Wait": (Wait(queue), type(None)),
@@ -391,3 +391,17 @@ async def test_every_effect_of_mm_has_its_branch_in_the_driver() -> None:
         await asyncio.sleep(0)
         queue.wake_all()
         assert isinstance(await task, reply_type)
+
+
+async def test_an_acknowledgement_is_handed_over_and_not_waited_for() -> None:
+    """The path goes on while the tier is slow, and a failure of what was posted disturbs nobody."""
+    tier = FakeTier(is_slow=True)
+    tier.failures[1] = TierUnreachable("gone", definite=False)
+
+    def path() -> Path[str]:
+        yield Acknowledge(entry(1), 1, request_id=7)
+        return "went on"
+
+    assert await Driver([tier], seed=1).run(path()) == "went on"
+    assert [effect.entry.offset for effect in tier.submitted] == [1]
+    tier.answer_next()
