@@ -18,11 +18,9 @@ from swaptier_client.mm.host import Host
 from swaptier_client.mm.policy import Policy
 from swaptier_client.mm.process import Process
 from swaptier_client.mm.swap_map import SwapDevice
-from swaptier_loadgen.explore.in_process import InProcessTiers
+from swaptier_loadgen.explore.in_process import one_area
 from swaptier_loadgen.explore.lockstep import Lockstep, TaskState
-from swaptier_server.tier.area import Area, Client
-from swaptier_server.tier.tier import Tier, TierLimits
-from swaptier_wire.types import PAGE_BYTES, AreaOptions
+from swaptier_wire.types import PAGE_BYTES
 
 RESIDENT_PAGES_MIN = 64
 """Two reclaim batches: with fewer the host would only reclaim."""
@@ -91,9 +89,9 @@ class _Run:
     def __init__(self, policy: Policy, settings: BudgetSettings, content_of: Callable[[int, int], bytes]) -> None:
         self.settings = settings
         self.content_of = content_of
-        tier = Tier(TierLimits(pool_bytes_max=settings.budget_bytes), epoch=1)
         slots = SLOTS_PER_PAGE * settings.pages
-        self.area: Area = tier.swapon(Client("budget", 1), policy.name, slots, AreaOptions())[0]
+        tiers = one_area(policy.name, slots, settings.budget_bytes)
+        (self.area,) = tiers.areas
         self.now_ns = 0
         self.host = Host(
             policy,
@@ -101,7 +99,7 @@ class _Run:
             resident_pages_max=settings.budget_bytes // PAGE_BYTES,
             now_ns=lambda: self.now_ns,
         )
-        self.lockstep = Lockstep(InProcessTiers([self.area]))
+        self.lockstep = Lockstep(tiers)
         self.versions: dict[int, int] = {}
         self.wrong_pages = 0
 

@@ -18,9 +18,10 @@ from swaptier_client.mm.effects import (
     RequestReply,
     Store,
 )
-from swaptier_server.tier.area import Area
+from swaptier_server.tier.area import Area, Client
+from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.errors import SwapTierError, TierUnreachable
-from swaptier_wire.types import page_checksum
+from swaptier_wire.types import AreaOptions, page_checksum
 
 
 class TierFault(Enum):
@@ -100,3 +101,10 @@ class InProcessTiers:
             case Acknowledge():
                 area.check_acknowledge([offset])
                 return area.acknowledge(offset, request.generation, request.request_id)
+
+
+def one_area(name: str, slots: int, pool_bytes_max: int) -> InProcessTiers:
+    """Return a new tier with one open area of *slots* slots."""
+    tier = Tier(TierLimits(pool_bytes_max=pool_bytes_max), epoch=1)
+    area, _ = tier.swapon(Client(name, 1), name, slots, AreaOptions())
+    return InProcessTiers([area])
