@@ -23,7 +23,6 @@ from swaptier_loadgen.explore_cli import explore
 from swaptier_loadgen.metrics import LatestReports, MetricsPortTaken, RaceCollector, serve
 from swaptier_loadgen.oracle import Fate
 from swaptier_loadgen.progress import Watcher, configure_logging
-from swaptier_loadgen.race import HostFailed
 from swaptier_loadgen.report import RunSummary, summarise
 from swaptier_loadgen.server_process import ServerNotStarted
 from swaptier_loadgen.table import tables
@@ -116,18 +115,19 @@ def race(
         _check_writable(json_file)
         latest = LatestReports.of(settings)
         if metrics is not None:
-            serve(config.parse_endpoint("--metrics", metrics, unix=False), RaceCollector(settings, latest))
+            metrics = serve(config.parse_endpoint("--metrics", metrics, unix=False), RaceCollector(settings, latest))
     except (UsageProblem, CorpusUnreadable, MetricsPortTaken) as problem:
         _fail(str(problem), report.STATUS_USAGE)
     configure_logging()
     try:
-        with Watcher(settings, latest) as watcher:
+        with Watcher(settings, latest, metrics) as watcher:
             conducted = asyncio.run(conduct(settings, files, watcher))
     except ServerNotStarted as problem:
         _fail(str(problem), report.STATUS_UNREACHABLE)
-    except HostFailed as defect:
-        _fail(str(defect), report.STATUS_DEFECT)
-    raise typer.Exit(_publish(settings, conducted, json_file))
+    status = _publish(settings, conducted, json_file)
+    if conducted.defect:
+        _fail(conducted.defect, report.STATUS_DEFECT)
+    raise typer.Exit(status)
 
 
 app.command(

@@ -10,19 +10,27 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from swaptier_loadgen.config import RaceSettings
 from swaptier_loadgen.messages import PolicyRun
-from swaptier_loadgen.race import Observer, Race
+from swaptier_loadgen.race import HostFailed, Observer, Race
 from swaptier_loadgen.server_process import own_server
+
+
+class Tier(NamedTuple):
+    """What the race runs against."""
+
+    target: str
+    own_pid: int | None
+    """Of our own server; None for one that was named."""
 
 
 class Watcher(Observer, Protocol):
     """Who is told how the race goes, from its start."""
 
-    def on_server(self, target: str, *, is_ours: bool) -> None:
-        """The tier is there."""
+    def on_tier(self, tier: Tier) -> None:
+        """The tier is there, and the race begins."""
 
     def on_signal(self, name: str) -> None:
         """The race was asked to stop."""
@@ -35,16 +43,18 @@ class Conducted:
     runs: tuple[PolicyRun, ...]
     signal: int | None
     """The signal that ended it early."""
+    defect: str
+    """Why a host ended without a result; empty when none did."""
 
 
 @contextlib.asynccontextmanager
-async def _tier(target: str | None) -> AsyncIterator[str]:
-    """Give the address of the tier: the one named, or our own for the length of the block."""
+async def _tier(target: str | None) -> AsyncIterator[Tier]:
+    """Give the tier: the one named, or our own for the length of the block."""
     if target is not None:
-        yield target
+        yield Tier(target, own_pid=None)
         return
     async with own_server() as server:
-        yield server.target
+        yield Tier(server.target, server.pid)
 
 
 async def conduct(settings: RaceSettings, corpus_files: Sequence[Path], watcher: Watcher) -> Conducted:
@@ -52,12 +62,12 @@ async def conduct(settings: RaceSettings, corpus_files: Sequence[Path], watcher:
 
     Raises:
         ServerNotStarted: our own server did not come up.
-        HostFailed: a host ended without a result.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     race: Race | None = None
     signals: list[signal.Signals] = []
+    defect = ""
 
     def on_signal(received: signal.Signals) -> None:
         signals.append(received)
@@ -70,10 +80,12 @@ async def conduct(settings: RaceSettings, corpus_files: Sequence[Path], watcher:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
     try:
-        async with _tier(settings.target) as target:
-            watcher.on_server(target, is_ours=settings.target is None)
-            race = Race(settings, target, corpus_files, watcher)
+        async with _tier(settings.target) as tier:
+            watcher.on_tier(tier)
+            race = Race(settings, tier.target, corpus_files, watcher)
             await race.run()
+    except HostFailed as failure:
+        defect = str(failure)
     except asyncio.CancelledError:
         if not signals:
             raise
@@ -82,4 +94,4 @@ async def conduct(settings: RaceSettings, corpus_files: Sequence[Path], watcher:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
     runs = tuple(race.runs) if race is not None else ()
-    return Conducted(runs, signals[0] if signals else None)
+    return Conducted(runs, signals[0] if signals else None, defect)

@@ -14,8 +14,8 @@ BOUNDS_US = (50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_500, 25_000, 50_000
              2_500_000)  # fmt: skip  # one glance
 """Inclusive upper bounds of the Prometheus buckets, about doubling; the last bucket has none."""
 
-LOWEST_NS = 1_000
-"""Shorter faults count as this long: a fault that waits for nothing."""
+LOWEST_NS = 1
+"""What a clock that did not move counts as."""
 HIGHEST_NS = 600 * 10**9
 """Longer ones count as this long; deadlines end them well before."""
 SIGNIFICANT_DIGITS = 3

@@ -5,11 +5,9 @@ every policy in the race exists from the start, at 0, so that increase() sees th
 labels are the policy and the area, both bounded by the race.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -243,8 +241,8 @@ def _cumulative(counts: Sequence[int]) -> Iterable[int]:
         yield total
 
 
-def serve(address: str, collector: RaceCollector) -> tuple[WSGIServer, threading.Thread, str]:
-    """Serve /metrics at HOST:PORT until the server is shut down; returns it, its thread and the address it got.
+def serve(address: str, collector: RaceCollector) -> str:
+    """Serve /metrics at HOST:PORT until this process ends, and return the address it got.
 
     Raises:
         MetricsPortTaken: the address cannot be bound.
@@ -253,7 +251,7 @@ def serve(address: str, collector: RaceCollector) -> tuple[WSGIServer, threading
     registry = CollectorRegistry()
     registry.register(collector)
     try:
-        server, thread = start_http_server(int(port), host.strip("[]"), registry)
+        server, _ = start_http_server(int(port), host.strip("[]"), registry)
     except OSError as error:
         raise MetricsPortTaken(f"--metrics {address} cannot be bound: {error.strerror or error}") from error
-    return server, thread, f"{host}:{server.server_port}"
+    return f"{host}:{server.server_port}"

@@ -9,6 +9,7 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from swaptier_loadgen.conduct import Tier
 from swaptier_loadgen.config import RaceSettings
 from swaptier_loadgen.messages import HostReport, PolicyRun
 from swaptier_loadgen.metrics import LatestReports
@@ -34,9 +35,12 @@ def configure_logging() -> None:
 class Watcher:
     """Keeps the latest reports for /metrics, and moves the bar or logs. Entered for the length of a race."""
 
-    def __init__(self, settings: RaceSettings, latest: LatestReports) -> None:
+    def __init__(self, settings: RaceSettings, latest: LatestReports, metrics: str | None) -> None:
+        """Tell about *settings*; *metrics* is where they are served."""
         self._settings = settings
         self._latest = latest
+        self._metrics = metrics
+        self._begun: set[str] = set()
         self._log = structlog.get_logger("swaptier_loadgen")
         self._is_terminal = sys.stderr.isatty()
         self._bars: dict[str, TaskID] = {}
@@ -61,13 +65,22 @@ class Watcher:
         """Take the bar away."""
         self._progress.stop()
 
-    def on_server(self, target: str, *, is_ours: bool) -> None:
-        """Say where the tier is."""
-        self._say("race begins", target=target, own_server=is_ours, seed=self._settings.seed)
+    def on_tier(self, tier: Tier) -> None:
+        """Say where everything is."""
+        self._say(
+            "race begins",
+            target=tier.target,
+            own_server_pid=tier.own_pid,
+            metrics=self._metrics,
+            seed=self._settings.seed,
+        )
 
     def on_report(self, policy: str, host: int, report: HostReport) -> None:
         """Keep the report and move the bar."""
         self._latest.put(policy, host, report)
+        if policy not in self._begun:
+            self._begun.add(policy)
+            self._say("policy begins", policy=policy)
         if not self._is_terminal:
             return
         if policy not in self._bars:

@@ -38,7 +38,7 @@ class Verdict(StrEnum):
 
     SAFE = "safe"
     AS_SPECIFIED = "corrupts (as specified)"
-    NOT_SEEN = "unsafe, but not seen"
+    NOT_SEEN = "unsafe (not seen)"
     """The specification says that it can lose pages; this run did not make it."""
     CORRUPTED = "CORRUPTED"
     """A policy that must not."""
@@ -46,7 +46,7 @@ class Verdict(StrEnum):
     """A policy that must not lost pages, and said so."""
     LEAKED = "LEAKED"
     """Every process had ended and the tier still held pages."""
-    UNREACHABLE = "tier unreachable"
+    UNREACHABLE = "unreachable"
     OUT_OF_MEMORY = "out of memory"
     STOPPED = "stopped early"
 
@@ -231,7 +231,7 @@ def closing_sentence(summaries: Iterable[RunSummary]) -> str:
         )
     gone = [s for s in summaries if s.verdict is Verdict.UNREACHABLE]
     if gone:
-        return f"The tier did not answer any more ({gone[0].message}): that says nothing about {_names(gone)}."
+        return f"The tier cannot be reached, which says nothing about {_names(gone)}: {gone[0].message}"
     bad = [s for s in summaries if s.verdict is Verdict.AS_SPECIFIED]
     good = [s for s in summaries if s.verdict is Verdict.SAFE]
     checked = (

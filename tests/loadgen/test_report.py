@@ -1,0 +1,195 @@
+"""Verdicts, exit statuses, the JSON document and the table."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from swaptier_client.mm.policy import POLICIES
+from swaptier_loadgen.config import RaceSettings
+from swaptier_loadgen.latency import LatencyRecorder, LatencyUs
+from swaptier_loadgen.messages import Duplicates, Ended, HostReport, PolicyRun
+from swaptier_loadgen.report import (
+    RunSummary,
+    Verdict,
+    closing_sentence,
+    document,
+    exit_status,
+    judge,
+    summarise,
+)
+from swaptier_loadgen.table import tables
+
+SETTINGS = RaceSettings(
+    policies=tuple(POLICIES),
+    target=None,
+    name="race",
+    hosts=2,
+    processes=2,
+    threads=8,
+    pages=512,
+    resident=96,
+    ops=1000,
+    duration_seconds=None,
+    seed=42,
+    install_failure_rate=0.02,
+    preemption_rate=0.1,
+    corpus=Path("somewhere"),
+)
+
+
+def run(policy: str, ended: Ended = Ended.FINISHED, **facts: object) -> RunSummary:
+    report = HostReport.model_validate({"ended": ended, "race_seconds": 2.0, **facts})
+    return summarise(PolicyRun(policy, (report,)))
+
+
+@pytest.mark.parametrize(
+    ("policy", "facts", "ended", "verdict", "status"),
+    [
+        ("shared", {}, Ended.FINISHED, Verdict.SAFE, 0),
+        ("exclusive", {}, Ended.FINISHED, Verdict.NOT_SEEN, 0),
+        ("exclusive", {"corruptions": {"device_zero": 3}}, Ended.FINISHED, Verdict.AS_SPECIFIED, 0),
+        ("exclusive", {"told_lost": {"crc": 1}}, Ended.FINISHED, Verdict.AS_SPECIFIED, 0),
+        ("shared", {"corruptions": {"lost_update": 1}}, Ended.FINISHED, Verdict.CORRUPTED, 1),
+        ("shared", {"told_lost": {"crc": 1}}, Ended.FINISHED, Verdict.LOST, 1),
+        ("shared", {"leaked_pages": 1}, Ended.FINISHED, Verdict.LEAKED, 1),
+        ("shared", {}, Ended.UNREACHABLE, Verdict.UNREACHABLE, 3),
+        ("shared", {"told_lost": {"epoch": 5, "unreachable": 1}}, Ended.UNREACHABLE, Verdict.UNREACHABLE, 3),
+        ("shared", {"corruptions": {"device_old": 1}}, Ended.UNREACHABLE, Verdict.CORRUPTED, 1),
+        ("exclusive", {"corruptions": {"device_old": 1}}, Ended.UNREACHABLE, Verdict.AS_SPECIFIED, 3),
+        ("shared", {}, Ended.OUT_OF_MEMORY, Verdict.OUT_OF_MEMORY, 2),
+        ("shared", {}, Ended.STOPPED, Verdict.STOPPED, 0),
+    ],
+)
+def test_verdict_and_status_follow_the_specification(
+    policy: str, facts: dict[str, object], ended: Ended, verdict: Verdict, status: int
+) -> None:
+    """Unsafe policies may corrupt, safe ones never; a tier that is gone is no verdict on a policy."""
+    summary = run(policy, ended, **facts)
+    assert summary.verdict is verdict
+    assert exit_status([summary]) == status
+
+
+def test_the_worst_policy_decides_the_status() -> None:
+    """A corrupted safe policy outweighs an unreachable tier, which outweighs nothing."""
+    corrupted = run("shared", corruptions={"device_zero": 1})
+    gone = run("no-bypass", Ended.UNREACHABLE)
+    assert exit_status([gone, corrupted]) == 1
+    assert exit_status([run("shared"), gone]) == 3
+    assert exit_status([]) == 0
+
+
+def test_hosts_are_added_up() -> None:
+    """Counts are sums, latencies are merged, rates are over the longest host."""
+    recorder = LatencyRecorder()
+    recorder.record(2_000_000)
+    report = HostReport(
+        ended=Ended.FINISHED,
+        race_seconds=2.0,
+        race_faults=100,
+        counters=[("faults", "", 120), ("install_failures", "pte_changed", 3), ("install_failures", "read_error", 1)],
+        corruptions={"device_zero": 2, "lost_update": 1},
+        owed_fates={"read_wrong": 2},
+        duplicates=Duplicates(page_seconds={"load_shared": 1.5}, pages_peak=4),
+        latency_histogram=recorder.encode(),
+    )
+    summary = summarise(PolicyRun("exclusive", (report, report)))
+    assert (summary.faults, summary.install_failures) == (240, 8)
+    assert (summary.silent_stale_reads, summary.lost_updates) == (4, 2)
+    assert summary.faults_per_second == 100
+    assert (summary.duplicate_pages_peak, summary.duplicate_page_seconds) == (8, 3.0)
+    assert summary.latency_us.p50 == pytest.approx(2000, rel=0.001)
+
+
+def test_the_document_has_the_fields_its_readers_rely_on() -> None:
+    """Seed, workload and one run a policy, each with the fields promised; it survives JSON."""
+    found = json.loads(json.dumps(document(SETTINGS, [run("shared"), run("exclusive")])))
+    assert found["seed"] == 42
+    assert found["workload"]["pages"] == 512
+    assert [one["policy"] for one in found["runs"]] == ["shared", "exclusive"]
+    promised = {
+        *("policy", "verdict", "faults", "install_failures", "install_failures_owed", "silent_stale_reads"),
+        *("lost_updates", "detected_losses", "discarded", "duplicate_pages_peak", "duplicate_page_seconds"),
+        *("double_loads", "wasted_recompressions", "stores", "loads", "faults_per_second", "latency_us"),
+    }
+    assert promised <= set(found["runs"][0])
+    assert set(found["runs"][0]["latency_us"]) == {"p50", "p99", "p999", "max"}
+
+
+def render(summaries: list[RunSummary], width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), highlight=False, markup=False)
+    for table in tables(summaries, width):
+        console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_table_fits_the_terminal_and_cuts_nothing_off(width: int) -> None:
+    """With large numbers in every column, every name, number and verdict stands there whole."""
+    big = [
+        dataclasses.replace(
+            run(policy, corruptions={} if POLICIES[policy].is_safe else {"device_zero": 99_999}),
+            faults=123_456_789,
+            install_failures=99_999,
+            duplicate_pages_peak=4096,
+            duplicate_page_seconds=1234.5,
+            double_loads=99_999,
+            wasted_recompressions=999_999,
+            stores=12_345_678,
+            loads=12_345_678,
+            faults_per_second=12_345.6,
+            latency_us=LatencyUs(12_345.6, 123_456.7, 0, 0),
+        )
+        for policy in POLICIES
+    ]
+    drawn = render(big, width)
+    assert max(map(len, drawn.splitlines())) <= width
+    assert "…" not in drawn
+    words = drawn.split()
+    for expected in ("no-bypass", "exclusive-if-swapcache", "123.5M", "99999", "1234.5", "1000.0k", "12346", "12/123"):
+        assert expected in words, expected
+    assert drawn.count("safe") == sum(policy.is_safe for policy in POLICIES.values())
+
+
+def test_a_narrow_terminal_gets_two_tables_with_the_same_columns() -> None:
+    """Nothing is left out at 80 columns: the costs come in a table of their own."""
+    wide, narrow = tables([run("shared")], 120), tables([run("shared")], 80)
+    headings = [column.header for table in narrow for column in table.columns]
+    assert sorted(headings) == sorted([*(column.header for column in wide[0].columns), "policy"])
+
+
+def test_the_closing_sentence_names_both_sides() -> None:
+    """Who handed out wrong bytes, how many pages, and who never did."""
+    text = closing_sentence(
+        [run("exclusive", corruptions={"device_zero": 2}), run("shared", pages_checked=7), run("no-bypass")]
+    )
+    assert text == (
+        "2 pages came back to programs with wrong bytes and no error under exclusive; not one did under shared and "
+        "no-bypass: every byte of 7 pages read was compared with what was written."
+    )
+
+
+@pytest.mark.parametrize(
+    ("summaries", "words"),
+    [
+        ([run("shared", corruptions={"device_old": 1})], "defect"),
+        ([run("shared", Ended.UNREACHABLE, message="no server there")], "no server there"),
+        ([run("exclusive", corruptions={"device_old": 1})], "1 page came back"),
+        ([run("shared")], "Not one page"),
+        ([run("exclusive")], "no policy that promises so"),
+        ([], "no policy that promises so"),
+    ],
+)
+def test_there_is_always_a_closing_sentence(summaries: list[RunSummary], words: str) -> None:
+    """Whatever came of the race."""
+    assert words in closing_sentence(summaries)
+
+
+def test_what_was_found_counts_before_how_it_ended() -> None:
+    """A policy that corrupted is not excused by a stop."""
+    assert judge(is_safe=True, ended=Ended.STOPPED, corrupted=1, lost=0, leaked=0) is Verdict.CORRUPTED
+    assert judge(is_safe=False, ended=Ended.STOPPED, corrupted=1, lost=0, leaked=0) is Verdict.AS_SPECIFIED
