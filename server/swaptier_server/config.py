@@ -10,12 +10,14 @@ import os
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal, NoReturn
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn, Self
 
-from pydantic import ByteSize, Field, ValidationError
+from pydantic import BeforeValidator, ByteSize, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from swaptier_server.addresses import Address, MetricsAddress
+from swaptier_wire.types import BATCH_SLOTS_MAX
 
 PROGRAM = "swaptier-server"
 ENV_PREFIX = "SWAPTIER_"
@@ -26,12 +28,23 @@ AREAS_MAX = 1024
 """Areas are metric labels, about 45 series and 30 us of every scrape each."""
 SLOTS_PER_AREA_MAX = 1 << 32
 """16 TiB of pages: what one Linux swap device can hold, and more."""
+CALLS_MAX = 512
+"""Streams and unary calls of all clients at once; more are refused, which beats an unbounded queue."""
 SECONDS_MAX = 7 * 86_400
 """A week: longer waits are typing errors."""
 
 
 class ConfigError(Exception):
     """The configuration cannot be used. The message is one line and names the flag or variable."""
+
+
+def _file_name(text: str) -> str:
+    if not text:
+        raise ValueError("expected the name of a file, got nothing")
+    return text
+
+
+FileName = Annotated[Path, BeforeValidator(_file_name)]
 
 
 class Size(ByteSize):
@@ -75,8 +88,33 @@ class ServerConfig(BaseSettings):
     accept_threshold_percent: int = Field(
         90, ge=1, le=100, description="a pool that reached its limit accepts again below this part of it"
     )
+    insecure: bool = Field(
+        False, description="serve beyond this machine although anyone there could read and replace pages"
+    )
+    tls_cert: FileName | None = Field(None, description="certificate chain of this server, PEM; turns TLS on")
+    tls_key: FileName | None = Field(None, description="its private key, PEM, not encrypted")
+    tls_client_ca: FileName | None = Field(
+        None, description="authorities, PEM; every client then needs a certificate of one of them"
+    )
+    tokens: FileName | None = Field(
+        None, description="tokens that let clients in, a line NAME:SHA256 each; see --hash-token"
+    )
     areas_max: int = Field(64, ge=1, le=AREAS_MAX, description="areas open at once")
     slots_per_area_max: int = Field(1 << 20, ge=1, le=SLOTS_PER_AREA_MAX, description="slots of the largest area")
+    batch_slots_max: int = Field(
+        BATCH_SLOTS_MAX,
+        ge=1,
+        le=BATCH_SLOTS_MAX,
+        description="slots of the largest message; their pages and 64 KiB are its bytes",
+    )
+    tenant_areas_max: int = Field(16, ge=1, le=AREAS_MAX, description="areas that one tenant may have open")
+    tenant_slots_max: int = Field(
+        4 << 20, ge=1, le=SLOTS_PER_AREA_MAX, description="slots of all areas of one tenant together"
+    )
+    tenant_requests_max: int = Field(
+        64, ge=1, le=CALLS_MAX, description="requests outside streams that one tenant may have in flight"
+    )
+    tenant_streams_max: int = Field(64, ge=1, le=CALLS_MAX, description="streams that one tenant may have open")
     keep_incompressible: bool = Field(
         True, description="keep pages that do not compress in the pool as they are; --no-... sends them to the device"
     )
@@ -92,6 +130,40 @@ class ServerConfig(BaseSettings):
     )
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least important level shown")
+
+    @property
+    def knows_tenants(self) -> bool:
+        """The server asks who calls."""
+        return self.tokens is not None or self.tls_client_ca is not None
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        """Refuse values that do not fit each other."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, missing = ("--tls-key", "--tls-cert") if self.tls_cert is None else ("--tls-cert", "--tls-key")
+            raise ValueError(f"{given} needs {missing}: a certificate and its key go together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("--tls-client-ca needs --tls-cert and --tls-key: without TLS there are no certificates")
+        if not self.knows_tenants:
+            for field in sorted(self.model_fields_set):
+                if field.startswith("tenant_"):
+                    raise ValueError(f"{flag(field)} needs --tokens or --tls-client-ca: without either nobody is known")
+        if not self.listen.is_local and not self.insecure:
+            missing = " and ".join(
+                what
+                for what, is_missing in (
+                    ("--tls-cert with --tls-key", self.tls_cert is None),
+                    ("--tokens or --tls-client-ca", not self.knows_tenants),
+                )
+                if is_missing
+            )
+            if missing:
+                raise ValueError(
+                    f"--listen {self.listen} can be reached from other machines, where anyone could read and replace "
+                    f"pages, which are memory of other programs: give {missing}, or listen on 127.0.0.1 or unix:PATH, "
+                    "or say --insecure if the network is private"
+                )
+        return self
 
 
 class _Parser(ArgumentParser):
@@ -139,7 +211,7 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
 
     Not an error: other programs of the family share the prefix.
     """
-    known = [_variable(name) for name in ServerConfig.model_fields]
+    known = [variable(name) for name in ServerConfig.model_fields]
     unknown = []
     for name in sorted(os.environ if environ is None else environ):
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
@@ -148,22 +220,32 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     return unknown
 
 
-def _flag(field: str) -> str:
+def flag(field: str) -> str:
+    """Return the flag of a field."""
     return f"--{field.replace('_', '-')}"
 
 
-def _variable(field: str) -> str:
+def variable(field: str) -> str:
+    """Return the variable of a field."""
     return f"{ENV_PREFIX}{field.upper()}"
+
+
+def is_flag_of(field: str, argument: str) -> bool:
+    """Tell whether *argument* gives *field* its value."""
+    negation = f"--no-{flag(field).removeprefix('--')}"
+    return argument in {flag(field), negation} or argument.startswith(f"{flag(field)}=")
 
 
 def _explain(error: ValidationError, arguments: Sequence[str]) -> str:
     """Return one line for the first thing *error* complains about."""
     first = error.errors()[0]
-    field = str(first["loc"][0])
-    given = any(a == _flag(field) or a.startswith(f"{_flag(field)}=") for a in arguments)
     what = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # of values that do not fit each other
+        return what
+    field = str(first["loc"][0])
+    given = any(is_flag_of(field, argument) for argument in arguments)
     detail = what if "got" in what or first["type"] == "value_error" else f"{what}, got {first['input']!r}"
-    return f"{_flag(field) if given else _variable(field)}: {detail}"
+    return f"{flag(field) if given else variable(field)}: {detail}"
 
 
 def _suggest(message: str) -> str:
@@ -171,5 +253,5 @@ def _suggest(message: str) -> str:
     message = message.removeprefix("error parsing CLI: ")
     _, found, rest = message.partition("unrecognized arguments: ")
     word = rest.split(maxsplit=1)[0].partition("=")[0] if rest else ""
-    close = difflib.get_close_matches(word, [_flag(name) for name in ServerConfig.model_fields], n=1)
+    close = difflib.get_close_matches(word, [flag(name) for name in ServerConfig.model_fields], n=1)
     return f"{message} (did you mean {close[0]}?)" if found and close else message

@@ -1,9 +1,8 @@
-"""What stands around every RPC: metrics, request id, refusal while draining, and errors that leak nothing.
+"""What stands around every RPC: who calls, how much at once, metrics, request id, and errors that leak nothing.
 
 Touches gRPC. An interceptor. Rules:
+  - nothing of a call is read before it is known who calls and that the caller may call now; only health asks nobody;
   - an error of ours becomes its status, with ErrorInfo and the `definite` metadata;
-  - a message that cannot be parsed is refused like any other bad request: gRPC is given no deserializer, since its own
-    answer is UNKNOWN with the exception's text;
   - any other exception becomes INTERNAL with a request id and nothing else, since gRPC would send its text to the
     client; the text is in our log, under that id;
   - the `x-request-id` of the caller comes back in the trailers and stands in every log line of the RPC.
@@ -13,79 +12,49 @@ import asyncio
 import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import nullcontext
-from typing import NoReturn, TypeAlias, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, NoReturn, TypeAlias, TypeVar, cast
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from grpc import aio
 from grpc_status import rpc_status
 
+from swaptier_server.access import NOBODY_IN_PARTICULAR, Access
+from swaptier_server.call import GuardedCall, RawContext
 from swaptier_server.logs import get_log
 from swaptier_server.rpc_metrics import MethodMetrics, RpcMetrics
-from swaptier_server.traffic import Traffic, is_end
+from swaptier_server.tenants import Tenants
+from swaptier_server.traffic import OpenCall, Traffic
 from swaptier_wire import status
-from swaptier_wire.errors import InvalidRequest, ServerDefect, SwapTierError
+from swaptier_wire.errors import ServerDefect, SwapTierError
 
 REQUEST_ID_METADATA = "x-request-id"
 REQUEST_ID_CHARACTERS_MAX = 64
 """Of a caller's request id that we repeat in logs and trailers; a longer one is replaced by our own."""
 
+HEALTH: Final = "/grpc.health.v1.Health/"
+"""Probes have no identity, and learn nothing but whether the server serves."""
+
 _Req = TypeVar("_Req")
 _Res = TypeVar("_Res")
-_Result = TypeVar("_Result")
-_Context: TypeAlias = "aio.ServicerContext[Message, Message]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Message, Message]"
-_RawContext: TypeAlias = "aio.ServicerContext[bytes, Message]"
-_Parse: TypeAlias = Callable[[bytes], Message]
-_Unary: TypeAlias = Callable[[Message, _Context], Awaitable[Message]]
-_Stream: TypeAlias = Callable[[Message | AsyncIterator[Message], _Context], Awaitable[None] | AsyncIterator[Message]]
-
-
-class _StreamContext:
-    """A stream's context that parses and counts its messages; everything else goes through."""
-
-    def __init__(self, context: _RawContext, parse: _Parse, metrics: MethodMetrics) -> None:
-        self._context = context
-        self._parse = parse
-        self._metrics = metrics
-
-    async def read(self) -> Message:
-        """Read, count and parse a message; gRPC's EOF after the last.
-
-        Raises:
-            InvalidRequest: it cannot be parsed. Definite.
-        """
-        raw = await self._context.read()
-        if is_end(raw):
-            return cast("Message", raw)
-        self._metrics.received.inc()
-        return _parsed(self._parse, raw)
-
-    async def write(self, message: Message) -> None:
-        """Write and count a message."""
-        await self._context.write(message)
-        self._metrics.sent.inc()
-
-    async def read_all(self) -> AsyncIterator[Message]:
-        """Yield the messages up to the last."""
-        while not is_end(message := await self.read()):
-            yield message
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._context, name)
+_Answer: TypeAlias = Awaitable[Message | None] | AsyncIterator[Message]
+_Behaviour: TypeAlias = Callable[[Message | AsyncIterator[Message], GuardedCall], _Answer]
 
 
 class Guard(aio.ServerInterceptor):
     """The one interceptor of the server."""
 
-    def __init__(self, service: str, metrics: RpcMetrics, traffic: Traffic) -> None:
-        """Guard all methods; *traffic* counts and refuses those of *service*, not health and reflection."""
+    def __init__(self, service: str, metrics: RpcMetrics, traffic: Traffic, access: Access, tenants: Tenants) -> None:
+        """Guard all methods; those of *service* are the tier's, which a drain refuses and waits for."""
         self._prefix = f"/{service}/"
         self._metrics = metrics
         self._traffic = traffic
+        self._access = access
+        self._tenants = tenants
         self._guarded: dict[str, _Handler] = {}
         self._log = get_log()
         self._is_debugging = self._log.isEnabledFor(logging.DEBUG)
@@ -110,47 +79,58 @@ class Guard(aio.ServerInterceptor):
         metrics = self._metrics.method(path)
         parse = handler.request_deserializer
         assert parse is not None, f"{path}: all services here speak protobuf"
-        is_bidi = handler.request_streaming
-        if not handler.response_streaming:
-            assert not is_bidi, f"{path}: no service here has client streams"
-            unary = cast("_Unary", handler.unary_unary)
-
-            async def guarded_unary(raw: bytes, context: _Context) -> Message:
-                metrics.received.inc()
-                response = await self._around(path, metrics, context, lambda: unary(_parsed(parse, raw), context))
-                metrics.sent.inc()
-                return response
-
-            make_unary = cast("Callable[..., _Handler]", grpc.unary_unary_rpc_method_handler)
-            return make_unary(guarded_unary, None, handler.response_serializer)
-
-        stream = cast("_Stream", handler.stream_stream if is_bidi else handler.unary_stream)
-
-        async def guarded_stream(raw: bytes | AsyncIterator[bytes], context: _Context) -> None:
-            inner = _StreamContext(cast("_RawContext", context), parse, metrics)
-
-            async def run() -> None:
-                if isinstance(raw, bytes):
-                    metrics.received.inc()
-                requests = _parsed(parse, raw) if isinstance(raw, bytes) else inner.read_all()
-                responses = stream(requests, cast("_Context", inner))
-                if inspect.isawaitable(responses):  # it reads and writes by the context
-                    await responses
-                    return
-                async for response in responses:
-                    await inner.write(response)
-
-            await self._around(path, metrics, context, run)
-
-        make_stream = cast(
-            "Callable[..., _Handler]",
-            grpc.stream_stream_rpc_method_handler if is_bidi else grpc.unary_stream_rpc_method_handler,
+        is_stream, has_answers = handler.request_streaming, handler.response_streaming
+        assert has_answers or not is_stream, f"{path}: no service here has client streams"
+        behaviour = cast(
+            "_Behaviour", handler.stream_stream if is_stream else handler.unary_stream or handler.unary_unary
         )
-        return make_stream(guarded_stream, None, handler.response_serializer)
+
+        async def run(call: GuardedCall) -> None:
+            answer = behaviour(call.read_all() if is_stream else await call.read_one(), call)
+            if not inspect.isawaitable(answer):
+                async for message in answer:
+                    await call.write(message)
+                return
+            only = await answer
+            if not has_answers:  # else it has written them to the call
+                assert only is not None, f"{path}: a request is answered"
+                await call.write(only)
+
+        async def guarded(_requests: object, context: RawContext) -> None:
+            async def body() -> None:
+                with self._admitted(path, context, is_stream=is_stream) as call:
+                    await run(GuardedCall(context, call, parse, metrics))
+
+            await self._around(path, metrics, context, body)
+
+        make = cast("Callable[..., _Handler]", grpc.stream_stream_rpc_method_handler)
+        return make(guarded, None, handler.response_serializer)
+
+    @contextmanager
+    def _admitted(self, path: str, context: RawContext, *, is_stream: bool) -> Iterator[OpenCall]:
+        """Let the caller in while the block runs.
+
+        Raises:
+            Unauthenticated, LimitReached, Draining: it may not call, or not now. Definite.
+        """
+        if path.startswith(HEALTH):
+            with (
+                self._tenants.health_call(),
+                self._traffic.call(NOBODY_IN_PARTICULAR, is_stream=is_stream, is_drained=False) as call,
+            ):
+                yield call
+            return
+        caller = self._access.identify(context)
+        count = self._tenants.stream if is_stream else self._tenants.request
+        with (
+            count(caller.tenant),
+            self._traffic.call(caller, is_stream=is_stream, is_drained=path.startswith(self._prefix)) as call,
+        ):
+            yield call
 
     async def _around(
-        self, path: str, metrics: MethodMetrics, context: _Context, body: Callable[[], Awaitable[_Result]]
-    ) -> _Result:
+        self, path: str, metrics: MethodMetrics, context: RawContext, body: Callable[[], Awaitable[None]]
+    ) -> None:
         """Run *body*, count it, and turn what it raises into the status that the client gets."""
         started = metrics.start()
         code = grpc.StatusCode.UNKNOWN
@@ -159,8 +139,7 @@ class Guard(aio.ServerInterceptor):
             structlog.contextvars.bind_contextvars(request_id=caller_id)
             context.set_trailing_metadata(((REQUEST_ID_METADATA, caller_id),))
         try:
-            with self._traffic.rpc() if path.startswith(self._prefix) else nullcontext():
-                result = await body()
+            await body()
             code = grpc.StatusCode.CANCELLED if context.cancelled() else grpc.StatusCode.OK
         except SwapTierError as error:
             code = status.status_code(error)
@@ -171,6 +150,9 @@ class Guard(aio.ServerInterceptor):
         except aio.AbortError:
             code = context.code()
             raise
+        except aio.InternalError:  # gRPC could not send or receive: the client is gone
+            code = grpc.StatusCode.CANCELLED
+            raise
         except Exception:  # noqa: BLE001 - whatever it is, its text must not reach the client
             code = grpc.StatusCode.INTERNAL
             request_id = caller_id or secrets.token_hex(8)
@@ -180,32 +162,16 @@ class Guard(aio.ServerInterceptor):
             seconds = metrics.finish(started, code)
             if self._is_debugging:
                 self._log.debug("rpc", method=path, code=code.name, duration_ms=round(seconds * 1e3, 3))
-        return result
 
 
-def _parsed(parse: _Parse, raw: bytes) -> Message:
-    """Return the message in *raw*.
-
-    Raises:
-        InvalidRequest: there is none. Definite.
-    """
-    try:
-        return parse(raw)
-    except DecodeError:
-        raise InvalidRequest(
-            f"the {len(raw)} bytes of the request are not a message of this method; nothing was applied. "
-            "Compare the versions of client and server"
-        ) from None
-
-
-async def _abort(context: _Context, error: SwapTierError, request_id: str | None) -> NoReturn:
+async def _abort(context: RawContext, error: SwapTierError, request_id: str | None) -> NoReturn:
     """End the RPC with the status of *error*."""
     rich = rpc_status.to_status(status.rich_status(error))
     trailers = () if request_id is None else ((REQUEST_ID_METADATA, request_id),)
     await context.abort(rich.code, rich.details, (*rich.trailing_metadata, *trailers))
 
 
-def _caller_request_id(context: _Context) -> str | None:
+def _caller_request_id(context: RawContext) -> str | None:
     """Return the caller's request id, if it sent one that is fit for logs and trailers."""
     for name, text in context.invocation_metadata() or ():
         if name == REQUEST_ID_METADATA and isinstance(text, str):

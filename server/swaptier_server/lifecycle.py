@@ -13,16 +13,14 @@ import time
 from collections.abc import Callable
 from typing import Final, Self
 
-from google.protobuf.descriptor import ServiceDescriptor
-from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_health.v1 import health, health_pb2
 from prometheus_client import CollectorRegistry
 
-from swaptier.v1 import swaptier_pb2, swaptier_pb2_grpc
+from swaptier_server.access import Access
 from swaptier_server.activity import ClientActivity
 from swaptier_server.addresses import Address
 from swaptier_server.config import ConfigError, ServerConfig
+from swaptier_server.grpc_server import SERVICE, SERVICES, make_grpc_server
 from swaptier_server.guard import Guard
 from swaptier_server.listening import check_can_listen, explain
 from swaptier_server.logs import get_log
@@ -30,35 +28,24 @@ from swaptier_server.metrics import MetricsServer, TierCollector, make_registry
 from swaptier_server.rpc_metrics import RpcMetrics
 from swaptier_server.service import SwapTierService
 from swaptier_server.snapshot import LoopSnapshots, TierSnapshot, take_snapshot
+from swaptier_server.tenants import TenantLimits, Tenants
 from swaptier_server.tier.device import MemoryDevice, SwapDevice
 from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_server.tls import Tls
 from swaptier_server.traffic import Traffic
-from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES
+from swaptier_wire.errors import Unauthenticated
 
-SERVICE: Final[str] = swaptier_pb2.DESCRIPTOR.services_by_name["SwapTierService"].full_name
-MESSAGE_BYTES_MAX: Final = BATCH_SLOTS_MAX * PAGE_BYTES + 64 * 1024
-"""A full batch of pages and its columns, about 30 bytes a slot."""
-CONCURRENT_RPCS_MAX: Final = 512
-"""Streams and unary calls at once; more are refused with RESOURCE_EXHAUSTED, which beats an unbounded queue."""
 LAST_GRACE_SECONDS: Final = 0.5
 """For what a drain cannot end, such as Health.Watch."""
 HEALTH_FLIP_SECONDS_MAX: Final = 1.0
 """A watcher that does not read must not hold up the drain."""
 REAP_SECONDS_MAX: Final = 15.0
 """Idle areas are looked for this often, or four times in --area-idle-seconds."""
+HOUSEKEEPING_SECONDS: Final = 1.0
+"""How soon a changed file is noticed; a look costs some microseconds."""
 
-# No grpc.max_connection_age_ms: it would cut every Exchange stream after some minutes, and with it the only copy of
-# each page whose exclusive load is being answered.
-CHANNEL_OPTIONS: Final = (
-    ("grpc.so_reuseport", 0),  # else a second server on the same port starts silently and splits the store
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.max_metadata_size", 8_192),
-    ("grpc.max_concurrent_streams", 256),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),  # keepalive alone does not notice a peer that stopped
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # else clients that ping are sent away
+WITHDRAWN: Final = Unauthenticated(
+    "the token that let this call in was withdrawn; every message without an answer had no effect. Ask for another one"
 )
 
 
@@ -68,7 +55,11 @@ class TierServer:
     def __init__(
         self, config: ServerConfig, epoch: int, now_ns: Callable[[], int], device_for: Callable[[str], SwapDevice]
     ) -> None:
-        """Wire the parts together; nothing is bound yet. See `start()`."""
+        """Wire the parts together; nothing is bound yet. See `start()`.
+
+        Raises:
+            ConfigError: a certificate or token file cannot be used.
+        """
         self.config: Final = config
         self.tier: Final = Tier(
             TierLimits(
@@ -81,7 +72,7 @@ class TierServer:
             epoch,
             device_for,
         )
-        self.traffic: Final = Traffic()
+        self.traffic: Final = Traffic(now_ns)
         self.activity: Final = ClientActivity()
         self.registry: Final[CollectorRegistry] = make_registry()
         self.areas_expired = 0
@@ -90,12 +81,28 @@ class TierServer:
         """The bound address, once started."""
         self.metrics_address: Address | None = None
         """The bound address, once started; None when metrics are off."""
+        self._access: Final = Access.of(config)
+        self._tls: Final = Tls.of(config)
         self._now_ns = now_ns
         self._log = get_log()
+        tenants = Tenants(
+            TenantLimits(
+                areas_max=config.tenant_areas_max,
+                slots_max=config.tenant_slots_max,
+                requests_max=config.tenant_requests_max,
+                streams_max=config.tenant_streams_max,
+            )
+        )
         self._health = health.aio.HealthServicer()
         self._metrics: MetricsServer | None = None
-        self._reaper: asyncio.Task[None] | None = None
-        self._grpc = self._make_grpc_server()
+        self._housekeeper: asyncio.Task[None] | None = None
+        self._reaped_ns = now_ns()
+        self._grpc = make_grpc_server(
+            SwapTierService(self.tier, self.activity, tenants, now_ns, config.batch_slots_max),
+            self._health,
+            Guard(SERVICE, RpcMetrics(self.registry, SERVICES), self.traffic, self._access, tenants),
+            config.batch_slots_max,
+        )
 
     @classmethod
     async def start(
@@ -127,8 +134,7 @@ class TierServer:
         await self._start_grpc()
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        if self.config.area_idle_seconds > 0:
-            self._reaper = asyncio.create_task(self._reap_forever(), name="area reaper")
+        self._housekeeper = asyncio.create_task(self._keep_house_forever(), name="housekeeper")
 
     def _start_metrics(self) -> None:
         snapshots = LoopSnapshots(self._take_snapshot)
@@ -145,33 +151,43 @@ class TierServer:
         address = self.config.listen
         check_can_listen("--listen", address)
         try:
-            port = self._grpc.add_insecure_port(address)
+            if self._tls is None:
+                port = self._grpc.add_insecure_port(address)
+            else:
+                port = self._grpc.add_secure_port(address, self._tls.server_credentials())
         except RuntimeError as error:
             # Taken since the check, or something the check does not know.
             raise ConfigError(f"--listen: cannot listen on {address}: gRPC could not bind it") from error
         await self._grpc.start()
         self.listening = address.with_port(port)
-        if not address.is_local:
+        if not address.is_local and (self._tls is None or not self.config.knows_tenants):
             self._log.warning(
-                "plaintext_beyond_this_machine",
+                "insecure_beyond_this_machine",
                 listening=self.listening,
+                is_encrypted=self._tls is not None,
+                knows_who_calls=self.config.knows_tenants,
                 meaning="pages are memory of other programs; anyone on the network can read and replace them",
-                advice="listen on 127.0.0.1 or unix:PATH, or make sure that the network is private",
+                advice="make sure that the network is private, or give --tls-cert, --tls-key and --tokens",
             )
 
-    def _make_grpc_server(self) -> aio.Server:
-        services: list[ServiceDescriptor] = [
-            swaptier_pb2.DESCRIPTOR.services_by_name["SwapTierService"],
-            health_pb2.DESCRIPTOR.services_by_name["Health"],
-            reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
-        ]
-        guard = Guard(SERVICE, RpcMetrics(self.registry, services), self.traffic)
-        server = aio.server(interceptors=[guard], options=CHANNEL_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_RPCS_MAX)
-        servicer = SwapTierService(self.tier, self.activity, self.traffic, self._now_ns)
-        swaptier_pb2_grpc.add_SwapTierServiceServicer_to_server(servicer, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection([service.full_name for service in services], server)
-        return server
+    # Files that change
+
+    def reload(self, *, is_forced: bool = True) -> None:
+        """Read certificates and tokens again, all of them or those that have changed.
+
+        What cannot be used is logged, and the old stays in use. Streams that a withdrawn token let in are ended.
+        """
+        try:
+            if self._tls is not None and self._tls.refresh(is_forced=is_forced):
+                self._log.info("certificate_reloaded", expires=self._tls.material.expires.isoformat())
+        except ConfigError as error:
+            self._log.error("reload_failed", reason=str(error), meaning="the old certificate stays in use")
+        try:
+            if self._access.refresh(is_forced=is_forced):
+                ended = self.traffic.end_calls_of(lambda caller: not self._access.admits(caller), WITHDRAWN)
+                self._log.info("tokens_reloaded", tokens=len(self._access.tokens or ()), ended_calls=ended)
+        except ConfigError as error:
+            self._log.error("reload_failed", reason=str(error), meaning="the old tokens stay in use")
 
     # Idle areas
 
@@ -198,11 +214,21 @@ class TierServer:
         self.activity.forget_strangers(owners)
         return expired
 
-    async def _reap_forever(self) -> None:
-        pause = min(REAP_SECONDS_MAX, self.config.area_idle_seconds / 4)
-        while True:
-            await asyncio.sleep(pause)
+    def keep_house(self) -> None:
+        """Do what has to be done now and then."""
+        self.reload(is_forced=False)
+        if late := self.traffic.end_late_requests():
+            self._log.warning("late_requests_ended", requests=late)
+        idle_seconds = self.config.area_idle_seconds
+        reap_seconds = min(REAP_SECONDS_MAX, idle_seconds / 4)
+        if idle_seconds > 0 and self._now_ns() >= self._reaped_ns + round(reap_seconds * 1e9):
+            self._reaped_ns = self._now_ns()
             self.reap_idle_areas()
+
+    async def _keep_house_forever(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            self.keep_house()
 
     # The end
 
@@ -229,8 +255,8 @@ class TierServer:
 
     async def _stop(self) -> None:
         """Close everything that is open."""
-        if self._reaper is not None:
-            self._reaper.cancel()
+        if self._housekeeper is not None:
+            self._housekeeper.cancel()
         await self._grpc.stop(LAST_GRACE_SECONDS)
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.stop)

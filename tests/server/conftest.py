@@ -10,11 +10,12 @@ from grpc import aio
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server.config import ServerConfig
-from swaptier_server.lifecycle import CHANNEL_OPTIONS, TierServer
+from swaptier_server.grpc_server import channel_options
+from swaptier_server.lifecycle import TierServer
 from swaptier_server.tier.device import MemoryDevice, SwapDevice
 from swaptier_wire import reply_codec, request_codec, status
 from swaptier_wire.batches import Header, Replies, Request
-from swaptier_wire.types import AreaOptions
+from swaptier_wire.types import BATCH_SLOTS_MAX, AreaOptions
 
 EPOCH = 7
 SLOTS = 64
@@ -83,7 +84,9 @@ async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
             server = await TierServer.start(settings, epoch=EPOCH, now_ns=clock, device_for=device_for)
             stack.push_async_callback(server.drain)
             assert server.listening is not None
-            channel = await stack.enter_async_context(aio.insecure_channel(server.listening, options=CHANNEL_OPTIONS))
+            channel = await stack.enter_async_context(
+                aio.insecure_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX))
+            )
             return Served(server, channel, clock)
 
         yield start

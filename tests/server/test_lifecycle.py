@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -15,7 +16,7 @@ from tests.server.conftest import Serve, Served, header_message
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_server.addresses import Address
 from swaptier_server.config import ConfigError
-from swaptier_server.lifecycle import SERVICE
+from swaptier_server.grpc_server import SERVICE
 from swaptier_server.tier.device import MemoryDevice
 from swaptier_server.tier.page import StoredPage
 from swaptier_server.traffic import Traffic
@@ -215,14 +216,14 @@ async def test_new_requests_are_refused_as_draining_while_health_still_answers(s
 
 async def test_a_drain_waits_for_what_is_in_flight_and_no_longer_than_it_may() -> None:
     """0 when all came to its end, else how many did not."""
-    traffic = Traffic()
-    with traffic.rpc():
+    traffic = Traffic(time.monotonic_ns)
+    with traffic.call():
         assert await traffic.drain(0.01) == 1
         drained = asyncio.create_task(traffic.drain(60))
         await asyncio.wait([drained], timeout=0)
         assert not drained.done()
     assert await drained == 0
-    with pytest.raises(Draining), traffic.rpc():
+    with pytest.raises(Draining), traffic.call():
         pass
 
 
@@ -261,9 +262,9 @@ async def test_the_metrics_port_in_use_is_refused_too_and_leaves_nothing_running
 async def test_a_beyond_local_plaintext_address_is_warned_about(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """Pages are memory of other programs."""
     await serve()
-    assert "plaintext" not in caplog.text
-    await serve(listen="0.0.0.0:0")
-    assert "plaintext_beyond_this_machine" in caplog.text
+    assert "insecure" not in caplog.text
+    await serve(listen="0.0.0.0:0", insecure=True)
+    assert "insecure_beyond_this_machine" in caplog.text
 
 
 async def test_a_server_listens_on_a_unix_socket(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> None:

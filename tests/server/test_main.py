@@ -17,7 +17,7 @@ from tests.server.test_exchange import STUCK_SECONDS, load_message
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
-from swaptier_server.lifecycle import CHANNEL_OPTIONS
+from swaptier_server.grpc_server import channel_options
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, page_checksum
 
 COMMAND = (sys.executable, "-m", "swaptier_server")
@@ -87,7 +87,7 @@ def run(*flags: str, **variables: str) -> "subprocess.CompletedProcess[str]":
 
 
 def channel_to(server: Running) -> aio.Channel:
-    return aio.insecure_channel(server.listening, options=CHANNEL_OPTIONS)
+    return aio.insecure_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX))
 
 
 async def store_two_pages(stub: "swaptier_pb2_grpc.SwapTierServiceAsyncStub") -> None:

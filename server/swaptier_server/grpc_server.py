@@ -1,0 +1,115 @@
+"""The gRPC server: its options, its services, and the answer to methods that it does not have.
+
+Touches gRPC, and at one place its inside (`_Core`).
+"""
+
+import asyncio
+from typing import Final, cast
+
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc import aio
+from grpc._cython import cygrpc
+from grpc.aio._server import Server as _AioServer
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_status import rpc_status
+
+from swaptier.v1 import swaptier_pb2, swaptier_pb2_grpc
+from swaptier_server.config import CALLS_MAX
+from swaptier_wire import status
+from swaptier_wire.errors import NotBuilt
+from swaptier_wire.types import PAGE_BYTES
+
+SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
+    swaptier_pb2.DESCRIPTOR.services_by_name["SwapTierService"],
+    health_pb2.DESCRIPTOR.services_by_name["Health"],
+    reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
+)
+SERVICE: Final[str] = SERVICES[0].full_name
+
+MESSAGE_OVERHEAD_BYTES: Final = 64 * 1024
+"""Of the largest message besides its pages: columns of about 30 bytes a slot, and a header."""
+CONNECTIONS_MAX: Final = 16_384
+"""Open at once; more are closed as they come. An idle one costs some 30 kB and a file descriptor."""
+HANDSHAKE_SECONDS_MAX: Final = 10
+"""From the connection to its first HTTP/2 frame, TLS included. gRPC's own limit is two minutes."""
+CONNECTION_IDLE_SECONDS_MAX: Final = 600
+"""A connection without any call is closed after this; its client opens another when it needs one."""
+
+
+def channel_options(batch_slots_max: int) -> tuple[tuple[str, int], ...]:
+    """Return the server's options, for messages of at most *batch_slots_max* pages.
+
+    There is no grpc.max_connection_age_ms: it would cut every Exchange stream after some minutes, and with it the only
+    copy of each page whose exclusive load is being answered.
+    """
+    message_bytes_max = batch_slots_max * PAGE_BYTES + MESSAGE_OVERHEAD_BYTES
+    return (
+        ("grpc.so_reuseport", 0),  # else a second server on the same port starts silently and splits the store
+        ("grpc.max_receive_message_length", message_bytes_max),
+        ("grpc.max_send_message_length", message_bytes_max),
+        ("grpc.max_metadata_size", 8_192),
+        ("grpc.max_concurrent_streams", 256),
+        ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS_MAX * 1000),
+        ("grpc.max_connection_idle_ms", CONNECTION_IDLE_SECONDS_MAX * 1000),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.ping_timeout_ms", 5_000),  # keepalive alone does not notice a peer that stopped
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # else clients that ping are sent away
+    )
+
+
+def make_grpc_server(
+    tier: swaptier_pb2_grpc.SwapTierServiceServicer,
+    health: health_aio.HealthServicer,
+    guard: aio.ServerInterceptor,
+    batch_slots_max: int,
+) -> aio.Server:
+    """Return a server of all services, behind *guard*; nothing is bound yet."""
+    server = cast("aio.Server", _Server(guard, channel_options(batch_slots_max)))
+    swaptier_pb2_grpc.add_SwapTierServiceServicer_to_server(tier, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    reflection.enable_server_reflection([service.full_name for service in SERVICES], server)
+    return server
+
+
+class _Server(_AioServer):
+    """grpc.aio's server, with another core."""
+
+    def __init__(self, guard: aio.ServerInterceptor, options: tuple[tuple[str, int], ...]) -> None:
+        # Not the base's: it would make a core of its own, which nobody could end.
+        self._loop = cygrpc.get_working_loop()
+        self._server = _Core(self._loop, None, (), [guard], options, CALLS_MAX)
+
+
+class _Core(cygrpc.AioServer):  # type: ignore[misc]  # its base has no types
+    """grpc.aio's core, which answers calls of unknown methods here.
+
+    The methods of all our services are registered, so only others come to `_request_call`. grpc.aio's own loop decodes
+    their names as UTF-8 and shuts the whole server down when one is not (seen with grpcio 1.85.1): a single request of
+    anybody who can connect would end it. Here they are refused without a look at the name.
+    """
+
+    async def _request_call(self) -> None:
+        """Refuse calls of unknown methods, one after the other; returns for none of them."""
+        refusals: set[asyncio.Task[None]] = set()
+        while True:
+            refusal = asyncio.create_task(_refuse(await super()._request_call()))
+            refusals.add(refusal)
+            refusal.add_done_callback(refusals.discard)
+
+
+async def _refuse(rpc_state: object) -> None:
+    """End a call of an unknown method."""
+    context = cygrpc._ServicerContext(rpc_state, None, None, asyncio.get_running_loop())  # noqa: SLF001 - see _Core
+    rich = rpc_status.to_status(
+        status.rich_status(
+            NotBuilt("this server has no such method; nothing was applied. Compare the versions of client and server")
+        )
+    )
+    try:
+        await context.abort(rich.code, rich.details, rich.trailing_metadata)
+    except (aio.AbortError, aio.InternalError):  # told, or the client is gone
+        return

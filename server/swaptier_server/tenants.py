@@ -1,0 +1,140 @@
+"""What one tenant may have and do at once, so that the others can, too.
+
+Pure; everything happens on the event loop. A tenant's names are kept apart by writing its own before them: whatever
+ids and areas it says, they cannot be another's. On a server that does not ask who calls there are no tenants, and only
+the bounds of the whole server hold.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from swaptier_server.tier.tier import NAME_BYTES_MAX, Area, Client
+from swaptier_wire.errors import InvalidRequest, LimitReached
+
+SEPARATOR: Final = "|"
+"""Between a tenant's name, which has none, and the name it gave."""
+
+HEALTH_CALLS_MAX: Final = 64
+"""Health calls at once, watches included, of everybody: they need no identity, and must not crowd out those that do."""
+
+REQUEST_RETRY_SECONDS: Final = 0.1
+STREAM_RETRY_SECONDS: Final = 1.0
+
+
+class TenantLimits(NamedTuple):
+    """What each tenant may have."""
+
+    areas_max: int
+    slots_max: int
+    """Of all its areas together: each may cost a page of device."""
+    requests_max: int
+    """In flight, outside streams."""
+    streams_max: int
+
+
+class Tenants:
+    """What the tenants of a server have under way. Holds nothing of a tenant that has nothing under way."""
+
+    def __init__(self, limits: TenantLimits) -> None:
+        self._limits: Final = limits
+        self._requests: Final[dict[str, int]] = {}
+        self._streams: Final[dict[str, int]] = {}
+        self._health_calls: Final[dict[str, int]] = {}
+
+    @contextmanager
+    def request(self, tenant: str | None) -> Iterator[None]:
+        """Count a request of *tenant* while the block runs.
+
+        Raises:
+            LimitReached: it has too many. Definite.
+        """
+        with _counted(self._requests, tenant, self._limits.requests_max, "requests in flight", REQUEST_RETRY_SECONDS):
+            yield
+
+    @contextmanager
+    def stream(self, tenant: str | None) -> Iterator[None]:
+        """Count a stream of *tenant* while the block runs.
+
+        Raises:
+            LimitReached: it has too many. Definite.
+        """
+        with _counted(self._streams, tenant, self._limits.streams_max, "open streams", STREAM_RETRY_SECONDS):
+            yield
+
+    @contextmanager
+    def health_call(self) -> Iterator[None]:
+        """Count a health call of anybody while the block runs.
+
+        Raises:
+            LimitReached: there are too many. Definite.
+        """
+        with _counted(self._health_calls, "", HEALTH_CALLS_MAX, "health calls", STREAM_RETRY_SECONDS):
+            yield
+
+    def check_swapon(self, tenant: str | None, areas: Iterable[Area], client: Client, name: str, slots: int) -> None:
+        """Refuse an area that would be too much for *tenant*; *areas* are all that are open, names are qualified.
+
+        Raises:
+            LimitReached: nothing changed. Definite.
+        """
+        if tenant is None:
+            return
+        # What this very call would end, as a host that was started anew does, counts no more.
+        others = [
+            area
+            for area in areas
+            if area.client.id.startswith(f"{tenant}{SEPARATOR}")
+            and area.name != name
+            and not (area.client.id == client.id and area.client.epoch < client.epoch)
+        ]
+        limits = self._limits
+        if len(others) >= limits.areas_max:
+            raise LimitReached(
+                f"this tenant has {len(others)} areas open and may have {limits.areas_max}; nothing changed. Swapoff "
+                "one, or ask for a higher --tenant-areas-max"
+            )
+        present = sum(area.slots for area in others)
+        if present + slots > limits.slots_max:
+            raise LimitReached(
+                f"this tenant has areas of {present} slots, asked for {slots} more and may have {limits.slots_max}; "
+                "nothing changed. Ask for fewer, Swapoff an area, or ask for a higher --tenant-slots-max"
+            )
+
+
+def qualified(tenant: str | None, name: str) -> str:
+    """Return *name* as the tier knows it: one that no other tenant can say.
+
+    Raises:
+        InvalidRequest: with the tenant's it is too long. Definite.
+    """
+    if tenant is None:
+        return name
+    full = f"{tenant}{SEPARATOR}{name}"
+    if len(full.encode()) > NAME_BYTES_MAX:
+        raise InvalidRequest(
+            f"the name is {len(name.encode())} bytes long; nothing was applied. Together with the tenant's, "
+            f"{len(tenant)}, it may have {NAME_BYTES_MAX - len(SEPARATOR)}"
+        )
+    return full
+
+
+@contextmanager
+def _counted(counts: dict[str, int], tenant: str | None, most: int, what: str, retry_seconds: float) -> Iterator[None]:
+    if tenant is None:
+        yield
+        return
+    present = counts.get(tenant, 0)
+    if present >= most:
+        raise LimitReached(
+            f"{present} {what} are the most that are allowed at once; nothing was applied. Try again when some have "
+            "ended",
+            retry_after_seconds=retry_seconds,
+        )
+    counts[tenant] = present + 1
+    try:
+        yield
+    finally:
+        counts[tenant] -= 1
+        if not counts[tenant]:
+            del counts[tenant]

@@ -1,0 +1,163 @@
+"""TLS from files: checked before it is used, and read again when it changes.
+
+Touches files; gRPC asks for the present certificate from threads of its own. Rules of conduct:
+  - A certificate is tried out before any client sees it: a handshake with itself, in memory. So a key that does not
+    fit, a certificate that has expired or one that is not for servers is found at the start, and at a reload.
+  - Connections that are open keep what they were made with; new ones get the present files.
+  - No error repeats anything of a key.
+"""
+
+import ssl
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import grpc
+
+from swaptier_server.config import ConfigError, ServerConfig
+from swaptier_server.reloading import FromFiles, read_file
+
+_HANDSHAKE_TURNS = 8
+"""A handshake in memory needs 3 at most."""
+
+
+class TlsMaterial(NamedTuple):
+    """What the files say, fit for gRPC."""
+
+    configuration: grpc.ServerCertificateConfiguration
+    names: tuple[str, ...]
+    """The certificate's alternative names."""
+    expires: datetime
+    client_authorities: int
+    """How many authorities clients' certificates may be of; 0 when clients need none."""
+
+
+class Tls:
+    """The server's side of TLS."""
+
+    def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
+        """Read the files.
+
+        Raises:
+            ConfigError: they cannot be used.
+        """
+        paths = [cert, key] if client_ca is None else [cert, key, client_ca]
+        self._files: Final = FromFiles(paths, lambda: read_tls(cert, key, client_ca))
+        self._asks_clients: Final = client_ca is not None
+        self._lock: Final = threading.Lock()
+        self._news: grpc.ServerCertificateConfiguration | None = None
+        """Read and not yet fetched by gRPC. Guarded by the lock."""
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> "Tls | None":
+        """Return what *config* names, or None for no TLS.
+
+        Raises:
+            ConfigError: the files cannot be used.
+        """
+        if config.tls_cert is None or config.tls_key is None:
+            return None
+        return cls(config.tls_cert, config.tls_key, config.tls_client_ca)
+
+    @property
+    def material(self) -> TlsMaterial:
+        """What is in use."""
+        return self._files.value
+
+    def server_credentials(self) -> grpc.ServerCredentials:
+        """Return credentials that follow the files, as far as they are refreshed."""
+        return grpc.dynamic_ssl_server_credentials(
+            self.material.configuration,
+            self._fetch,  # type: ignore[arg-type]  # documented to return None for no change
+            require_client_authentication=self._asks_clients,
+        )
+
+    def refresh(self, *, is_forced: bool = False) -> bool:
+        """Read the files again if they have changed; return whether new connections get another certificate.
+
+        Raises:
+            ConfigError: they cannot be used; the old certificate stays in use.
+        """
+        if not self._files.refresh(is_forced=is_forced):
+            return False
+        with self._lock:
+            self._news = self.material.configuration
+        return True
+
+    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what has changed since the last call; None for nothing. Called by gRPC at each handshake."""
+        with self._lock:
+            news, self._news = self._news, None
+        return news
+
+
+def read_tls(cert: Path, key: Path, client_ca: Path | None) -> TlsMaterial:
+    """Return what is in the files.
+
+    Raises:
+        ConfigError: names the flag, and says what is wrong with its file.
+    """
+    chain, private = read_file("--tls-cert", cert), read_file("--tls-key", key)
+    authorities = None if client_ca is None else read_file("--tls-client-ca", client_ca)
+    peer = _try_out(cert, key)
+    count = 0 if client_ca is None else _count_authorities(client_ca)
+    return TlsMaterial(
+        configuration=grpc.ssl_server_certificate_configuration([(private, chain)], authorities),
+        names=tuple(str(name) for _, name in peer.get("subjectAltName", ())),
+        expires=_expiry(peer),
+        client_authorities=count,
+    )
+
+
+def _try_out(cert: Path, key: Path) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return what a client sees of the certificate, after a handshake with ourselves."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        server.load_cert_chain(cert, key, password=lambda: b"")  # gRPC cannot ask for one either
+    except ssl.SSLError as error:
+        raise ConfigError(f"--tls-cert, --tls-key: {cert} and {key} are not a pair: {_why(error)}") from error
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate vouches for itself here
+    client.load_verify_locations(cert)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = (client.wrap_bio(incoming, outgoing), server.wrap_bio(outgoing, incoming, server_side=True))
+    try:
+        for _ in range(_HANDSHAKE_TURNS):
+            for side in sides:
+                try:
+                    side.do_handshake()
+                except ssl.SSLWantReadError:
+                    continue
+    except ssl.SSLError as error:
+        raise ConfigError(f"--tls-cert: no client could accept {cert}: {_why(error)}") from error
+    return sides[0].getpeercert() or {}  # type: ignore[return-value]  # of the many shapes, those that are read here
+
+
+def _count_authorities(path: Path) -> int:
+    """Return how many authorities the file holds that are good now."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise ConfigError(f"--tls-client-ca: {path} holds no certificates: {_why(error)}") from error
+    authorities = context.get_ca_certs()
+    if not authorities:
+        raise ConfigError(f"--tls-client-ca: {path} holds no certificate of an authority")
+    count = sum(_expiry(authority) > datetime.now(UTC) for authority in authorities)
+    if not count:
+        raise ConfigError(f"--tls-client-ca: every authority in {path} has expired, so no client could connect")
+    return count
+
+
+def _expiry(certificate: object) -> datetime:
+    assert isinstance(certificate, dict)
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)
+
+
+def _why(error: ssl.SSLError) -> str:
+    """Return OpenSSL's reason in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    return (error.reason or "not in PEM format").lower().replace("_", " ")
