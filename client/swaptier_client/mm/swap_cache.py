@@ -182,15 +182,18 @@ def read(host: Host, slot: SwapSlot, neighbours: Sequence[SwapSlot] = ()) -> Pat
         if is_empty and remove(host, begun.slot):
             unused.append(begun.slot)
         begun.folio.unlock()
+        if begun.folio is not folio:
+            host.put_folio(begun.folio)
+    is_empty = isinstance(replies[0], BaseException) or folio.source is Outcome.CLAIMED
+    if is_empty or unused:
+        # Freeing may fail, and the caller then gets no folio: hold none meanwhile.
+        host.put_folio(folio)
     yield from free_slots(host, unused)
     for begun in reads:
         yield from acknowledge(host, begun.slot, begun.folio)
-        if begun.folio is not folio:
-            host.put_folio(begun.folio)
-    if isinstance(replies[0], BaseException) or folio.source is Outcome.CLAIMED:
-        host.put_folio(folio)
-        if isinstance(replies[0], BaseException):
-            raise replies[0]
+    if isinstance(replies[0], BaseException):
+        raise replies[0]
+    if is_empty or unused:
         return None
     return ReadFolio(folio, was_read=True, generation=reads[0].load.generation)
 
