@@ -42,8 +42,8 @@ CORE_IMPORTS = {
 }
 """What the pure core may use: no I/O, no clock, no threads, no event loop, no protobuf. `random` has its own rule."""
 
-CLAIM_IMPORTS = CORE_IMPORTS | {"hdrh", "pydantic"}
-"""What a pure module of a shell may use: containers and checked records besides."""
+CLAIM_IMPORTS = CORE_IMPORTS | {"hdrh", "hmac", "pydantic"}
+"""What a pure module of a shell may use: containers, checked records and comparisons of secrets besides."""
 
 MAY_IMPORT = {
     "swaptier_wire.types": (),

@@ -1,7 +1,8 @@
 """`swaptier-server`, also `python -m swaptier_server`: read the configuration, serve until told to stop.
 
-Touches the process: signals, stdout, stderr, the exit status. Exit status: 0 drained, 2 the configuration cannot be
-used (one line on stderr says why). A second signal while draining ends the process at once.
+Touches the process: signals, stdin, stdout, stderr, the exit status. Exit status: 0 drained, 1 gRPC failed and nobody
+could be served any more, 2 the configuration cannot be used (one line on stderr says why). SIGHUP reads certificates
+and tokens again. A second SIGTERM or SIGINT while draining ends the process at once.
 """
 
 import asyncio
@@ -12,9 +13,18 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from swaptier_server.config import PROGRAM, ConfigError, ServerConfig, load_config, program_version, unknown_variables
+from swaptier_server.config import (
+    PROGRAM,
+    ConfigError,
+    ServerConfig,
+    load_config,
+    program_version,
+    split_errand,
+    unknown_variables,
+)
 from swaptier_server.malloc import keep_freed_memory
 
+STATUS_FAILED = 1
 STATUS_CONFIG = 2
 LAST_TASKS_SECONDS_MAX = 1.0
 """They need milliseconds; whatever hangs is not worth the wait."""
@@ -22,21 +32,55 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server; return the exit status."""
+    """Run the server, or what else is asked for; return the exit status."""
     try:
-        config = load_config(sys.argv[1:] if arguments is None else arguments)
+        errand, flags = split_errand(sys.argv[1:] if arguments is None else arguments)
+        if errand.hash_token_of is not None:
+            return _hash_token(errand.hash_token_of)
+        config = load_config(flags)
         # gRPC's own complaints about addresses, written by C, would stand around our one clear line.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        if errand.is_check:
+            return _check(config, flags)
         keep_freed_memory()
-        asyncio.run(_serve(config))
+        return asyncio.run(_serve(config))
     except ConfigError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return STATUS_CONFIG
+
+
+def _check(config: ServerConfig, flags: Sequence[str]) -> int:
+    """Tell what the configuration is and whether it can be used: findings on stdout, each problem a line on stderr."""
+    from swaptier_server.check import check_files, effective_values
+
+    for line in effective_values(config, flags):
+        sys.stdout.write(f"{line}\n")
+    for unknown in unknown_variables():
+        sys.stdout.write(f"not known, and ignored: {unknown}\n")
+    status = 0
+    for finding in check_files(config):
+        if finding.is_problem:
+            status = STATUS_CONFIG
+            sys.stderr.write(f"{PROGRAM}: {finding.text}\n")
+        else:
+            sys.stdout.write(f"{finding.text}\n")
+    return status
+
+
+def _hash_token(tenant: str) -> int:
+    """Tell the line of a token file that lets the token on standard input in as *tenant*."""
+    from swaptier_server.tokens import TokensUnusable, hash_token
+
+    try:
+        line = hash_token(tenant, sys.stdin.readline().strip())
+    except TokensUnusable as error:
+        raise ConfigError(f"--hash-token: {error}") from error
+    sys.stdout.write(f"{line}\n")
     return 0
 
 
-async def _serve(config: ServerConfig) -> None:
-    """Serve until the first signal, then drain."""
+async def _serve(config: ServerConfig) -> int:
+    """Serve until the first signal, then drain; return the exit status."""
     from swaptier_server.lifecycle import TierServer
     from swaptier_server.logs import configure_logs, get_log
 
@@ -58,6 +102,7 @@ async def _serve(config: ServerConfig) -> None:
     for each in _SIGNALS:
         loop.add_signal_handler(each, on_signal, each)
     server = await TierServer.start(config)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
     log.info(
         "serving",
         version=program_version(),
@@ -67,13 +112,19 @@ async def _serve(config: ServerConfig) -> None:
         pool_limit=str(config.pool_limit),
     )
     _announce({"listening": server.listening, "metrics": server.metrics_address, "epoch": server.tier.epoch})
-    await stop.wait()
+    waits = [asyncio.create_task(stop.wait()), asyncio.create_task(server.wait_for_failure())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    if not stop.is_set():
+        log.critical("grpc_failed", meaning="nobody can be served any more; this process drains and ends")
     await server.drain()
     # gRPC prints a traceback for each of its tasks that asyncio.run() would cancel; those of calls that were cut off
     # end by themselves within some turns.
     others = asyncio.all_tasks() - {asyncio.current_task()}
     if others:
         await asyncio.wait(others, timeout=LAST_TASKS_SECONDS_MAX)
+    return 0 if stop.is_set() else STATUS_FAILED
 
 
 def _announce(facts: dict[str, str | int | None]) -> None:

@@ -7,11 +7,11 @@ the flag or the variable it came from; `__main__` prints it and exits with statu
 import difflib
 import inspect
 import os
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, Self
+from typing import Annotated, Literal, NamedTuple, NoReturn, Self
 
 from pydantic import BeforeValidator, ByteSize, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict, SettingsError
@@ -68,6 +68,8 @@ class ServerConfig(BaseSettings):
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_exit_on_error=False,
+        cli_hide_none_type=True,
+        cli_parse_none_str="not given",
         frozen=True,
         extra="forbid",
     )
@@ -197,6 +199,7 @@ def load_config(arguments: Sequence[str]) -> ServerConfig:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {program_version()}")
+    _add_errands(parser)
     try:
         source = CliSettingsSource[ArgumentParser](ServerConfig, root_parser=parser)
         return CliApp.run(ServerConfig, cli_args=list(arguments), cli_settings_source=source)
@@ -204,6 +207,46 @@ def load_config(arguments: Sequence[str]) -> ServerConfig:
         raise ConfigError(_explain(error, arguments)) from None
     except SettingsError as error:
         raise ConfigError(f"{_suggest(str(error))}; see {PROGRAM} --help") from None
+
+
+class Errand(NamedTuple):
+    """What else than serving the command line asks for."""
+
+    is_check: bool = False
+    """Tell the effective configuration and whether it can be used."""
+    hash_token_of: str | None = None
+    """Read a token from standard input, and tell the line that lets it in as this tenant."""
+
+
+def split_errand(arguments: Sequence[str]) -> tuple[Errand, list[str]]:
+    """Return what *arguments* ask for besides the configuration, and the rest of them.
+
+    Raises:
+        ConfigError: an errand lacks its value.
+    """
+    parser = _Parser(prog=PROGRAM, add_help=False, allow_abbrev=False)
+    _add_errands(parser)
+    try:
+        found, rest = parser.parse_known_args(list(arguments))
+    except SettingsError as error:
+        raise ConfigError(f"{error}; see {PROGRAM} --help") from None
+    return Errand(getattr(found, "check_config", False), getattr(found, "hash_token", None)), rest
+
+
+def _add_errands(parser: ArgumentParser) -> None:
+    """Let *parser* know, and its help show, what `split_errand` takes."""
+    parser.add_argument(
+        "--check-config",
+        action="store_true",
+        default=SUPPRESS,
+        help="tell every value and where it came from, check files and addresses, and exit: 0 fine, 2 not",
+    )
+    parser.add_argument(
+        "--hash-token",
+        metavar="NAME",
+        default=SUPPRESS,
+        help="read a token from standard input, write its line for --tokens that lets it in as tenant NAME, and exit",
+    )
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:

@@ -103,7 +103,7 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # its base has no types
 
 async def _refuse(rpc_state: object) -> None:
     """End a call of an unknown method."""
-    context = cygrpc._ServicerContext(rpc_state, None, None, asyncio.get_running_loop())  # noqa: SLF001 - see _Core
+    context = cygrpc._ServicerContext(rpc_state, None, None, asyncio.get_running_loop())  # noqa: SLF001 - its class says why
     rich = rpc_status.to_status(
         status.rich_status(
             NotBuilt("this server has no such method; nothing was applied. Compare the versions of client and server")

@@ -9,6 +9,7 @@ Touches gRPC, sockets, the event loop and the clock. Order of a drain, and why:
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final, Self
@@ -231,6 +232,12 @@ class TierServer:
             self.keep_house()
 
     # The end
+
+    async def wait_for_failure(self) -> None:
+        """Return when gRPC has ended without being told: a process that listens no more should not look alive."""
+        with contextlib.suppress(Exception):  # gRPC's own, whatever it was; it has logged it
+            while await self._grpc.wait_for_termination(HOUSEKEEPING_SECONDS):
+                continue
 
     async def drain(self) -> None:
         """Finish what is in flight, refuse the rest, close the port, say what was dropped."""

@@ -1,0 +1,85 @@
+"""What `--check-config` tells: every value with where it came from, and whether the files can be used.
+
+Touches the environment, the files that the configuration names, and for a moment the ports it wants. Nothing is served,
+and no secret is shown: of a token file the tenants' names, of a key its path.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from swaptier_server.access import Access
+from swaptier_server.config import ConfigError, ServerConfig, flag, is_flag_of, variable
+from swaptier_server.listening import check_can_listen
+from swaptier_server.tls import Tls
+
+
+class Finding(NamedTuple):
+    """One line of the answer."""
+
+    text: str
+    is_problem: bool = False
+
+
+def effective_values(
+    config: ServerConfig, arguments: Sequence[str], environ: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Yield a line for each field of *config*: its flag, its value, and where that came from."""
+    variables = {name.upper() for name in (os.environ if environ is None else environ)}
+    width = max(len(flag(field)) for field in ServerConfig.model_fields)
+    for field in ServerConfig.model_fields:
+        if any(is_flag_of(field, argument) for argument in arguments):
+            source = "flag"
+        elif variable(field) in variables:
+            source = variable(field)
+        else:
+            source = "default"
+        yield f"{flag(field):<{width}}  {_text(getattr(config, field))}  ({source})"
+
+
+def check_files(config: ServerConfig) -> Iterator[Finding]:
+    """Yield what is found at the files and addresses of *config*."""
+    for check in (_check_tls, _check_tokens, _check_listen):
+        yield from _findings(check, config)
+
+
+def _check_tls(config: ServerConfig) -> Iterator[Finding]:
+    tls = Tls.of(config)
+    if tls is None:
+        yield Finding("TLS: off")
+        return
+    material = tls.material
+    yield Finding(f"TLS: certificate of {', '.join(material.names) or 'nobody'}, expires {material.expires:%Y-%m-%d}")
+    if config.tls_client_ca is not None:
+        yield Finding(f"client certificates: asked for, of {material.client_authorities} authorities")
+
+
+def _check_tokens(config: ServerConfig) -> Iterator[Finding]:
+    tokens = Access.of(config).tokens
+    if tokens is None:
+        yield Finding("tokens: not asked for")
+    else:
+        yield Finding(f"tokens: {len(tokens)}, of {', '.join(tokens.tenants)}")
+
+
+def _check_listen(config: ServerConfig) -> Iterator[Finding]:
+    check_can_listen("--listen", config.listen)
+    yield Finding(f"{config.listen} is free")
+    if not config.metrics.is_off:
+        check_can_listen("--metrics", config.metrics)
+        yield Finding(f"{config.metrics} is free")
+
+
+def _findings(check: Callable[[ServerConfig], Iterator[Finding]], config: ServerConfig) -> Iterator[Finding]:
+    try:
+        yield from check(config)
+    except ConfigError as problem:
+        yield Finding(str(problem), is_problem=True)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "not given"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
