@@ -5,10 +5,14 @@ and what would be right.
 """
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
-from swaptier_client.mm.policy import POLICIES
+from swaptier_client.mm.counters import INJECTABLE, InstallFailure
+from swaptier_client.mm.policy import ERAS, POLICIES
+from swaptier_client.mm.readahead import ReadaheadMode
 from swaptier_loadgen.content import HOSTS_MAX, PROCESSES_MAX
 
 THREADS_MAX = 1024
@@ -39,6 +43,21 @@ RESIDENT_SPARE_MIN = 1
 
 SLOTS_PER_PAGE = 2
 """Swap is twice the pages, so that vm_swap_full() does not free the swapcache folios some policies keep."""
+
+
+DEFAULT_INSTALL_FAILURE_RATE = 0.02
+"""Some fifty failures for each policy, of which each takes a page along where the policy lets it."""
+
+
+class WorkloadKind(StrEnum):
+    """What the emulated threads do."""
+
+    RANDOM = "random"
+    """Reads, writes, page-outs and discards anywhere, with a shared focus."""
+    FORKS = "forks"
+    """As random, and now and then a process forks, lets its child work and exit, or moves a page."""
+    STRESS_RACE = "stress-race"
+    """All threads of a process add one to every page, in opposite directions, while everything is paged out."""
 
 
 class UsageProblem(Exception):
@@ -72,6 +91,12 @@ class RaceSettings:
     install_failure_rate: float
     preemption_rate: float
     corpus: Path | None
+    workload: WorkloadKind = WorkloadKind.RANDOM
+    install_failures: Mapping[str, float] = field(default_factory=dict)
+    """Rate by cause, besides `install_failure_rate`, which is lock_contended's."""
+    readahead: ReadaheadMode = ReadaheadMode.NONE
+    zeromap: bool = False
+    """Pages of zeros are noted on the host and never sent, as since 6.12."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
@@ -107,6 +132,7 @@ class RaceSettings:
             raise UsageProblem(
                 f"--install-failure-rate {self.install_failure_rate:g} is not within 0 and 1: at 1 no fault would end"
             )
+        _check_install_failures(self.install_failures, self.install_failure_rate)
         if not 0 <= self.preemption_rate <= 1:
             raise UsageProblem(f"--preemption-rate {self.preemption_rate:g} is not within 0 and 1")
         if not 1 <= len(self.name.encode()) <= NAME_BYTES_MAX or not self.name.isprintable():
@@ -155,6 +181,44 @@ def parse_policies(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(find_policy(name) for name in names))
 
 
+def parse_era(text: str) -> tuple[str, ...]:
+    """Return the policies that kernels of the eras named in *text* had, separated by commas, each once.
+
+    Raises:
+        UsageProblem: there is no such era.
+    """
+    names = [part.strip() for part in text.split(",")]
+    for name in names:
+        if name not in ERAS:
+            raise UsageProblem(f"--era: there is no era {name!r}. Eras: {', '.join(ERAS)}")
+    return tuple(dict.fromkeys(ERAS[name].name for name in names))
+
+
+def parse_install_failures(texts: Iterable[str]) -> dict[str, float]:
+    """Return the rate of each cause, from CAUSE=RATE.
+
+    Raises:
+        UsageProblem: a cause is unknown or given twice, or a rate is none.
+    """
+    rates: dict[str, float] = {}
+    for text in texts:
+        cause, _, rate = text.partition("=")
+        cause = cause.strip().replace("-", "_")
+        if cause not in map(str, INJECTABLE):
+            close = difflib.get_close_matches(cause, map(str, INJECTABLE), n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]}?" if close else "."
+            raise UsageProblem(
+                f"--install-failure: {cause!r} is no cause that can be injected{hint} Causes: {', '.join(INJECTABLE)}"
+            )
+        if cause in rates:
+            raise UsageProblem(f"--install-failure gives {cause} twice")
+        try:
+            rates[cause] = float(rate)
+        except ValueError:
+            raise UsageProblem(f"--install-failure {text!r} is not CAUSE=RATE, as in {cause}=0.01") from None
+    return rates
+
+
 def parse_endpoint(flag: str, text: str, *, unix: bool) -> str:
     """Return *text* if it is HOST:PORT, or unix:PATH where *unix* allows it.
 
@@ -167,6 +231,19 @@ def parse_endpoint(flag: str, text: str, *, unix: bool) -> str:
     if host and port.isascii() and port.isdecimal() and int(port) < 1 << 16:
         return text
     raise UsageProblem(f"{flag} {text!r} is not HOST:PORT{' or unix:PATH' if unix else ''}")
+
+
+def _check_install_failures(rates: Mapping[str, float], lock_contended_rate: float) -> None:
+    for cause, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise UsageProblem(f"--install-failure {cause}={rate:g} is not within 0 and 1: at 1 no fault would end")
+    if lock_contended_rate and rates.get(InstallFailure.LOCK_CONTENDED):
+        raise UsageProblem(
+            "--install-failure-rate is the rate of lock_contended, which --install-failure gives too: give one of them"
+        )
+    total = lock_contended_rate + sum(rates.values())
+    if not total < 1:
+        raise UsageProblem(f"the install failures come to a rate of {total:g} together: at 1 no fault would end")
 
 
 def _check_range(flag: str, value: int, least: int, most: int) -> None:

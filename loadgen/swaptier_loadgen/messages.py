@@ -9,6 +9,9 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from swaptier_client.mm.readahead import ReadaheadMode
+from swaptier_loadgen.config import WorkloadKind
+
 REPORT_SECONDS = 0.5
 """Often enough for a scrape every second; a report costs a host about a millisecond."""
 
@@ -55,6 +58,10 @@ class HostSpec(BaseModel):
     install_failure_rate: float
     preemption_rate: float
     corpus_files: tuple[str, ...]
+    workload: WorkloadKind = WorkloadKind.RANDOM
+    install_failures: dict[str, float] = Field(default_factory=dict)
+    readahead: ReadaheadMode = ReadaheadMode.NONE
+    zeromap: bool = False
 
 
 class Duplicates(BaseModel):
@@ -87,6 +94,12 @@ class HostReport(BaseModel):
     """By `oracle.Fate`."""
     unexplained: int = 0
     """Corruptions that no failed install explains."""
+    first_corruption_seconds: float | None = None
+    """From the workload's first access to the first wrong page; None while there is none."""
+    counters_wrong: int = 0
+    """stress-race: pages whose counter is not the number of additions made to it."""
+    index_words_wrong: int = 0
+    """stress-race: pages that hold another page's words."""
     examples: list[str] = Field(default_factory=list)
     """The first findings, in words."""
     duplicates: Duplicates = Field(default_factory=Duplicates)

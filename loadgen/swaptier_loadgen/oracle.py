@@ -122,13 +122,15 @@ class Oracle:
     """Expected version and bytes of every page of one host, from the first access to `close`.
 
     Invariant: `_standing` holds the bytes of exactly those pages whose content is not that of their version: wrong
-    bytes already counted, and zeros after a discard.
+    bytes already counted, and zeros after a discard. `_origins` says, of pages that were forked or moved to where they
+    are, what they held then: their version 0.
     """
 
     def __init__(self, content_of: Callable[[PageId, int], bytes]) -> None:
         self._content_of = content_of
         self._versions: dict[PageId, int] = {}
         self._standing: dict[PageId, bytes] = {}
+        self._origins: dict[PageId, Stamp] = {}
         self._under_way: dict[PageId, list[int]] = {}
         self._owed: dict[PageId, int] = {}
         self._told: set[PageId] = set()
@@ -157,46 +159,60 @@ class Oracle:
         access.checked = True
         self.tally.pages_checked += 1
         version = self._versions.get(page, 0)
-        standing = self._standing.get(page)
-        expected = self._content_of(page, version) if standing is None else standing
+        is_explained = page in self._owed
         owed = self._owed.pop(page, 0)
-        if content == expected:
+        if content == self._expected(page):
             self.tally.owed_fates[Fate.RIGHT] += owed
             return None
         if owed:
             self.tally.owed_fates[Fate.WRONG] += 1
             self.tally.owed_fates[Fate.ALREADY_LOST] += owed - 1
-        else:
-            self.tally.unexplained += 1
+        self.tally.unexplained += not is_explained
         found = read_stamp(content)
         corruption = self._classify(page, content, found, source)
         self.tally.corruptions[corruption] += 1
         self._standing[page] = bytes(content)
         return Finding(page, corruption, version, found, owed)
 
+    def _expected(self, page: PageId) -> bytes:
+        standing = self._standing.get(page)
+        if standing is not None:
+            return standing
+        version = self._versions.get(page, 0)
+        origin = self._origins.get(page)
+        return self._content_of(page, version) if version or origin is None else self._content_of(*origin)
+
     def _classify(self, page: PageId, content: bytes, found: Stamp | None, source: Outcome | None) -> Corruption:
         """Say what wrong *content* is, by its own stamp and by the load that brought it."""
         from_device = source is Outcome.DEVICE
+        origin = self._origins.get(page)
+        is_own = found is not None and (found.page == page or (origin is not None and found.page == origin.page))
         if content == ZERO_PAGE and source is not None:
             return Corruption.DEVICE_ZERO
         if source is None:
             # No load brought it: the host itself went back to zeros or to an older version.
-            is_own = content == ZERO_PAGE or (found is not None and found.page == page)
-            return Corruption.LOST_UPDATE if is_own else Corruption.UNRECOGNISED
+            return Corruption.LOST_UPDATE if is_own or content == ZERO_PAGE else Corruption.UNRECOGNISED
         if found is None:
             return Corruption.UNRECOGNISED
-        if found.page != page:
+        if not is_own:
             return Corruption.DEVICE_FOREIGN if from_device else Corruption.TIER_FOREIGN
         if from_device:
             return Corruption.DEVICE_OLD
-        was_current = found.version >= min(self._under_way[page])
+        oldest = min(self._under_way[page])
+        if origin is not None and found.page == origin.page:
+            was_current = oldest == 0 and found.version >= origin.version
+        else:
+            was_current = found.version >= oldest
         return Corruption.LOST_UPDATE if was_current else Corruption.TIER_OLD
 
-    def write(self, access: Access) -> bytes:
-        """Return the next version of the page, PAGE_BYTES long, which the caller writes before anything else runs."""
+    def write(self, access: Access, version: int | None = None) -> bytes:
+        """Return the next version of the page, PAGE_BYTES long, which the caller writes before anything else runs.
+
+        *version* is given by a process that counts on from what it read, right or wrong.
+        """
         assert access.checked, "writers check before they write: a loss is never overwritten unseen"
         page = access.page
-        version = self._versions.get(page, 0) + 1
+        version = self._versions.get(page, 0) + 1 if version is None else version
         self._versions[page] = version
         self._standing.pop(page, None)
         self.tally.pages_written += 1
@@ -205,7 +221,8 @@ class Oracle:
     def is_blank(self, page: PageId) -> bool:
         """Return whether *page* is expected to hold zeros, so that losing it to an unwritten slot would not show."""
         standing = self._standing.get(page)
-        return standing == ZERO_PAGE or (standing is None and not self._versions.get(page, 0))
+        is_written = page in self._versions or page in self._origins
+        return standing == ZERO_PAGE or (standing is None and not is_written)
 
     def told(self, access: Access, reason: str) -> None:
         """Note that the access failed with a detected loss; only the first on a page counts."""
@@ -231,6 +248,48 @@ class Oracle:
         self.tally.discarded += 1
         self._standing[page] = ZERO_PAGE
         self._told.discard(page)
+
+    def move(self, page: PageId, target: PageId) -> None:
+        """Note that *page* is now expected at *target*, and zeros where it was."""
+        owed = self._owed.pop(page, 0)
+        self._copy(page, target)
+        if owed:
+            self._owed[target] = owed
+        self._told.discard(page)
+        self._standing[page] = ZERO_PAGE
+
+    def fork(self, host: int, parent: int, child: int) -> None:
+        """Note that process *child* has all pages of *parent*, as they are expected now."""
+        for page in self._pages_of(host, parent):
+            copy = page._replace(process=child)
+            self._copy(page, copy)
+            if page in self._owed:
+                self._owed[copy] = 0  # explains a wrong copy; the failed install itself is counted with the original
+
+    def exit(self, host: int, process: int) -> None:
+        """Forget the pages of *process*, which has ended: what they held is owed to nobody."""
+        for page in self._pages_of(host, process):
+            self.tally.owed_fates[Fate.DISCARDED] += self._owed.pop(page, 0)
+            for known in (self._versions, self._standing, self._origins):
+                known.pop(page, None)
+            self._told.discard(page)
+
+    def _pages_of(self, host: int, process: int) -> set[PageId]:
+        known = {*self._versions, *self._standing, *self._origins}
+        return {page for page in known if page.process == process and page.host == host}
+
+    def _copy(self, page: PageId, copy: PageId) -> None:
+        """Expect of *copy* what is expected of *page*, told losses included."""
+        version = self._versions.get(page, 0)
+        origin = Stamp(page, version) if version else self._origins.get(page)
+        for known in (self._versions, self._standing, self._origins):
+            known.pop(copy, None)
+        if origin is not None:
+            self._origins[copy] = origin
+        if page in self._standing:
+            self._standing[copy] = self._standing[page]
+        if page in self._told:
+            self._told.add(copy)
 
     def written(self) -> list[PageId]:
         """Return every page ever written, in order: what the final sweep reads."""

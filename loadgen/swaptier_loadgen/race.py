@@ -145,6 +145,10 @@ class Race:
             install_failure_rate=settings.install_failure_rate,
             preemption_rate=settings.preemption_rate,
             corpus_files=self._corpus_files,
+            workload=settings.workload,
+            install_failures=dict(settings.install_failures),
+            readahead=settings.readahead,
+            zeromap=settings.zeromap,
         )
 
 

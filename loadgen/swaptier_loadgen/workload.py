@@ -24,6 +24,10 @@ class OpKind(Enum):
     """Read, check, write the next version, and page it out. Models: MADV_PAGEOUT."""
     DISCARD = "discard"
     """Drop the page: it reads zeros from then on. Models: MADV_DONTNEED."""
+    FORK = "fork"
+    """Fork the whole process; the child accesses its pages for a while, then exits."""
+    MOVE = "move"
+    """Move the page, if it is swapped out, and read it where it is now. Models: UFFDIO_MOVE."""
 
 
 class Op(NamedTuple):
@@ -42,6 +46,8 @@ class Shape(NamedTuple):
     write_percent: int = 50
     pageout_percent: int = 10
     discard_percent: int = 1
+    fork_percent: int = 0
+    move_percent: int = 0
     """The rest of the accesses reads."""
     focus_percent: int = 75
     """Accesses that go to the shared focus."""
@@ -70,6 +76,8 @@ def _kind(shape: Shape, percentile: int) -> OpKind:
         (OpKind.DISCARD, shape.discard_percent),
         (OpKind.PAGEOUT, shape.pageout_percent),
         (OpKind.WRITE, shape.write_percent),
+        (OpKind.FORK, shape.fork_percent),
+        (OpKind.MOVE, shape.move_percent),
     ):
         if percentile < percent:
             return kind
