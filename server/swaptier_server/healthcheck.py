@@ -1,8 +1,12 @@
 """Ask a running server whether it serves, once: `python -m swaptier_server.healthcheck [HOST:PORT | unix:PATH]`.
 
 Touches one connection, the command line and the environment. A container engine runs it every few seconds, so it
-imports nothing but gRPC. Exit status: 0 serving, 1 not serving or not there, 2 wrong usage. Without an argument it
+imports hardly more than gRPC. Exit status: 0 serving, 1 not serving or not there, 2 wrong usage. Without an argument it
 asks where `SWAPTIER_LISTEN` says this container's server listens, else the server's default.
+
+With `SWAPTIER_TLS_CERT` it speaks TLS and believes exactly that certificate, whatever name it has. With
+`SWAPTIER_TLS_CLIENT_CA` it shows the server's own certificate as a client's; where that is of another authority, point
+`SWAPTIER_HEALTH_TLS_CERT` and `SWAPTIER_HEALTH_TLS_KEY` to one that the server accepts. It needs no token.
 
 Rule: it is an ordinary client of grpc.health.v1 and knows nothing of the server's inside.
 """
@@ -10,9 +14,12 @@ Rule: it is an ordinary client of grpc.health.v1 and knows nothing of the server
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from swaptier_server.certificates import CertificateUnusable, try_out
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEADLINE_SECONDS = 3.0
@@ -30,10 +37,37 @@ def target(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
     return f"{_EVERYWHERE.get(host, host)}{colon}{port}"
 
 
-def check(address: str) -> str:
+def security(environ: Mapping[str, str]) -> tuple[grpc.ChannelCredentials, list[tuple[str, str]]] | None:
+    """Return what the server of *environ* wants to see, and the name to expect; None where it speaks plain text.
+
+    Raises:
+        CertificateUnusable, OSError: a file cannot be used or read.
+    """
+    server, server_key = (environ.get(f"SWAPTIER_TLS_{what}", "") for what in ("CERT", "KEY"))
+    if not server:
+        return None
+    certificate = try_out(Path(server), Path(server_key))
+    names = [("grpc.ssl_target_name_override", host.replace("*", "any")) for host in certificate.hosts[:1]]
+    if not environ.get("SWAPTIER_TLS_CLIENT_CA"):
+        return grpc.ssl_channel_credentials(Path(server).read_bytes()), names
+    cert = environ.get("SWAPTIER_HEALTH_TLS_CERT", server)
+    key = environ.get("SWAPTIER_HEALTH_TLS_KEY", server_key)
+    return grpc.ssl_channel_credentials(*(Path(name).read_bytes() for name in (server, key, cert))), names
+
+
+def check(address: str, environ: Mapping[str, str]) -> str:
     """Return the status of the whole server at *address*, "SERVING" when all is well, else why it cannot be told."""
     # A proxy from the environment must not stand between a container and itself.
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    options: list[tuple[str, int | str]] = [("grpc.enable_http_proxy", 0)]
+    try:
+        secured = security(environ)
+    except (CertificateUnusable, OSError) as error:
+        return str(error)
+    if secured is None:
+        channel = grpc.insecure_channel(address, options)
+    else:
+        channel = grpc.secure_channel(address, secured[0], [*options, *secured[1]])
+    with channel:
         request = health_pb2.HealthCheckRequest(service="")
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=DEADLINE_SECONDS)
@@ -48,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write("usage: python -m swaptier_server.healthcheck [HOST:PORT | unix:PATH]\n")
         return 2
     address = target(arguments, os.environ)
-    status = check(address)
+    status = check(address, os.environ)
     if status == "SERVING":
         return 0
     sys.stderr.write(f"{address} is not serving: {status}\n")

@@ -1,8 +1,7 @@
 """TLS from files: checked before it is used, and read again when it changes.
 
 Touches files; gRPC asks for the present certificate from threads of its own. Rules of conduct:
-  - A certificate is tried out before any client sees it: a handshake with itself, in memory. So a key that does not
-    fit, a certificate that has expired or one that is not for servers is found at the start, and at a reload.
+  - A certificate is tried out before any client sees it, at the start and at every reload.
   - Connections that are open keep what they were made with; new ones get the present files.
   - No error repeats anything of a key.
 """
@@ -15,11 +14,9 @@ from typing import Final, NamedTuple
 
 import grpc
 
+from swaptier_server.certificates import CertificateUnusable, expiry, reason, try_out
 from swaptier_server.config import ConfigError, ServerConfig
 from swaptier_server.reloading import FromFiles, read_file
-
-_HANDSHAKE_TURNS = 8
-"""A handshake in memory needs 3 at most."""
 
 
 class TlsMaterial(NamedTuple):
@@ -100,39 +97,17 @@ def read_tls(cert: Path, key: Path, client_ca: Path | None) -> TlsMaterial:
     """
     chain, private = read_file("--tls-cert", cert), read_file("--tls-key", key)
     authorities = None if client_ca is None else read_file("--tls-client-ca", client_ca)
-    peer = _try_out(cert, key)
+    try:
+        certificate = try_out(cert, key)
+    except CertificateUnusable as error:
+        raise ConfigError(f"--tls-cert: {error}") from error
     count = 0 if client_ca is None else _count_authorities(client_ca)
     return TlsMaterial(
         configuration=grpc.ssl_server_certificate_configuration([(private, chain)], authorities),
-        names=tuple(str(name) for _, name in peer.get("subjectAltName", ())),
-        expires=_expiry(peer),
+        names=certificate.names,
+        expires=certificate.expires,
         client_authorities=count,
     )
-
-
-def _try_out(cert: Path, key: Path) -> dict[str, tuple[tuple[str, str], ...]]:
-    """Return what a client sees of the certificate, after a handshake with ourselves."""
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        server.load_cert_chain(cert, key, password=lambda: b"")  # gRPC cannot ask for one either
-    except ssl.SSLError as error:
-        raise ConfigError(f"--tls-cert, --tls-key: {cert} and {key} are not a pair: {_why(error)}") from error
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate vouches for itself here
-    client.load_verify_locations(cert)
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    sides = (client.wrap_bio(incoming, outgoing), server.wrap_bio(outgoing, incoming, server_side=True))
-    try:
-        for _ in range(_HANDSHAKE_TURNS):
-            for side in sides:
-                try:
-                    side.do_handshake()
-                except ssl.SSLWantReadError:
-                    continue
-    except ssl.SSLError as error:
-        raise ConfigError(f"--tls-cert: no client could accept {cert}: {_why(error)}") from error
-    return sides[0].getpeercert() or {}  # type: ignore[return-value]  # of the many shapes, those that are read here
 
 
 def _count_authorities(path: Path) -> int:
@@ -141,23 +116,11 @@ def _count_authorities(path: Path) -> int:
     try:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
-        raise ConfigError(f"--tls-client-ca: {path} holds no certificates: {_why(error)}") from error
+        raise ConfigError(f"--tls-client-ca: {path} holds no certificates: {reason(error)}") from error
     authorities = context.get_ca_certs()
     if not authorities:
         raise ConfigError(f"--tls-client-ca: {path} holds no certificate of an authority")
-    count = sum(_expiry(authority) > datetime.now(UTC) for authority in authorities)
+    count = sum(expiry(authority) > datetime.now(UTC) for authority in authorities)
     if not count:
         raise ConfigError(f"--tls-client-ca: every authority in {path} has expired, so no client could connect")
     return count
-
-
-def _expiry(certificate: object) -> datetime:
-    assert isinstance(certificate, dict)
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)
-
-
-def _why(error: ssl.SSLError) -> str:
-    """Return OpenSSL's reason in words."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    return (error.reason or "not in PEM format").lower().replace("_", " ")
