@@ -14,22 +14,28 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from swaptier_client.area_calls import HostArea
-from swaptier_client.mm.effects import Load, Request, RequestReply
+from swaptier_client.mm.effects import Request, RequestReply
+from swaptier_client.mm.errors import PageLost
+from swaptier_client.mm.policy import POLICIES
 from swaptier_client.transport import TierStream
 from swaptier_loadgen.explore.cell import Question
+from swaptier_loadgen.explore.pages import page_name
 from swaptier_loadgen.explore.search import Transition
-from swaptier_loadgen.explore.violation import Violation
-from swaptier_loadgen.explore.world import Bounds, Network, World, network_made_by
-from swaptier_server.tier.area import Area
+from swaptier_loadgen.explore.violation import Kind, Violation
+from swaptier_loadgen.explore.world import Bounds, World
 from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import LoadReply
+from swaptier_wire.types import AreaOptions, LoadReply
 
 ONLY_IN_PROCESS = ("writeback-vs-load", "early-lookup", "store-back-rejected", "server-restart")
 """Worlds in which the tier does what no request asks of it: no server can be made to do it in step."""
+
+
+STEPS_TO_THE_END_MAX = 1_000
+"""Steps after the violation: far above what any world's tasks still need."""
 
 
 class NotReplayable(Exception):
@@ -43,21 +49,33 @@ class Diverged(Exception):
 class RemoteTiers:
     """The streams of one replay, on an event loop that runs only while a reply is waited for."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, bounds: Bounds, options: AreaOptions) -> None:
         self._target = target
+        self._slots, self._options = bounds.slots, options
         self._loop = asyncio.new_event_loop()
         self._streams: dict[str, TierStream] = {}
         self._name = f"replay-{time.time_ns()}"
 
-    def perform(self, area: Area, request: Request) -> RequestReply:
-        """Send *request* for *area*, which is opened on first use, and wait for the reply."""
-        return self._loop.run_until_complete(self._perform(area, request))
+    def perform(self, area: str, request: Request, expected: RequestReply) -> RequestReply:
+        """Send *request* for *area*, which is opened on first use, and return the server's reply.
 
-    async def _perform(self, area: Area, request: Request) -> RequestReply:
-        stream = self._streams.get(area.name)
+        Raises:
+            Diverged: it is not what was *expected*.
+        """
+        given = self._loop.run_until_complete(self._perform(area, request))
+        same = given.outcome is expected.outcome
+        if isinstance(given, LoadReply) and isinstance(expected, LoadReply):
+            same = same and given.content() == expected.content() and given.generation == expected.generation
+        if not same:
+            what = type(request).__name__.lower()
+            raise Diverged(f"a {what} was answered {given.outcome.name}, in process it is {expected.outcome.name}")
+        return given
+
+    async def _perform(self, area: str, request: Request) -> RequestReply:
+        stream = self._streams.get(area)
         if stream is None:
-            there = HostArea(f"{self._name}-{area.client.id}", 1, f"{self._name}-{area.name}", area.slots, area.options)
-            stream = self._streams[area.name] = await TierStream(self._target, there).__aenter__()
+            there = HostArea(f"{self._name}-{area}", 1, f"{self._name}-{area}", self._slots, self._options)
+            stream = self._streams[area] = await TierStream(self._target, there).__aenter__()
         return await stream.submit(request)
 
     def close(self) -> None:
@@ -69,25 +87,6 @@ class RemoteTiers:
         for stream in self._streams.values():
             await stream.swapoff()
             await stream.__aexit__(None, None, None)
-
-
-class RemoteNetwork(Network):
-    """The explorer's network, with a real server at its end."""
-
-    def __init__(self, world: World, areas: list[Area], remote: RemoteTiers) -> None:
-        super().__init__(world, areas)
-        self._remote = remote
-
-    def _apply(self, request: Request) -> RequestReply:
-        expected = super()._apply(request)
-        given = self._remote.perform(self.areas[request.entry.type], request)
-        same = given.outcome is expected.outcome
-        if isinstance(given, LoadReply) and isinstance(expected, LoadReply):
-            same = same and given.content() == expected.content() and given.generation == expected.generation
-        if not same:
-            what = "load" if isinstance(request, Load) else type(request).__name__.lower()
-            raise Diverged(f"a {what} was answered {given.outcome.name}, in process it is {expected.outcome.name}")
-        return given
 
 
 def replay_file(path: Path, target: str) -> tuple[list[str], bool]:
@@ -113,8 +112,8 @@ def replay_file(path: Path, target: str) -> tuple[list[str], bool]:
             continue
         schedule = [Transition(step["task"], tuple(step["choices"])) for step in result["trace"]]
         try:
-            with _remote(target) as remote:
-                kind = replay_schedule(question, schedule, remote)
+            with _remote(target, question) as remote:
+                kind, after = replay_schedule(question, schedule, remote)
         except Diverged as divergence:
             lines.append(f"{name}: DIVERGED after the schedule began: {divergence}")
             is_same = False
@@ -124,14 +123,22 @@ def replay_file(path: Path, target: str) -> tuple[list[str], bool]:
         same = kind == result["kind"]
         is_same = is_same and same
         found = kind or "nothing lost"
-        lines.append(f"{name}: {found} after {len(schedule)} steps over gRPC{'' if same else '; NOT as in process'}")
+        lines.append(
+            f"{name}: {found} after {len(schedule)} steps over gRPC{'' if same else '; NOT as in process'}{after}"
+        )
     return lines, is_same
 
 
-def replay_schedule(question: Question, schedule: list[Transition], remote: RemoteTiers) -> str | None:
-    """Force the schedule against the real server and return the kind of what was violated, or None."""
-    with network_made_by(lambda world, areas: RemoteNetwork(world, areas, remote)):
-        world = question.build()
+def replay_schedule(question: Question, schedule: list[Transition], remote: RemoteTiers) -> tuple[str | None, str]:
+    """Force the schedule against the real server.
+
+    Returns the kind of what was violated, or None, and what the server gives whoever reads a lost page afterwards.
+    """
+    world = question.build()
+    for there in world.hosts:
+        for area, request, reply in there.network.prelude:
+            remote.perform(area, request, reply)
+        there.network.beyond = remote.perform
     world.start()
     try:
         for task, script in schedule:
@@ -141,13 +148,36 @@ def replay_schedule(question: Question, schedule: list[Transition], remote: Remo
         if not world.enabled():
             world.finish()
     except Violation as violation:
-        return str(violation.kind)
-    return None
+        lost = violation.kind is Kind.LOST_PAGE
+        return str(violation.kind), _read_back(world) if lost else ""
+    return None, ""
+
+
+def _read_back(world: World) -> str:
+    """Let every task end and read what was lost, as its owner would."""
+    world.is_running = False
+    for _ in range(STEPS_TO_THE_END_MAX):
+        enabled = world.enabled()
+        if not enabled:
+            break
+        world.choices.begin(())
+        with suppress(Violation):  # the task that reads the page says so too
+            world.step(enabled[0])
+    for (process, address), page in list(world.model.pages.items()):
+        there = world.model.hosts[process]
+        try:
+            folio = world.run_alone(there, there.host.access(process, address, write=False))
+        except PageLost as told:
+            return f"; then whoever reads page {address} is told ({told.reason})"
+        if folio.content is not None and folio.content != page:
+            return f"; then page {address} reads as {page_name(folio.content)}, and it was {page_name(page)}"
+    return "; then it reads right"
 
 
 @contextmanager
-def _remote(target: str) -> Iterator[RemoteTiers]:
-    remote = RemoteTiers(target)
+def _remote(target: str, question: Question) -> Iterator[RemoteTiers]:
+    options = AreaOptions(device_free_on_read=POLICIES[question.policy].device_free_on_read)
+    remote = RemoteTiers(target, question.bounds, options)
     try:
         yield remote
     finally:

@@ -1,6 +1,6 @@
 """One cell of the matrix: a policy in a world, searched, judged and told.
 
-Pure, but for the clock that is given. Everything here can be sent between processes.
+Pure: the clock is given. Everything here can be sent between processes.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ LOSES: dict[str, tuple[str, ...]] = {
     "reclaim-vs-fault": _TAKES_AND_DROPS,
     "zap-vs-fault": _LOSES_REUSE,
     "fork-share": _TAKES_AND_DROPS,
-    "readahead-race": (*_TAKES_AND_DROPS, "exclusive-if-swapcache-unpinned"),
-    "swapoff-vs-fault": _LOSES_REUSE,
+    "readahead-race": (*_TAKES_AND_DROPS, "exclusive-if-swapcache-unpinned", "cache-on-hit-early"),
+    "swapoff-vs-fault": (*_LOSES_REUSE, "cache-on-hit-early"),
     "store-back-rejected": _TAKES_AND_DROPS,
     "writeback-vs-load": (*_LOSES_REUSE, "cache-on-hit-early"),
     "early-lookup": (*_LOSES_REUSE, "cache-on-hit-early"),
@@ -48,8 +48,14 @@ LOSES: dict[str, tuple[str, ...]] = {
     "delayed-invalidate": _TAKES_AND_DROPS,
     "server-restart": tuple(POLICIES),
 }
-"""Who loses a page, by world. `slot-reuse`, `two-hosts` and others without an injected failure still undo `exclusive`:
-reclaim holds the lock of the private folio when the fault comes back for it, row 1 of KERNEL.md 1.3."""
+"""Who loses a page, by world.
+
+`cache-on-hit-early` needs the pool to be without the page when it looks: the tier wrote it back, or somebody read it
+into the swapcache (by readahead, by swapoff) and reclaim stores it again before the pin.
+
+`slot-reuse`, `two-hosts` and others without an injected failure still undo `exclusive`: reclaim holds the lock of the
+private folio when the fault comes back for it, row 1 of KERNEL.md 1.3.
+"""
 
 TELLS = {"store-back-rejected": ("store-back",)}
 

@@ -17,60 +17,31 @@ Rules of conduct:
 
 from __future__ import annotations
 
-import dis
 import gc
 import marshal
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from enum import Enum
-from types import CodeType, FunctionType, GeneratorType, MethodType
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable
+from types import CodeType, GeneratorType
+from typing import ClassVar
 
 import xxhash
 
-from swaptier_client.mm.effects import Invalidate, Load, Store, Wait, WaitQueue
+from swaptier_client.mm.effects import Acknowledge, Invalidate, Load, Store, Wait, WaitQueue
 from swaptier_client.mm.folio import Folio
 from swaptier_client.mm.host import Host
 from swaptier_client.mm.page_table import PresentPte, SwapPte
 from swaptier_client.mm.process import Process
 from swaptier_client.mm.readahead import ReadaheadMode
 from swaptier_client.mm.swap_map import SwapSlot
+from swaptier_loadgen.explore.cpu import Cpu
+from swaptier_loadgen.explore.frame_shape import ITERATORS, FrameShape
 from swaptier_loadgen.explore.lockstep import TaskState
 from swaptier_loadgen.explore.pages import page_token
-from swaptier_loadgen.explore.world import Cpu, World
-from swaptier_wire.types import NO_GENERATION, PAGE_BYTES, LoadReply, SlotReply
+from swaptier_loadgen.explore.value_writer import Atom, ValueWriter
+from swaptier_loadgen.explore.world import World
+from swaptier_wire.types import NO_GENERATION, LoadReply, SlotReply
 
 MARSHAL_VERSION = 0
 """The oldest: newer ones write references, which depend on who else holds an object."""
-
-_NOTHING: tuple[Iterator[object], ...] = (
-    iter([]),
-    iter(()),
-    iter({}),
-    iter({}.values()),
-    iter({}.items()),
-    iter(range(0)),
-    zip(),
-    enumerate(()),
-)
-_ITERATORS = frozenset(type(iterator) for iterator in _NOTHING)
-_FOR_ITER = dis.opmap["FOR_ITER"]
-
-SLOT_FIELDS_LEFT_OUT = frozenset(
-    ("duplication", "entry_bytes", "is_storing", "owners", "pool_loads", "was_rescued")  # only counters read them
-)
-SLOT_FIELDS_WRITTEN = frozenset(
-    ("count", "entry", "folio", "generation", "has_cache", "in_doubt", "in_pool", "is_freeing", "is_zero", "lost",
-     "on_device", "queue", "reader")
-)  # fmt: skip
-FOLIO_FIELDS_LEFT_OUT = frozenset(("backed_checksum",))
-FOLIO_FIELDS_WRITTEN = frozenset(
-    ("content", "dirty", "entry", "is_locked", "lock_queue", "mappings", "read_error", "readahead", "referenced",
-     "refs", "source", "uptodate")
-)  # fmt: skip
-"""Held to the classes by a test: who adds a field decides here whether a branch reads it."""
-
-Atom = int | str | None
 
 
 def state_key(world: World, *, last: int = -1, spent: int = 0) -> int:
@@ -89,31 +60,17 @@ def state_bytes(world: World, *, last: int = -1, spent: int = 0) -> bytes:
     return marshal.dumps(atoms, MARSHAL_VERSION)
 
 
-class _Shape(NamedTuple):
-    """What is known of a function, whatever state its frame is in."""
-
-    name: str
-    variables: int
-    has_loops: bool
-
-    @classmethod
-    def of(cls, code: CodeType) -> _Shape:
-        """Look at *code*."""
-        variables = len({*code.co_varnames, *code.co_cellvars, *code.co_freevars})
-        return cls(code.co_qualname, variables, any(at.opcode == _FOR_ITER for at in dis.get_instructions(code)))
+_SHAPES: dict[CodeType, FrameShape] = {}
 
 
-_SHAPES: dict[CodeType, _Shape] = {}
-
-
-class _Writer:
+class _Writer(ValueWriter):
     """One serialisation."""
 
     def __init__(self, world: World, last: Cpu | None) -> None:
+        super().__init__()
         self._world = world
         self._last = last
-        self._out: list[Atom] = []
-        self._numbers: dict[int, int] = {id(world): -1, id(world.model): -2, id(world.policy): -3}
+        self._numbers |= {id(world): -1, id(world.model): -2, id(world.policy): -3}
         self._requests: dict[int, int] = {}
         self._host: Host = world.hosts[0].host
 
@@ -181,6 +138,8 @@ class _Writer:
                     slot.is_zero,
                     None if slot.lost is None else slot.lost.value,
                 )
+                # A claim is named by the request that made it; only whether two are the same request matters.
+                out.append(self._requests.setdefault(slot.claim_id, len(self._requests)) if slot.claim_id else None)
                 self._put(slot.folio)
                 self._put(slot.reader)
                 if slot.queue is not None:
@@ -263,7 +222,7 @@ class _Writer:
         names = frame.f_locals
         shape = _SHAPES.get(code)
         if shape is None:
-            shape = _SHAPES[code] = _Shape.of(code)
+            shape = _SHAPES[code] = FrameShape.of(code)
         out += (shape.name, frame.f_lasti)
         if len(names) != shape.variables:
             out.append("|".join(names))
@@ -281,74 +240,11 @@ class _Writer:
         if shape.has_loops:
             # What the frame has on its stack and not in a variable: the iterators of its for loops.
             for value in gc.get_referents(path):
-                if type(value) in _ITERATORS:
+                if type(value) in ITERATORS:
                     self._put(value.__reduce__())
 
     def _relative(self, slot: SwapSlot, generation: int) -> int | None:
         return None if generation == NO_GENERATION else generation - slot.generation
-
-    def _put(self, value: object) -> None:
-        kind = type(value)
-        if value is None or kind is int or kind is str or kind is bool or kind is float:
-            self._out.append(value)  # type: ignore[arg-type]  # the line above says that it is an atom
-            return
-        number = self._numbers.get(id(value))
-        if number is not None:
-            self._out += (number, "@")
-            return
-        write = self._BY_TYPE.get(kind)
-        if write is not None:
-            write(self, value)
-        else:
-            self._other(value, kind)
-
-    def _number(self, value: object) -> None:
-        self._numbers[id(value)] = len(self._numbers)
-
-    def _other(self, value: object, kind: type) -> None:
-        if isinstance(value, Enum):
-            self._out += (kind.__name__, value.value if isinstance(value, int) else value.name)
-        elif isinstance(value, BaseException):
-            self._out += (kind.__name__, str(value))
-        elif isinstance(value, tuple):
-            self._out += (kind.__name__, len(value))
-            for part in value:
-                self._put(part)
-        elif isinstance(value, range):
-            self._out += ("range", value.start, value.stop, value.step)
-        elif isinstance(value, type):
-            self._out.append(value.__name__)
-        elif isinstance(value, FunctionType):
-            self._out.append(value.__qualname__)
-        elif isinstance(value, MethodType):
-            self._out.append(value.__func__.__qualname__)
-            self._put(value.__self__)
-        elif isinstance(value, GeneratorType):
-            # A path that another drives step by step: Cpu.frames() comes to it.
-            self._out.append(value.__qualname__)
-        elif callable(value) and getattr(value, "__module__", "") == "builtins":
-            self._out.append(getattr(value, "__name__", ""))
-        elif kind in _ITERATORS:
-            self._put(value.__reduce__())
-        else:
-            raise TypeError(f"a {kind.__name__} is in reach of a task, and state_key does not know what of it matters")
-
-    def _bytes(self, value: bytes) -> None:
-        if len(value) == PAGE_BYTES:
-            self._out += ("page", page_token(value))
-        else:
-            self._out.append(value.hex())
-
-    def _list(self, value: list[object]) -> None:
-        self._out += ("[", len(value))
-        for part in value:
-            self._put(part)
-
-    def _dict(self, value: dict[object, object]) -> None:
-        self._out += ("{", len(value))
-        for name, part in value.items():
-            self._put(name)
-            self._put(part)
 
     def _folio(self, folio: Folio) -> None:
         self._number(folio)
@@ -414,6 +310,12 @@ class _Writer:
         entry = slot.entry
         self._out += ("invalidate", entry.type, entry.offset, self._relative(slot, invalidate.generation))
 
+    def _acknowledge(self, claim: Acknowledge) -> None:
+        slot = self._host.slot(claim.entry)
+        request = self._requests.setdefault(claim.request_id, len(self._requests))
+        entry = slot.entry
+        self._out += ("acknowledge", entry.type, entry.offset, self._relative(slot, claim.generation), request)
+
     def _load_reply(self, reply: LoadReply, generation: int | None) -> None:
         page = reply.page
         self._out += (
@@ -434,15 +336,12 @@ class _Writer:
     def _queue(self, queue: WaitQueue) -> None:
         raise TypeError(f"the queue {queue.name!r} belongs to nobody that state_key knows")
 
-    _BY_TYPE: ClassVar[dict[type, Callable[..., None]]] = {
-        bytes: _bytes,
-        list: _list,
-        dict: _dict,
-        OrderedDict: _dict,
+    BY_TYPE: ClassVar[dict[type, Callable[..., None]]] = {
         Folio: _folio,
         Process: _process,
         SwapPte: _swap_pte,
         PresentPte: _present_pte,
+        Acknowledge: _acknowledge,
         Load: _load,
         Store: _store,
         Invalidate: _invalidate,
@@ -450,4 +349,3 @@ class _Writer:
         SlotReply: _slot_reply,
         WaitQueue: _queue,
     }
-    """Each takes the writer and a value of its own type."""

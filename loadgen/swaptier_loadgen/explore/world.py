@@ -7,25 +7,14 @@ late, as often as its budget allows. A budget is part of the state: what was spe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from types import GeneratorType
 from typing import TypeVar
 
 from swaptier_client.mm.counters import InstallFailure
 from swaptier_client.mm.effects import (
-    Batch,
-    Invalidate,
-    Load,
     Path,
-    Preempt,
-    Request,
-    RequestReply,
     SwapEntry,
     Wait,
-    WaitQueue,
 )
 from swaptier_client.mm.errors import NotMapped, OutOfMemory, PageLost
 from swaptier_client.mm.host import Host
@@ -37,16 +26,15 @@ from swaptier_client.mm.readahead import Readahead
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
 from swaptier_loadgen.explore.choices import Choices
-from swaptier_loadgen.explore.in_process import InProcessTiers
-from swaptier_loadgen.explore.lockstep import Lockstep, Task, TaskState
+from swaptier_loadgen.explore.cpu import Cpu
+from swaptier_loadgen.explore.lockstep import Lockstep, TaskState
 from swaptier_loadgen.explore.model import PageModel
+from swaptier_loadgen.explore.network import Budget, FailingDevice, Network
 from swaptier_loadgen.explore.violation import Kind, Violation
-from swaptier_server.tier.area import Area, Client
-from swaptier_server.tier.device import DeviceError, MemoryDevice
-from swaptier_server.tier.page import StoredPage
+from swaptier_server.tier.area import Client
 from swaptier_server.tier.tier import Tier, TierLimits
-from swaptier_wire.errors import DeadlinePassed, SwapTierError
-from swaptier_wire.types import AreaOptions, LoadReply, SlotReply
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import AreaOptions
 
 T = TypeVar("T")
 
@@ -54,8 +42,6 @@ RESIDENT_PAGES_MAX = 64
 """Far more than any world touches: worlds reclaim when they say so, not when memory is short."""
 
 POOL_BYTES = 1 << 20
-
-EFFECTS_MODULE = "swaptier_client.mm.effects"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,83 +56,6 @@ class Bounds:
     lost_replies: int = 0
 
 
-@dataclass(slots=True)
-class Budget:
-    """What may still go wrong."""
-
-    install_failures: int = 0
-    lost_replies: int = 0
-    retried_loads: int = 0
-    late_invalidates: int = 0
-    device_failures: int = 0
-    causes: tuple[InstallFailure, ...] = (InstallFailure.LOCK_CONTENDED,)
-    """How an install may fail."""
-
-    def left(self) -> tuple[int, ...]:
-        """Return what is left, for the state's key."""
-        return (
-            self.install_failures,
-            self.lost_replies,
-            self.retried_loads,
-            self.late_invalidates,
-            self.device_failures,
-        )
-
-
-class Cpu(Task):
-    """A task of a world."""
-
-    def __init__(self, name: str, path: Path[object], there: WorldHost | None, alike: str, *, is_daemon: bool) -> None:
-        super().__init__(name, path)
-        self.there = there
-        """The host it runs on; None for what happens in the tier or on the network."""
-        self.alike = alike
-        """Tasks of one class run one program: it does not matter which is which. Empty: it is the only one."""
-        self.is_daemon = is_daemon
-        """The world may end while it sleeps."""
-
-    @property
-    def has_begun(self) -> bool:
-        """It has taken a step and has not ended."""
-        return self.at is not None
-
-    def frames(self) -> Iterator[GeneratorType[object, object, object]]:
-        """Yield the suspended generators, outermost first; a path that another drives step by step counts too."""
-        path: object = self.path
-        while isinstance(path, GeneratorType):
-            yield path
-            frame = path.gi_frame
-            path = path.gi_yieldfrom or (frame.f_locals.get("path") if frame is not None else None)
-
-    def frames_locals(self) -> Iterator[dict[str, object]]:
-        """Yield the local variables of each suspended frame, outermost first."""
-        for path in self.frames():
-            if path.gi_frame is not None:
-                yield path.gi_frame.f_locals
-
-    def on_its_way(self) -> list[tuple[Request, RequestReply | BaseException]]:
-        """Return the requests that are answered and whose replies the task has not taken yet, with these."""
-        if isinstance(self.at, Batch) and isinstance(self.reply, list):
-            return list(zip(self.at.requests, self.reply, strict=True))
-        if isinstance(self.at, Request) and isinstance(self.reply, LoadReply | SlotReply):
-            return [(self.at, self.reply)]
-        return []
-
-    def where(self) -> str:
-        """Return the line at which it stands, as "module:function:line"; empty when it has ended.
-
-        The innermost line that says something: the helpers that ask again until an outcome is known are passed over.
-        """
-        where = ""
-        for path in self.frames():
-            if path.gi_frame is None:
-                continue
-            module = path.gi_frame.f_globals["__name__"]
-            if module != EFFECTS_MODULE:
-                where = f"{module.rpartition('.')[2]}:{path.gi_frame.f_code.co_name}:{path.gi_frame.f_lineno}"
-        return where
-
-
 class WorldHost:
     """A host, the network behind it and its areas."""
 
@@ -154,80 +63,6 @@ class WorldHost:
         self.index = index
         self.host = host
         self.network = network
-
-
-class Network(InProcessTiers):
-    """The tier's side of an effect, when replies get lost and requests arrive twice or late."""
-
-    def __init__(self, world: World, areas: list[Area]) -> None:
-        super().__init__(areas)
-        self._world = world
-        self.late: list[Request] = []
-        """Copies of requests that have not arrived yet."""
-        self.queue = WaitQueue("late request")
-
-    def perform_one(self, request: Request) -> RequestReply:
-        """Apply one request, once or twice, and lose its reply or not."""
-        budget, choices = self._world.budget, self._world.choices
-        if not self._world.is_running:
-            return super().perform_one(request)
-        if budget.retried_loads and isinstance(request, Load) and choices.choose("the load arrives twice"):
-            budget.retried_loads -= 1
-            super().perform_one(request)
-        reply = super().perform_one(request)
-        late = budget.late_invalidates and isinstance(request, Invalidate)
-        if late and choices.choose("a copy of the invalidation stays on its way"):
-            budget.late_invalidates -= 1
-            self.late.append(request)
-            self.queue.wake_all()
-        if budget.lost_replies and choices.choose("the reply is lost"):
-            budget.lost_replies -= 1
-            raise DeadlinePassed("no reply came in time; the request may have been applied. Ask again")
-        return reply
-
-    def deliver_late(self) -> Path[None]:
-        """Deliver each late copy at some later time. Never ends while there may be one."""
-        while self._world.budget.late_invalidates or self.late:
-            if self.late:
-                super().perform_one(self.late.pop(0))
-                yield Preempt("network.delivered")
-            else:
-                yield Wait(self.queue)
-
-
-NetworkFactory = Callable[["World", list[Area]], Network]
-
-_network_factory: ContextVar[NetworkFactory] = ContextVar("network_factory", default=Network)
-
-
-@contextmanager
-def network_made_by(factory: NetworkFactory) -> Iterator[None]:
-    """Let the worlds built inside this context have another network, as when a real server stands at its end."""
-    token = _network_factory.set(factory)
-    try:
-        yield
-    finally:
-        _network_factory.reset(token)
-
-
-class FailingDevice(MemoryDevice):
-    """A device that may refuse a write, as often as the budget allows."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self._world = world
-
-    def write(self, offset: int, page: StoredPage) -> None:
-        """Write, or fail without a trace.
-
-        Raises:
-            DeviceError: by choice.
-        """
-        world = self._world
-        if world.is_running and world.budget.device_failures and world.choices.choose("the device refuses"):
-            world.budget.device_failures -= 1
-            raise DeviceError
-        super().write(offset, page)
 
 
 class World:
@@ -273,7 +108,7 @@ class World:
             readahead=readahead,
             install_failure=self._install_failure,
         )
-        there = WorldHost(index, host, _network_factory.get()(self, [area]))
+        there = WorldHost(index, host, Network(self, [area]))
         self.hosts.append(there)
         return there
 

@@ -29,9 +29,9 @@ def lost_reply(policy: Policy, bounds: Bounds) -> World:
 
 
 def retried_load(policy: Policy, bounds: Bounds) -> World:
-    """A load reaches the tier twice, as when a channel repeats it, and the second reply is the one that counts.
+    """A load reaches the tier twice, as when a channel repeats it: does the reply that counts have the page?
 
-    Hazard 2. As lost-reply, but the host never learns that anything was repeated.
+    Hazard 2. The second reply is the one that counts. As lost-reply, but the host never learns of the repeat.
     """
     world = World(policy, bounds)
     world.budget.retried_loads = 1

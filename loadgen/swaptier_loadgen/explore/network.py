@@ -1,0 +1,114 @@
+"""The network of a world, and the device behind its tier: what may go wrong, as often as the budget allows.
+
+Pure. Every decision is the world's `choices`; before the world starts nothing goes wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from swaptier_client.mm.counters import InstallFailure
+from swaptier_client.mm.effects import Invalidate, Load, Path, Preempt, Request, RequestReply, Wait, WaitQueue
+from swaptier_loadgen.explore.in_process import InProcessTiers
+from swaptier_server.tier.area import Area
+from swaptier_server.tier.device import DeviceError, MemoryDevice
+from swaptier_server.tier.page import StoredPage
+from swaptier_wire.errors import DeadlinePassed
+
+if TYPE_CHECKING:
+    from swaptier_loadgen.explore.world import World
+
+
+@dataclass(slots=True)
+class Budget:
+    """What may still go wrong."""
+
+    install_failures: int = 0
+    lost_replies: int = 0
+    retried_loads: int = 0
+    late_invalidates: int = 0
+    device_failures: int = 0
+    causes: tuple[InstallFailure, ...] = (InstallFailure.LOCK_CONTENDED,)
+    """How an install may fail."""
+
+    def left(self) -> tuple[int, ...]:
+        """Return what is left, for the state's key."""
+        return (
+            self.install_failures,
+            self.lost_replies,
+            self.retried_loads,
+            self.late_invalidates,
+            self.device_failures,
+        )
+
+
+class Network(InProcessTiers):
+    """The tier's side of an effect, when replies get lost and requests arrive twice or late."""
+
+    def __init__(self, world: World, areas: list[Area]) -> None:
+        super().__init__(areas)
+        self._world = world
+        self.late: list[Request] = []
+        """Copies of requests that have not arrived yet."""
+        self.queue = WaitQueue("late request")
+        self.prelude: list[tuple[str, Request, RequestReply]] = []
+        """What was asked of which area before the world started, and answered."""
+        self.beyond: Callable[[str, Request, RequestReply], RequestReply] | None = None
+        """Asked in its turn, by area, with the tier's reply; what it returns is what the host gets."""
+
+    def perform_one(self, request: Request) -> RequestReply:
+        """Apply one request, once or twice, and lose its reply or not."""
+        budget, choices = self._world.budget, self._world.choices
+        if not self._world.is_running:
+            return super().perform_one(request)
+        if budget.retried_loads and isinstance(request, Load) and choices.choose("the load arrives twice"):
+            budget.retried_loads -= 1
+            super().perform_one(request)
+        reply = super().perform_one(request)
+        late = budget.late_invalidates and isinstance(request, Invalidate)
+        if late and choices.choose("a copy of the invalidation stays on its way"):
+            budget.late_invalidates -= 1
+            self.late.append(request)
+            self.queue.wake_all()
+        if budget.lost_replies and choices.choose("the reply is lost"):
+            budget.lost_replies -= 1
+            raise DeadlinePassed("no reply came in time; the request may have been applied. Ask again")
+        return reply
+
+    def _apply(self, request: Request) -> RequestReply:
+        reply = super()._apply(request)
+        area = self.areas[request.entry.type]
+        if not self._world.is_running:
+            self.prelude.append((area.name, request, reply))
+        return reply if self.beyond is None else self.beyond(area.name, request, reply)
+
+    def deliver_late(self) -> Path[None]:
+        """Deliver each late copy at some later time. Never ends while there may be one."""
+        while self._world.budget.late_invalidates or self.late:
+            if self.late:
+                super().perform_one(self.late.pop(0))
+                yield Preempt("network.delivered")
+            else:
+                yield Wait(self.queue)
+
+
+class FailingDevice(MemoryDevice):
+    """A device that may refuse a write, as often as the budget allows."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def write(self, offset: int, page: StoredPage) -> None:
+        """Write, or fail without a trace.
+
+        Raises:
+            DeviceError: by choice.
+        """
+        world = self._world
+        if world.is_running and world.budget.device_failures and world.choices.choose("the device refuses"):
+            world.budget.device_failures -= 1
+            raise DeviceError
+        super().write(offset, page)

@@ -1,0 +1,91 @@
+"""Every policy in every world is what the specification says: the quick worlds always, all by `make explore`."""
+
+import time
+
+import pytest
+
+from swaptier_client.mm.policy import POLICIES
+from swaptier_loadgen.explore.cell import Question, ask
+from swaptier_loadgen.explore.expectation import LOSES, Expected, expected
+from swaptier_loadgen.explore.world import Bounds
+from swaptier_loadgen.explore.worlds import WORLDS
+from swaptier_server.tier.area import Client
+from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_wire.errors import NotBuilt
+from swaptier_wire.types import AreaOptions, LoadMode
+
+QUICK = (
+    "double-fault",
+    "aborted-install",
+    "slot-reuse",
+    "reclaim-vs-fault",
+    "fork-share",
+    "early-lookup",
+    "lost-reply",
+    "retried-load",
+    "delayed-invalidate",
+    "server-restart",
+)
+SAFE_AT_LARGE = ("cache-on-hit", "shared", "exclusive-if-swapcache", "no-bypass")
+LARGE = Bounds(threads=3, slots=1, swap_outs=2, install_failures=1)
+SECONDS_FOR_LARGE = 60.0
+
+
+def needs_claims(policy: str) -> None:
+    """Skip a policy that claims on a tier that has no claims."""
+    spec = POLICIES[policy]
+    if LoadMode.CLAIM not in (spec.bypass_mode, spec.swapcache_mode):
+        return
+    area, _ = Tier(TierLimits(0), 1).swapon(Client("host", 1), "swap", 1, AreaOptions())
+    try:
+        area.check_load([0], [LoadMode.CLAIM])
+    except NotBuilt:
+        pytest.skip("this tier has no claims")
+
+
+def check(policy: str, world: str) -> None:
+    needs_claims(policy)
+    cell = ask(Question(policy, world, WORLDS[world].bounds), now=time.process_time)
+    assert cell.is_as_expected, f"{cell.verdict}, expected {cell.expected}: {cell.what}\n{cell.question.command()}"
+    assert cell.is_exhaustive or cell.is_lost, f"cut off by {cell.bound}"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("world", QUICK)
+def test_a_policy_does_in_a_world_what_its_specification_says(policy: str, world: str) -> None:
+    """It loses a page in some schedule, or in none of all of them."""
+    check(policy, world)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("world", [name for name in WORLDS if name not in QUICK])
+def test_a_policy_does_in_a_larger_world_what_its_specification_says(policy: str, world: str) -> None:
+    """As above, where all schedules take seconds."""
+    check(policy, world)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("policy", SAFE_AT_LARGE)
+def test_three_threads_two_swap_outs_and_a_failed_install_lose_nothing(policy: str) -> None:
+    """Three threads increment one page whose slot is reused twice; one install fails. Exhaustive, within a minute."""
+    cell = ask(Question(policy, "slot-reuse", LARGE), now=time.process_time)
+    assert cell.is_exhaustive, cell.verdict
+    assert cell.seconds < SECONDS_FOR_LARGE
+
+
+def test_every_world_says_what_it_asks_and_who_loses_in_it() -> None:
+    """A world without a question or without a row in the table is not finished."""
+    assert set(LOSES) == set(WORLDS)
+    for name, world in WORLDS.items():
+        assert world.name == name
+        assert world.question.endswith((":", "?", ".")) and "?" in (world.build.__doc__ or "")
+        assert set(LOSES[name]) <= set(POLICIES)
+
+
+def test_within_other_bounds_a_policy_that_can_lose_need_not() -> None:
+    """The table is exact only for the bounds it was made for; a policy that must be safe must be so in all."""
+    wider = WORLDS["double-fault"].bounds
+    wider = Bounds(wider.threads, wider.processes, wider.slots, swap_outs=1, install_failures=1)
+    assert expected(POLICIES["exclusive"], "double-fault", wider) is Expected.MAY_LOSE
+    assert expected(POLICIES["shared"], "double-fault", wider) is Expected.SAFE

@@ -1,0 +1,271 @@
+"""Breaking mm or the tier on purpose is found, and the unbroken code is not accused.
+
+Each mutation is one mistake that somebody could make, named as the reviewer would name it. It is put in place of the
+real function for one search of the smallest world in which it matters.
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from swaptier_client.mm import fault, folio, swap_cache
+from swaptier_client.mm.effects import Load
+from swaptier_client.mm.folio import Folio
+from swaptier_client.mm.host import Host
+from swaptier_client.mm.page_table import Pte, SwapPte
+from swaptier_client.mm.process import MmapLock
+from swaptier_client.mm.swap_map import PrepareResult, SwapDevice, SwapSlot
+from swaptier_loadgen.explore.cell import Question, ask
+from swaptier_loadgen.explore.world import Bounds
+from swaptier_loadgen.explore.worlds import WORLDS
+from swaptier_server.tier.area import Area
+from swaptier_server.tier.holdings import Holdings
+from swaptier_server.tier.page import StoredPage
+from swaptier_server.tier.slot import Slot, SlotEvent
+from swaptier_wire.types import LoadMode, LoadReply, Outcome, SlotReply
+
+
+class Mutation(NamedTuple):
+    """One mistake and where it must be noticed."""
+
+    mistake: str
+    policy: str
+    world: str
+    apply: Callable[[pytest.MonkeyPatch], None]
+    bounds: Bounds | None = None
+
+    def question(self) -> Question:
+        """Return the search that must notice it."""
+        return Question(self.policy, self.world, self.bounds or WORLDS[self.world].bounds)
+
+
+def replace(owner: object, name: str, wrap: Callable[[Callable[..., object]], object]) -> Callable[..., None]:
+    """Put wrap(real) in place of owner.name."""
+    return lambda patch: patch.setattr(owner, name, wrap(getattr(owner, name)))
+
+
+def pin_is_dropped_at_once(real: Callable[..., PrepareResult]) -> object:
+    def prepare(device: SwapDevice, slot: SwapSlot) -> PrepareResult:
+        result = real(device, slot)
+        if result is PrepareResult.OK:
+            slot.has_cache = False
+        return result
+
+    return prepare
+
+
+def pin_keeps_nobody_out(real: Callable[..., PrepareResult]) -> object:
+    def prepare(device: SwapDevice, slot: SwapSlot) -> PrepareResult:
+        result = real(device, slot)
+        return PrepareResult.OK if result is PrepareResult.EXISTS and slot.is_pinned and slot.count else result
+
+    return prepare
+
+
+def dirty_is_forgotten(real: Callable[..., None]) -> object:
+    def take_reply(host: Host, slot: SwapSlot, into: Folio, asked: Load, reply: LoadReply) -> None:
+        real(host, slot, into, asked, reply)
+        into.dirty = False
+
+    return take_reply
+
+
+def any_entry_will_do(_real: object) -> object:
+    return lambda _current, _orig: True
+
+
+def only_the_entry_is_compared(_real: object) -> object:
+    def pte_same(current: Pte | None, orig: Pte) -> bool:
+        return isinstance(current, SwapPte) and isinstance(orig, SwapPte) and current.entry == orig.entry
+
+    return pte_same
+
+
+def nothing(_real: object) -> object:
+    return lambda *_arguments: None
+
+
+def lock_is_dropped_silently(_real: object) -> object:
+    def unlock(one: Folio) -> None:
+        one.is_locked = False
+
+    return unlock
+
+
+def reused_before_told(real: Callable[..., object]) -> object:
+    def put(device: SwapDevice, slot: SwapSlot) -> bool:
+        last = real(device, slot)
+        if last:
+            # Free for everybody, before the tier has heard of it.
+            slot.has_cache = False
+            device.free_offsets.append(slot.entry.offset)
+            return False
+        return False
+
+    return put
+
+
+def freed_while_pinned(real: Callable[..., bool]) -> object:
+    def put(device: SwapDevice, slot: SwapSlot) -> bool:
+        return bool(real(device, slot)) or (slot.count == 0 and slot.is_pinned)
+
+    return put
+
+
+def late_invalidations_count(real: Callable[..., SlotReply]) -> object:
+    return lambda area, offset, generation: real(area, offset, max(generation, area.held(offset).generation))
+
+
+def shared_takes(real: Callable[..., LoadReply]) -> object:
+    def load_entry(area: Area, slot: Slot, entry: StoredPage, wanted: int | None, _mode: LoadMode) -> LoadReply:
+        return real(area, slot, entry, wanted, LoadMode.EXCLUSIVE)
+
+    return load_entry
+
+
+def exclusive_keeps(real: Callable[..., LoadReply]) -> object:
+    def load_entry(area: Area, slot: Slot, entry: StoredPage, wanted: int | None, _mode: LoadMode) -> LoadReply:
+        return real(area, slot, entry, wanted, LoadMode.SHARED)
+
+    return load_entry
+
+
+def refused_is_called_stored(real: Callable[..., SlotReply]) -> object:
+    def place(area: Area, slot: Slot, stored: StoredPage) -> SlotReply:
+        reply = real(area, slot, stored)
+        return SlotReply(Outcome.STORED) if reply.outcome is Outcome.REJECTED else reply
+
+    return place
+
+
+def written_back_to_nowhere(_real: object) -> object:
+    def write_back(area: Holdings, offset: int) -> bool:
+        slot = area._slots.get(offset)
+        if slot is None or slot.entry is None:
+            return False
+        area._end_page(slot)
+        slot.step(SlotEvent.STORED_ON_DEVICE)
+        area.device_pages += 1
+        area.written_back_pages += 1
+        return True
+
+    return write_back
+
+
+def pool_forgets_to_uncharge(real: Callable[..., None]) -> object:
+    def end_page(area: Holdings, slot: Slot) -> None:
+        before = area.pool_bytes
+        real(area, slot)
+        area.pool_bytes = before
+
+    return end_page
+
+
+def last_folio_is_found_by_nobody(real: Callable[..., object]) -> object:
+    def isolate(lru: folio.Lru, wanted: int) -> object:
+        isolated = real(lru, wanted)
+        for one in isolated:  # type: ignore[attr-defined]  # a list of folios
+            one.refs -= 1
+        return isolated
+
+    return isolate
+
+
+MUTATIONS = [
+    Mutation(
+        "the pin is dropped before the read",
+        "shared",
+        "slot-reuse",
+        replace(SwapDevice, "prepare", pin_is_dropped_at_once),
+    ),
+    Mutation(
+        "the pin keeps nobody out",
+        "exclusive-if-swapcache",
+        "slot-reuse",
+        replace(SwapDevice, "prepare", pin_keeps_nobody_out),
+    ),
+    Mutation(
+        "no dirty mark after an exclusive load",
+        "no-bypass",
+        "fork-share",
+        replace(swap_cache, "take_reply", dirty_is_forgotten),
+    ),
+    Mutation(
+        "the page table entry is not rechecked", "shared", "zap-vs-fault", replace(fault, "pte_same", any_entry_will_do)
+    ),
+    Mutation(
+        "only the entry is compared, not its bits",
+        "shared",
+        "aborted-install",
+        replace(fault, "pte_same", only_the_entry_is_compared),
+    ),
+    Mutation("who waits for a pin is not woken", "shared", "slot-reuse", replace(SwapSlot, "wake", nothing)),
+    Mutation(
+        "who waits for a folio's lock is not woken",
+        "no-bypass",
+        "double-fault",
+        replace(Folio, "unlock", lock_is_dropped_silently),
+    ),
+    Mutation(
+        "a slot is reusable before the tier is told",
+        "shared",
+        "fork-share",
+        replace(SwapDevice, "put", reused_before_told),
+    ),
+    Mutation("a slot is freed under a pin", "shared", "zap-vs-fault", replace(SwapDevice, "put", freed_while_pinned)),
+    Mutation(
+        "the tier applies late invalidations",
+        "shared",
+        "delayed-invalidate",
+        replace(Area, "invalidate", late_invalidations_count),
+    ),
+    Mutation("the tier's shared load takes", "shared", "aborted-install", replace(Area, "_load_entry", shared_takes)),
+    Mutation(
+        "the tier's exclusive load keeps", "no-bypass", "double-fault", replace(Area, "_load_entry", exclusive_keeps)
+    ),
+    Mutation(
+        "a refused store is called stored",
+        "shared",
+        "store-back-rejected",
+        replace(Holdings, "_place", refused_is_called_stored),
+    ),
+    Mutation(
+        "writeback writes nothing",
+        "shared",
+        "writeback-vs-load",
+        replace(Holdings, "write_back", written_back_to_nowhere),
+    ),
+    Mutation(
+        "the pool does not give bytes back",
+        "shared",
+        "double-fault",
+        replace(Holdings, "_end_page", pool_forgets_to_uncharge),
+    ),
+    Mutation(
+        "reclaim holds no reference",
+        "shared",
+        "reclaim-vs-fault",
+        replace(folio.Lru, "isolate", last_folio_is_found_by_nobody),
+    ),
+    Mutation("a reader does not lock the mmap", "shared", "zap-vs-fault", replace(MmapLock, "read_done", nothing)),
+]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.mistake for mutation in MUTATIONS])
+def test_a_mistake_in_mm_or_tier_is_found(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the world's own bounds."""
+    mutation.apply(monkeypatch)
+    cell = ask(mutation.question(), now=time.monotonic)
+    assert cell.is_lost, f"{mutation.mistake}: not found in {cell.states} states of {mutation.world}"
+
+
+CLEAN = list(dict.fromkeys((mutation.policy, mutation.world) for mutation in MUTATIONS))
+
+
+@pytest.mark.parametrize(("policy", "world"), CLEAN)
+def test_the_same_worlds_accuse_nobody_when_nothing_is_broken(policy: str, world: str) -> None:
+    """What a mutation is caught by, the real code passes, exhaustively."""
+    cell = ask(Question(policy, world, WORLDS[world].bounds), now=time.monotonic)
+    assert cell.is_exhaustive, cell.what
