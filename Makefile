@@ -24,7 +24,7 @@ SERVICES ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv run test check lint format type proto lock wheel up down test-containers clean .compose
+.PHONY: help venv run test explore check lint format type proto lock wheel up down test-containers clean .compose
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS='	' read -r target text; do \
@@ -37,6 +37,11 @@ run: venv ## Set up, then race the swap-in policies and show who loses pages
 
 test: venv ## Set up, then run the tests
 	$(BIN)/python -m pytest $(ARGS)
+	@echo ok
+
+explore: venv ## Set up, then search every schedule of every small world (minutes)
+	$(BIN)/swaptier-loadgen explore --matrix
+	$(BIN)/python -m pytest -m exhaustive -k three_threads $(ARGS)
 	@echo ok
 
 check: lint type ## Lint, format and types
