@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,6 +36,9 @@ STATUS_INTERRUPTED = 130
 GOLDEN_FOLDER = Path("tests/golden")
 GOLDEN_COLUMNS = TABLE_COLUMNS
 LINE_CLEAR = "\r\x1b[K"
+
+INTERRUPTED_SECONDS_MAX = 5.0
+"""How long to wait, after Ctrl-C, for what the searches covered: each tells it within one replay."""
 
 BOUND_MAX = 16
 """Of each size: far beyond what can be searched, so that a slip of the finger is refused."""
@@ -106,9 +109,11 @@ def _ask_all(questions: list[Question]) -> Iterator[Cell]:
     context = get_context("spawn")
     with ProcessPoolExecutor(min(len(questions), os.cpu_count() or 1), mp_context=context) as workers:
         futures = [workers.submit(_ask_in_worker, question) for question in questions]
+        told = 0
         try:
             for number, future in enumerate(futures, 1):
                 cell = future.result()
+                told = number
                 if sys.stderr.isatty():
                     sys.stderr.write(
                         f"{LINE_CLEAR}{number} of {len(futures)} cells; {cell.question.policy} in {cell.question.world}"
@@ -117,13 +122,10 @@ def _ask_all(questions: list[Question]) -> Iterator[Cell]:
                     sys.stderr.flush()
                 yield cell
         except KeyboardInterrupt:
-            for future in futures:
-                future.cancel()
-            for future in futures:
-                if future.done() and not future.cancelled() and future.exception() is None:
-                    cell = future.result()
-                    if interrupted(cell):
-                        yield cell
+            begun = [future for future in futures[told:] if not future.cancel()]
+            for future in wait(begun, timeout=INTERRUPTED_SECONDS_MAX).done:
+                if future.exception() is None:
+                    yield future.result()
 
 
 def _ask_in_worker(question: Question) -> Cell:

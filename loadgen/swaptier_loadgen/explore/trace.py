@@ -24,6 +24,7 @@ from swaptier_server.tier.slot import SlotState
 from swaptier_wire.types import LoadReply, SlotReply
 
 POINTS = {
+    "swap_in.cache_missed": "has missed the swapcache; holds nothing",
     "swap_in.allocated": "has allocated a private folio; holds nothing else",
     "swap_in.read": "has its folio; holds no lock",
     "swap_out.isolated": "has isolated and locked what it will write",
