@@ -6,6 +6,7 @@ from typing import Protocol
 
 import pytest
 from grpc import aio
+from tests.server.pki import bearer
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
@@ -19,6 +20,8 @@ from swaptier_wire.types import BATCH_SLOTS_MAX, AreaOptions
 
 EPOCH = 7
 SLOTS = 64
+
+Metadata = tuple[tuple[str, str], ...]
 
 
 class Clock:
@@ -39,11 +42,23 @@ class Clock:
 class Served:
     """A server and a stub that talks to it."""
 
-    def __init__(self, server: TierServer, channel: aio.Channel, clock: Clock) -> None:
+    def __init__(self, server: TierServer, channel: aio.Channel, clock: Clock, metadata: Metadata = ()) -> None:
         self.server = server
         self.channel = channel
         self.clock = clock
+        self.metadata = metadata
+        """Sent with the calls made here; the stub's own calls need it said."""
         self.stub = swaptier_pb2_grpc.SwapTierServiceStub(channel)
+
+    @property
+    def address(self) -> str:
+        """Where it serves."""
+        assert self.server.listening is not None
+        return self.server.listening
+
+    def seen_by(self, tenant: str, number: int = 1) -> "Served":
+        """Return the same server, talked to with a token of *tenant*."""
+        return Served(self.server, self.channel, self.clock, bearer(tenant, number))
 
     async def swapon(
         self, area: str = "a", client: str = "host", epoch: int = 1, slots: int = SLOTS, *, free_on_read: bool = False
@@ -54,12 +69,14 @@ class Served:
                 header=header_message(area, client, epoch),
                 slots=slots,
                 options=request_codec.encode_options(AreaOptions(device_free_on_read=free_on_read)),
-            )
+            ),
+            metadata=self.metadata,
         )
 
     async def stat(self, area: str = "a", client: str = "host", epoch: int = 1) -> reply_codec.AreaStat:
         """Tell what an area holds."""
-        return reply_codec.decode_stat(await self.stub.Stat(pb.StatRequest(header=header_message(area, client, epoch))))
+        request = pb.StatRequest(header=header_message(area, client, epoch))
+        return reply_codec.decode_stat(await self.stub.Stat(request, metadata=self.metadata))
 
 
 class Serve(Protocol):
@@ -109,7 +126,7 @@ async def ask_unary(served: Served, request: Request) -> Replies:
         rpc = getattr(served.stub, field.name.capitalize())
         request_class = getattr(pb, f"{field.name.capitalize()}Request")
         try:
-            answer = await rpc(request_class(header=message.header, batch=batch))
+            answer = await rpc(request_class(header=message.header, batch=batch), metadata=served.metadata)
         except aio.AioRpcError as error:
             raise status.from_rpc_error(error) from error
         assert answer.server_epoch == EPOCH
@@ -119,9 +136,12 @@ async def ask_unary(served: Served, request: Request) -> Replies:
 
 async def ask_stream(served: Served, request: Request) -> Replies:
     """Send *request* as one message of a stream of its own."""
-    call = served.stub.Exchange()
+    call = served.stub.Exchange(metadata=served.metadata)
     await call.write(request_codec.encode_exchange_request(request))
-    answer = await call.read()
+    try:
+        answer = await call.read()
+    except aio.AioRpcError as error:
+        raise status.from_rpc_error(error) from error
     assert isinstance(answer, pb.ExchangeResponse)
     assert answer.server_epoch == EPOCH
     await call.done_writing()
