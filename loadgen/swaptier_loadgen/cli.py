@@ -14,8 +14,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from swaptier_client.mm.policy import POLICIES
-from swaptier_loadgen import config, report
+from swaptier_client.mm.readahead import ReadaheadMode
+from swaptier_loadgen import config, flags, report
 from swaptier_loadgen.conduct import Conducted, conduct
 from swaptier_loadgen.config import RaceSettings, UsageProblem
 from swaptier_loadgen.corpus import CorpusUnreadable, corpus_files, read_corpus
@@ -25,11 +25,12 @@ from swaptier_loadgen.oracle import Fate
 from swaptier_loadgen.progress import Watcher, configure_logging
 from swaptier_loadgen.report import RunSummary, summarise
 from swaptier_loadgen.server_process import ServerNotStarted
-from swaptier_loadgen.table import tables
+from swaptier_loadgen.table import WIDE_COLUMNS, tables
+from swaptier_loadgen.workload import WorkloadKind
 
 PROGRAM = "swaptier-loadgen"
 
-PIPE_COLUMNS = 120
+PIPE_COLUMNS = WIDE_COLUMNS
 """Width of the result where there is no terminal to ask and COLUMNS says nothing."""
 
 app = typer.Typer(
@@ -38,7 +39,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # it prints local variables, and those hold pages
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SWAPTIER_LOADGEN"},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -59,43 +60,36 @@ def _main(
 
 @app.command(
     epilog="Exit status: 0 every policy did what its specification says; 1 a safe policy lost or corrupted a page; "
-    "2 wrong usage; 3 tier unreachable; 130 interrupted, the report covers what ran."
+    "2 wrong usage; 3 tier unreachable; 130 interrupted, the report covers what ran. "
+    f"Every flag can be given as a variable, as in {flags.VARIABLES}SEED=1; the flag wins."
 )
 def race(
-    policy: Annotated[
-        str, typer.Option(help=f"Policies to race, separated by commas, or all: {', '.join(POLICIES)}.")
-    ] = "all",
-    target: Annotated[
-        str | None, typer.Option(help="Tier to race against, HOST:PORT or unix:PATH. Without it, starts its own.")
-    ] = None,
-    hosts: Annotated[int, typer.Option(help="Emulated hosts, an OS process each.")] = 2,
-    processes: Annotated[int, typer.Option(help="Emulated processes of each host.")] = 2,
-    threads: Annotated[int, typer.Option(help="Emulated threads of each process.")] = 8,
-    pages: Annotated[int, typer.Option(help="Pages of each host, shared evenly by its processes.")] = 512,
-    resident: Annotated[int, typer.Option(help="Pages each host may hold uncompressed.")] = 96,
-    ops: Annotated[int | None, typer.Option(help="Accesses per policy, all threads together. [default: 30000]")] = None,
-    duration: Annotated[float | None, typer.Option(help="Seconds per policy, instead of --ops.")] = None,
-    seed: Annotated[int, typer.Option(help="Of accesses, page contents, injected failures and preemptions.")] = 1,
-    install_failure_rate: Annotated[
-        float, typer.Option(help="Share of pages read whose mapping is made to fail once.")
-    ] = 0.02,
-    preemption_rate: Annotated[
-        float, typer.Option(help="Share of unlocked points of a fault at which another thread gets the CPU.")
-    ] = 0.1,
-    corpus: Annotated[
-        Path | None,
-        typer.Option(help="File or folder to take page contents from. Without it, the interpreter and its libraries."),
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")] = None,
-    metrics: Annotated[str | None, typer.Option(help="Serve Prometheus metrics at HOST:PORT while racing.")] = None,
-    name: Annotated[
-        str, typer.Option(help="Name of this race on a shared tier; the same name takes an older race's areas over.")
-    ] = config.DEFAULT_NAME,
+    policy: flags.Policy = None,
+    era: flags.Era = None,
+    target: flags.Target = None,
+    hosts: flags.Hosts = 2,
+    processes: flags.Processes = 2,
+    threads: flags.Threads = 8,
+    pages: flags.Pages = 512,
+    resident: flags.Resident = 96,
+    ops: flags.Ops = None,
+    duration: flags.Duration = None,
+    seed: flags.Seed = 1,
+    workload: flags.Workload = WorkloadKind.RANDOM,
+    install_failure_rate: flags.InstallFailureRate = None,
+    install_failure: flags.InstallFailure = None,
+    preemption_rate: flags.PreemptionRate = 0.1,
+    readahead: flags.Readahead = ReadaheadMode.NONE,
+    zeromap: flags.Zeromap = False,
+    corpus: flags.Corpus = None,
+    json_file: flags.JsonFile = None,
+    metrics: flags.Metrics = None,
+    name: flags.Name = config.DEFAULT_NAME,
 ) -> None:
     """Run each policy on the same accesses, page contents and injected failures, and say what it did to the data."""
     try:
         settings = RaceSettings(
-            policies=config.parse_policies(policy),
+            policies=config.choose_policies(policy, era),
             target=target and config.parse_endpoint("--target", target, unix=True),
             name=name,
             hosts=hosts,
@@ -106,7 +100,11 @@ def race(
             ops=config.DEFAULT_OPS if ops is None and duration is None else ops,
             duration_seconds=duration,
             seed=seed,
-            install_failure_rate=install_failure_rate,
+            install_failure_rate=config.lock_contended_rate(install_failure_rate, install_failure or ()),
+            install_failures=config.parse_install_failures(install_failure or ()),
+            workload=workload,
+            readahead=readahead,
+            zeromap=zeromap,
             preemption_rate=preemption_rate,
             corpus=corpus,
         )
@@ -165,8 +163,9 @@ def _publish(settings: RaceSettings, conducted: Conducted, json_file: Path | Non
     for table in tables(summaries, console.width):
         console.print(table)
     for summary in summaries:
-        if line := _fates(summary):
-            console.print(line, soft_wrap=True)
+        for line in (_fates(summary), _words(summary)):
+            if line:
+                console.print(line, soft_wrap=True)
     console.print(report.closing_sentence(summaries), soft_wrap=True)
     if json_file is not None:
         json_file.write_text(json.dumps(report.document(settings, summaries), indent=2) + "\n")
@@ -182,7 +181,8 @@ def _headline(settings: RaceSettings) -> str:
     return (
         f"seed {settings.seed}: {amount} per policy on {settings.hosts} hosts x {settings.processes} processes x "
         f"{settings.threads} threads, {settings.pages} pages a host, {settings.resident} resident, "
-        f"{settings.install_failure_rate:.1%} of installs made to fail"
+        f"{settings.install_failure_rate + sum(settings.install_failures.values()):.1%} of installs made to fail"
+        f"{'' if settings.workload is WorkloadKind.RANDOM else f', workload {settings.workload}'}"
     )
 
 
@@ -202,3 +202,13 @@ def _fates(summary: RunSummary) -> str:
     }
     told = ", ".join(f"{fates[fate]} {word}" for fate, word in words.items() if fates.get(fate))
     return f"{summary.policy}: {total} failed installs took the only copy of a page that was still needed: {told}"
+
+
+def _words(summary: RunSummary) -> str:
+    """Return what the kernel's swap race stress would have said; empty where it would have passed."""
+    if not summary.counters_wrong and not summary.index_words_wrong:
+        return ""
+    return (
+        f"{summary.policy}: {summary.counters_wrong} pages end with another counter than additions were made (data "
+        f"loss), {summary.index_words_wrong} hold another page's words (misload)"
+    )

@@ -5,15 +5,15 @@ and what would be right.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from swaptier_client.mm.counters import INJECTABLE, InstallFailure
 from swaptier_client.mm.policy import ERAS, POLICIES
 from swaptier_client.mm.readahead import ReadaheadMode
 from swaptier_loadgen.content import HOSTS_MAX, PROCESSES_MAX
+from swaptier_loadgen.workload import WorkloadKind
 
 THREADS_MAX = 1024
 """Emulated threads of one process; each is a task of the host's event loop."""
@@ -47,17 +47,6 @@ SLOTS_PER_PAGE = 2
 
 DEFAULT_INSTALL_FAILURE_RATE = 0.02
 """Some fifty failures for each policy, of which each takes a page along where the policy lets it."""
-
-
-class WorkloadKind(StrEnum):
-    """What the emulated threads do."""
-
-    RANDOM = "random"
-    """Reads, writes, page-outs and discards anywhere, with a shared focus."""
-    FORKS = "forks"
-    """As random, and now and then a process forks, lets its child work and exit, or moves a page."""
-    STRESS_RACE = "stress-race"
-    """All threads of a process add one to every page, in opposite directions, while everything is paged out."""
 
 
 class UsageProblem(Exception):
@@ -179,6 +168,26 @@ def parse_policies(text: str) -> tuple[str, ...]:
     if "all" in names:
         return tuple(POLICIES)
     return tuple(dict.fromkeys(find_policy(name) for name in names))
+
+
+def choose_policies(policy: str | None, era: str | None) -> tuple[str, ...]:
+    """Return the policies that --policy and --era ask for: all, when neither is given.
+
+    Raises:
+        UsageProblem: both are given, or a name is unknown.
+    """
+    if era is None:
+        return parse_policies("all" if policy is None else policy)
+    if policy is not None:
+        raise UsageProblem("--era and --policy exclude each other: an era is the policy its kernels had")
+    return parse_era(era)
+
+
+def lock_contended_rate(given: float | None, others: Sequence[str]) -> float:
+    """Return what --install-failure-rate stands for: its default, unless other causes were asked for instead."""
+    if given is None:
+        return 0.0 if others else DEFAULT_INSTALL_FAILURE_RATE
+    return given
 
 
 def parse_era(text: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from swaptier_client.mm.readahead import ReadaheadMode
-from swaptier_loadgen.config import WorkloadKind
+from swaptier_loadgen.workload import WorkloadKind
 
 REPORT_SECONDS = 0.5
 """Often enough for a scrape every second; a report costs a host about a millisecond."""

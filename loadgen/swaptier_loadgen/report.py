@@ -94,6 +94,11 @@ class RunSummary:
     leaked_pages: int
     race_seconds: float
     examples: tuple[str, ...]
+    first_corruption_seconds: float | None
+    """From the workload's first access to the first wrong page on any host; None when there was none."""
+    counters_wrong: int
+    index_words_wrong: int
+    """What the kernel's swap race stress calls data loss and misload; 0 in other workloads."""
 
     @property
     def corrupted_pages(self) -> int:
@@ -117,13 +122,14 @@ def summarise(run: PolicyRun) -> RunSummary:
     race_faults = sum(report.race_faults for report in reports)
     lost_updates = corruptions.get(Corruption.LOST_UPDATE, 0)
     leaked = sum(report.leaked_pages for report in reports)
+    firsts = [r.first_corruption_seconds for r in reports if r.first_corruption_seconds is not None]
     examples = [example for report in reports for example in report.examples]
     return RunSummary(
         policy=run.policy,
         verdict=judge(
             is_safe=POLICIES[run.policy].is_safe,
             ended=run.ended,
-            corrupted=sum(corruptions.values()),
+            corrupted=sum(corruptions.values()) + sum(r.counters_wrong + r.index_words_wrong for r in reports),
             lost=sum(count for reason, count in told.items() if reason not in TIER_GONE),
             leaked=leaked,
         ),
@@ -156,6 +162,9 @@ def summarise(run: PolicyRun) -> RunSummary:
         leaked_pages=leaked,
         race_seconds=race_seconds,
         examples=tuple(examples[:EXAMPLES_MAX]),
+        first_corruption_seconds=min(firsts, default=None),
+        counters_wrong=sum(report.counters_wrong for report in reports),
+        index_words_wrong=sum(report.index_words_wrong for report in reports),
     )
 
 

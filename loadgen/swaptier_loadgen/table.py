@@ -13,7 +13,7 @@ from rich.text import Text
 
 from swaptier_loadgen.report import RunSummary, Verdict
 
-WIDE_COLUMNS = 120
+WIDE_COLUMNS = 126
 """What all columns take side by side."""
 
 POLICY_COLUMNS = 22
@@ -43,6 +43,7 @@ COLUMNS = (
     Column("install\nfailures", lambda s: _count(s.install_failures)),
     Column("stale", lambda s: _bad(s, s.silent_stale_reads)),
     Column("lost", lambda s: _bad(s, s.lost_updates + s.detected_losses)),
+    Column("first\nat s", lambda s: _seconds(s.first_corruption_seconds)),
     Column("dup.\npeak", lambda s: _count(s.duplicate_pages_peak), is_cost=True),
     Column("dup.\npage-s", lambda s: f"{s.duplicate_page_seconds:.1f}", is_cost=True),
     Column("double\nloads", lambda s: _count(s.double_loads), is_cost=True),
@@ -95,6 +96,11 @@ def _ms(microseconds: float) -> str:
     """Return milliseconds with two significant digits or more, in at most six characters."""
     milliseconds = microseconds / 1000
     return f"{milliseconds:.1f}" if milliseconds < 10 else f"{milliseconds:.0f}"
+
+
+def _seconds(seconds: float | None) -> str:
+    """Return seconds in at most five characters, "-" for never."""
+    return "-" if seconds is None else f"{seconds:.2f}" if seconds < 10 else f"{seconds:.0f}"
 
 
 def _count(number: int) -> str:

@@ -10,8 +10,19 @@ seed.
 
 import random
 from collections.abc import Iterator
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import NamedTuple
+
+
+class WorkloadKind(StrEnum):
+    """What the emulated threads do."""
+
+    RANDOM = "random"
+    """Reads, writes, page-outs and discards anywhere, with a shared focus."""
+    FORKS = "forks"
+    """As random, and now and then a process forks, lets its child work and exit, or moves a page."""
+    STRESS_RACE = "stress-race"
+    """All threads of a process add one to every page, in opposite directions, while everything is paged out."""
 
 
 class OpKind(Enum):

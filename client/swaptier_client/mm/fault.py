@@ -193,7 +193,9 @@ def _page_table_failure(
             process.page_table[address] = orig._replace(uffd_wp=not orig.uffd_wp)
         case InstallFailure.MOVED if address + MOVE_DISTANCE not in process.page_table:
             move_unguarded(host, process, address, address + MOVE_DISTANCE)
+            host.on_entry_taken(process.pid, address, injected)
         case InstallFailure.ZAPPED:
+            host.on_entry_taken(process.pid, address, injected)
             return injected, zap_entries(host, process, [address])
         case _:
             return None, []

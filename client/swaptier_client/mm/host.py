@@ -59,6 +59,7 @@ class Host:
         has_zeromap: bool = False,
         install_failure: InstallFailureSource = never_fail,
         on_only_copy_dropped: Callable[[SwapSlot], None] = lambda _slot: None,
+        on_entry_taken: Callable[[int, int, InstallFailure], None] = lambda _pid, _address, _cause: None,
     ) -> None:
         assert resident_pages_max > 0
         assert [device.type for device in devices] == list(range(len(devices)))
@@ -71,6 +72,8 @@ class Host:
         self.install_failure = install_failure
         self.on_only_copy_dropped = on_only_copy_dropped
         """Told when a fault drops the only copy of a page that is still owed: the oracle's ledger."""
+        self.on_entry_taken = on_entry_taken
+        """Told (pid, address, cause) when an injected MOVED or ZAPPED takes the entry away, in the same atomic step."""
         self.resident_pages = 0
         self.orphans: set[SwapSlot] = set()
         """Slots that nobody uses and whose pool entry the tier has not yet forgotten."""

@@ -1,0 +1,87 @@
+"""The flags of `swaptier-loadgen race`: name, type and help of each. Defaults stand where the command is defined.
+
+Declares, and touches nothing. Every flag can also be given as a variable, VARIABLES and its name in capitals.
+"""
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+from typer.models import OptionInfo
+
+from swaptier_client.mm.counters import INJECTABLE
+from swaptier_client.mm.policy import ERAS, POLICIES
+from swaptier_client.mm.readahead import ReadaheadMode
+from swaptier_loadgen.config import DEFAULT_INSTALL_FAILURE_RATE, DEFAULT_OPS
+from swaptier_loadgen.workload import WorkloadKind
+
+VARIABLES = "SWAPTIER_LOADGEN_RACE_"
+"""Prefix of the variables that stand for flags."""
+
+
+def _flag(flag: str, text: str) -> OptionInfo:
+    """Return an option that a variable can set as well."""
+    variable = f"{VARIABLES}{flag.removeprefix('--').replace('-', '_').upper()}"
+    option: OptionInfo = typer.Option(flag, help=text, envvar=variable, show_envvar=False)
+    return option
+
+
+Policy: TypeAlias = Annotated[
+    str | None,
+    _flag("--policy", f"Policies to race, separated by commas, or all, which is the default: {', '.join(POLICIES)}."),
+]
+Era: TypeAlias = Annotated[
+    str | None, _flag("--era", f"Instead of --policy, the kernels whose policy to race: {', '.join(ERAS)}.")
+]
+Target: TypeAlias = Annotated[
+    str | None, _flag("--target", "Tier to race against, HOST:PORT or unix:PATH. Without it, starts its own.")
+]
+Hosts: TypeAlias = Annotated[int, _flag("--hosts", "Emulated hosts, an OS process each.")]
+Processes: TypeAlias = Annotated[int, _flag("--processes", "Emulated processes of each host.")]
+Threads: TypeAlias = Annotated[int, _flag("--threads", "Emulated threads of each process.")]
+Pages: TypeAlias = Annotated[int, _flag("--pages", "Pages of each host, shared evenly by its processes.")]
+Resident: TypeAlias = Annotated[int, _flag("--resident", "Pages each host may hold uncompressed.")]
+Ops: TypeAlias = Annotated[
+    int | None, _flag("--ops", f"Accesses per policy, all threads together; {DEFAULT_OPS} without --duration.")
+]
+Duration: TypeAlias = Annotated[float | None, _flag("--duration", "Seconds per policy, instead of --ops.")]
+Seed: TypeAlias = Annotated[int, _flag("--seed", "Of accesses, page contents, injected failures and preemptions.")]
+Workload: TypeAlias = Annotated[
+    WorkloadKind,
+    _flag(
+        "--workload",
+        "What the emulated threads do. forks: besides, processes fork, exit and move pages. stress-race: all add one "
+        "to every page while everything is paged out, as the kernel's swap race stress.",
+    ),
+]
+InstallFailureRate: TypeAlias = Annotated[
+    float | None,
+    _flag(
+        "--install-failure-rate",
+        "Share of pages read whose mapping is made to fail once, their lock being held; "
+        f"{DEFAULT_INSTALL_FAILURE_RATE} without --install-failure.",
+    ),
+]
+InstallFailure: TypeAlias = Annotated[
+    list[str] | None,
+    _flag("--install-failure", f"CAUSE=RATE, again for each cause: {', '.join(map(str, INJECTABLE))}."),
+]
+Readahead: TypeAlias = Annotated[
+    ReadaheadMode, _flag("--readahead", "Which neighbours a fault through the swapcache reads along.")
+]
+Zeromap: TypeAlias = Annotated[
+    bool, _flag("--zeromap", "Keep pages of zeros in the host's swap map, as since 6.12, and never store them.")
+]
+PreemptionRate: TypeAlias = Annotated[
+    float,
+    _flag("--preemption-rate", "Share of unlocked points of a fault at which another thread gets the CPU."),
+]
+Corpus: TypeAlias = Annotated[
+    Path | None,
+    _flag("--corpus", "File or folder to take page contents from; else the interpreter and its libraries."),
+]
+JsonFile: TypeAlias = Annotated[Path | None, _flag("--json", "Write the result to this file as JSON.")]
+Metrics: TypeAlias = Annotated[str | None, _flag("--metrics", "Serve Prometheus metrics at HOST:PORT while racing.")]
+Name: TypeAlias = Annotated[
+    str, _flag("--name", "Of this race on a shared tier; the same name takes an older race's areas over.")
+]

@@ -1,0 +1,81 @@
+"""One emulated host on a real tier in the same process, for the tests of its workloads."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import pytest
+
+from swaptier_client.mm.effects import Request, RequestReply
+from swaptier_client.mm.policy import POLICIES
+from swaptier_loadgen.content import Contents, cut
+from swaptier_loadgen.emulated import EmulatedHost
+from swaptier_loadgen.explore.in_process import InProcessTiers
+from swaptier_loadgen.messages import Ended, HostSpec, PolicyRun
+from swaptier_loadgen.report import RunSummary, summarise
+from swaptier_server.tier.area import Client
+from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_wire.types import AreaOptions
+
+CONTENTS = Contents(3, list(cut(b"what real memory looks like " * 1000)))
+
+RunHost: TypeAlias = Callable[..., Awaitable[RunSummary]]
+
+
+class NextTurnLink:
+    """The driver's view of a tier in this process; each answer comes one turn of the loop later."""
+
+    has_room = True
+
+    def __init__(self, tiers: InProcessTiers) -> None:
+        self._tiers = tiers
+
+    async def room(self) -> None:
+        """There always is."""
+
+    def submit(self, effect: Request) -> asyncio.Future[RequestReply]:
+        """Apply at once, answer later."""
+        reply: asyncio.Future[RequestReply] = asyncio.get_running_loop().create_future()
+        answer = self._tiers.perform_one(effect)
+        asyncio.get_running_loop().call_soon(lambda: reply.cancelled() or reply.set_result(answer))
+        return reply
+
+
+@pytest.fixture
+def run_host() -> RunHost:
+    """What runs one host of a policy to its end, with changes to a small workload, and judges it."""
+
+    async def run(policy: str, **changes: object) -> RunSummary:
+        spec = HostSpec.model_validate(
+            {
+                "host": 0,
+                "policy": policy,
+                "target": "",
+                "client_id": "c",
+                "client_epoch": 1,
+                "area": "a",
+                "slots": 192,
+                "processes": 2,
+                "threads": 4,
+                "pages": 64,
+                "resident": 24,
+                "ops": 2000,
+                "duration_seconds": None,
+                "seed": 1,
+                "install_failure_rate": 0.05,
+                "preemption_rate": 0.1,
+                "corpus_files": (),
+                **changes,
+            }
+        )
+        tier = Tier(TierLimits(pool_bytes_max=1 << 20), epoch=1)
+        options = AreaOptions(device_free_on_read=POLICIES[policy].device_free_on_read)
+        area, _ = tier.swapon(Client("c", 1), "a", spec.slots, options)
+        host = EmulatedHost(spec, CONTENTS, NextTurnLink(InProcessTiers([area])))
+        await host.run()
+        await host.exit_processes()
+        leaked = tier.swapoff(Client("c", 1), "a")
+        report = host.final_report().model_copy(update={"ended": Ended.FINISHED, "leaked_pages": leaked})
+        return summarise(PolicyRun(policy, (report,)))
+
+    return run
