@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.effects import Path, Wait
-from swaptier_client.mm.errors import PageLost
+from swaptier_client.mm.errors import OutOfMemory, PageLost
 from swaptier_client.mm.fault import SwapFault, map_folio
 from swaptier_client.mm.page_table import SwapPte
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from swaptier_client.mm.host import Host
     from swaptier_client.mm.process import Process
     from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
+
+PASSES_WITHOUT_PROGRESS_MAX = 16
+"""Walks over all processes that free no slot before swapoff gives up. The kernel goes on until a signal comes."""
 
 
 def swapoff(host: Host, device: SwapDevice) -> Path[None]:
@@ -31,14 +34,22 @@ def swapoff(host: Host, device: SwapDevice) -> Path[None]:
         SwapTierError: the tier could not be asked; as above.
     """
     device.is_dying = True
+    passes_without_progress = 0
     try:
         while device.slots_in_use:
+            before = device.slots_in_use
             for process in list(host.processes.values()):
                 yield from _unuse_process(host, process, device)
             # What is left has no user: folios of zapped pages, and slots that somebody pins.
             for slot in device.slots:
                 if slot.count == 0 and slot.has_cache:
                     yield from _free_leftover(host, slot)
+            passes_without_progress = 0 if device.slots_in_use < before else passes_without_progress + 1
+            if passes_without_progress == PASSES_WITHOUT_PROGRESS_MAX:
+                raise OutOfMemory(
+                    f"swap device {device.type} still has {device.slots_in_use} slots in use: pages that came back were "
+                    "reclaimed before all of their users had them. Nothing was lost. Raise the resident limit"
+                )
     except BaseException:
         device.is_dying = False
         raise

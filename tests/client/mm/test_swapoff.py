@@ -162,3 +162,18 @@ def test_swapoff_keeps_its_place_when_the_tier_fails() -> None:
     stage.check()
     stage.do(swapoff(stage.host, stage.host.devices[0]))
     assert_all_back(stage, process)
+
+
+def test_swapoff_of_shared_pages_that_do_not_fit_ends_too() -> None:
+    """Each page comes back for one process and is reclaimed, to the slot it still has, before the other one gets it."""
+    stage = Stage(POLICIES["shared"], resident_pages_max=2)
+    parent = swapped_out(stage)
+    child = stage.do(fork(stage.host, parent))
+    stage.do(stage.write(parent, PAGES, page_version(PAGES, 1)))
+    with pytest.raises(OutOfMemory):
+        stage.do(swapoff(stage.host, stage.host.devices[0]))
+    stage.check()
+    for process in (parent, child):
+        for address in range(PAGES):
+            assert stage.do(stage.read(process, address)) == page_version(address, 1)
+    stage.check()
