@@ -46,7 +46,7 @@ class Watcher:
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
             TextColumn("{task.description:<31}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             TextColumn("{task.percentage:>3.0f} %  {task.fields[faults]:>7} faults  {task.fields[wrong]:>5} wrong"),
             TimeElapsedColumn(),
             console=Console(stderr=True),

@@ -95,3 +95,11 @@ def test_help_names_every_flag_and_every_status() -> None:
         assert flag in result.stdout
     assert "Exit status" in result.stdout
     assert CliRunner().invoke(app, ["--version"]).stdout.startswith("swaptier-loadgen ")
+
+
+def test_a_variable_stands_for_a_flag_and_the_flag_wins() -> None:
+    """For containers: the same refusal, wherever the value came from."""
+    runner = CliRunner(env={"SWAPTIER_LOADGEN_RACE_HOSTS": "77", "SWAPTIER_LOADGEN_RACE_JSON": "/"})
+    assert "--hosts must be 1 to 64, not 77" in runner.invoke(app, ["race"]).stderr
+    assert "--hosts must be 1 to 64, not 99" in runner.invoke(app, ["race", "--hosts", "99"]).stderr
+    assert "--json / is a folder" in runner.invoke(app, ["race", "--hosts", "1"]).stderr

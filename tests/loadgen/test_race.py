@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -108,9 +110,15 @@ async def test_a_server_that_does_not_come_up_is_said_to_be_so() -> None:
 def test_an_interrupted_race_reports_what_ran_and_leaves_nothing_behind(
     number: signal.Signals, status: int, tmp_path: Path
 ) -> None:
-    """Status 128 plus the signal, table and JSON written, server and hosts gone."""
-    with racing(*LONG, "--policy", "shared,no-bypass", "--json", str(tmp_path / "r.json")) as race:
+    """Metrics are alive meanwhile; then status 128 plus the signal, table and JSON written, server and hosts gone."""
+    observed = ["--json", str(tmp_path / "r.json"), "--metrics", "127.0.0.1:0"]
+    with racing(*LONG, "--policy", "shared,no-bypass", *observed) as race:
+        metrics = race.wait_for("race begins")["metrics"]
         race.wait_for("policy begins")
+        with urllib.request.urlopen(f"http://{metrics}/metrics") as response:
+            scraped = response.read().decode()
+        assert re.search(r'^swaptier_faults_total{area="shared-[01]",policy="shared"} [1-9]', scraped, re.MULTILINE)
+        assert 'swaptier_faults_total{area="no-bypass-0",policy="no-bypass"} 0.0' in scraped
         children = race.children()
         assert len(children) == 3
         with watching(children) as descriptors:
