@@ -34,25 +34,29 @@ def swapoff(host: Host, device: SwapDevice) -> Path[None]:
         SwapTierError: the tier could not be asked; as above.
     """
     device.is_dying = True
-    passes_without_progress = 0
     try:
-        while device.slots_in_use:
-            before = device.slots_in_use
-            for process in list(host.processes.values()):
-                yield from _unuse_process(host, process, device)
-            # What is left has no user: folios of zapped pages, and slots that somebody pins.
-            for slot in device.slots:
-                if slot.count == 0 and slot.has_cache:
-                    yield from _free_leftover(host, slot)
-            passes_without_progress = 0 if device.slots_in_use < before else passes_without_progress + 1
-            if passes_without_progress == PASSES_WITHOUT_PROGRESS_MAX:
-                raise OutOfMemory(
-                    f"swap device {device.type} still has {device.slots_in_use} slots in use: pages that came back were "
-                    "reclaimed before all of their users had them. Nothing was lost. Raise the resident limit"
-                )
+        yield from _try_to_unuse(host, device)
     except BaseException:
         device.is_dying = False
         raise
+
+
+def _try_to_unuse(host: Host, device: SwapDevice) -> Path[None]:
+    passes_without_progress = 0
+    while device.slots_in_use:
+        before = device.slots_in_use
+        for process in list(host.processes.values()):
+            yield from _unuse_process(host, process, device)
+        # What is left has no user: folios of zapped pages, and slots that somebody pins.
+        for slot in device.slots:
+            if slot.count == 0 and slot.has_cache:
+                yield from _free_leftover(host, slot)
+        passes_without_progress = 0 if device.slots_in_use < before else passes_without_progress + 1
+        if passes_without_progress == PASSES_WITHOUT_PROGRESS_MAX:
+            raise OutOfMemory(
+                f"swap device {device.type} still has {device.slots_in_use} slots in use: pages that came back were "
+                "reclaimed before all of their users had them. Nothing was lost. Raise the resident limit"
+            )
 
 
 def _unuse_process(host: Host, process: Process, device: SwapDevice) -> Path[None]:
