@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from swaptier_client.mm.readahead import ReadaheadMode
-from swaptier_loadgen import config, flags, report
+from swaptier_loadgen import budget_cli, config, flags, report, specification_cli
 from swaptier_loadgen.conduct import Conducted, conduct
 from swaptier_loadgen.config import RaceSettings, UsageProblem
 from swaptier_loadgen.corpus import CorpusUnreadable, corpus_files, read_corpus
@@ -25,12 +25,12 @@ from swaptier_loadgen.oracle import Fate
 from swaptier_loadgen.progress import Watcher, configure_logging
 from swaptier_loadgen.report import RunSummary, summarise
 from swaptier_loadgen.server_process import ServerNotStarted
-from swaptier_loadgen.table import WIDE_COLUMNS, tables
+from swaptier_loadgen.table import ALL_COLUMNS, tables
 from swaptier_loadgen.workload import WorkloadKind
 
 PROGRAM = "swaptier-loadgen"
 
-PIPE_COLUMNS = WIDE_COLUMNS
+PIPE_COLUMNS = ALL_COLUMNS
 """Width of the result where there is no terminal to ask and COLUMNS says nothing."""
 
 app = typer.Typer(
@@ -110,7 +110,7 @@ def race(
         )
         files = corpus_files(corpus)
         read_corpus(files)
-        _check_writable(json_file)
+        config.check_writable(json_file)
         latest = LatestReports.of(settings)
         if metrics is not None:
             metrics = serve(config.parse_endpoint("--metrics", metrics, unix=False), RaceCollector(settings, latest))
@@ -132,26 +132,14 @@ app.command(
     epilog="Exit status: 0 every cell is as its policy's specification says; 1 one is not; 2 wrong usage; "
     "130 interrupted, what was covered is printed."
 )(explore)
+app.command(epilog=specification_cli.EPILOG)(specification_cli.specification)
+app.command(epilog=budget_cli.EPILOG)(budget_cli.budget)
 
 
 def _fail(message: str, status: int) -> NoReturn:
     """Say what is wrong on standard error and exit."""
     typer.echo(f"{PROGRAM}: {message}", err=True)
     raise typer.Exit(status)
-
-
-def _check_writable(path: Path | None) -> None:
-    """Refuse a result file that could not be written at the end.
-
-    Raises:
-        UsageProblem: why not.
-    """
-    if path is None:
-        return
-    if path.is_dir():
-        raise UsageProblem(f"--json {path} is a folder, not a file")
-    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise UsageProblem(f"--json {path} cannot be written: no such folder, or no permission")
 
 
 def _publish(settings: RaceSettings, conducted: Conducted, json_file: Path | None) -> int:

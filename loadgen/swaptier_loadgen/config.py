@@ -1,10 +1,11 @@
 """What a race can be asked to do, and what is refused before anything starts.
 
-Reads the corpus' file names, nothing else. Every refusal is one line that names the flag, says what is wrong with it
-and what would be right.
+Asks whether a result file could be written, and touches nothing else. Every refusal is one line that names the flag,
+says what is wrong with it and what would be right.
 """
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,11 +96,11 @@ class RaceSettings:
         """
         for name in self.policies:
             find_policy(name)
-        _check_range("--hosts", self.hosts, 1, HOSTS_MAX)
-        _check_range("--processes", self.processes, 1, PROCESSES_MAX - 1)
-        _check_range("--threads", self.threads, 1, THREADS_MAX)
-        _check_range("--processes times --threads", self.threads_per_host, 1, THREADS_PER_HOST_MAX)
-        _check_range("--pages", self.pages, self.processes, PAGES_MAX)
+        check_range("--hosts", self.hosts, 1, HOSTS_MAX)
+        check_range("--processes", self.processes, 1, PROCESSES_MAX - 1)
+        check_range("--threads", self.threads, 1, THREADS_MAX)
+        check_range("--processes times --threads", self.threads_per_host, 1, THREADS_PER_HOST_MAX)
+        check_range("--pages", self.pages, self.processes, PAGES_MAX)
         least = self.threads_per_host + RESIDENT_SPARE_MIN
         if self.resident < least:
             raise UsageProblem(
@@ -112,7 +113,7 @@ class RaceSettings:
                 "make --pages larger or --resident smaller"
             )
         if self.ops is not None:
-            _check_range("--ops", self.ops, 1, OPS_MAX)
+            check_range("--ops", self.ops, 1, OPS_MAX)
         if self.duration_seconds is not None and not 0 < self.duration_seconds <= DURATION_SECONDS_MAX:
             raise UsageProblem(f"--duration {self.duration_seconds:g} is not within 0 and {DURATION_SECONDS_MAX:.0f} s")
         if (self.ops is None) == (self.duration_seconds is None):
@@ -255,6 +256,25 @@ def _check_install_failures(rates: Mapping[str, float], lock_contended_rate: flo
         raise UsageProblem(f"the install failures come to a rate of {total:g} together: at 1 no fault would end")
 
 
-def _check_range(flag: str, value: int, least: int, most: int) -> None:
+def check_range(flag: str, value: int, least: int, most: int) -> None:
+    """Refuse a number that is not within *least* and *most*.
+
+    Raises:
+        UsageProblem: names the flag and both bounds.
+    """
     if not least <= value <= most:
         raise UsageProblem(f"{flag} must be {least} to {most}, not {value}")
+
+
+def check_writable(path: Path | None) -> None:
+    """Refuse a result file, --json, that could not be written at the end.
+
+    Raises:
+        UsageProblem: why not.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageProblem(f"--json {path} is a folder, not a file")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise UsageProblem(f"--json {path} cannot be written: no such folder, or no permission")

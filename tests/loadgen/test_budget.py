@@ -1,9 +1,14 @@
 """Shared against exclusive loads under one budget."""
 
+import json
+from pathlib import Path
+
 import pytest
+from typer.testing import CliRunner
 
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.budget import BudgetRow, BudgetSettings, Refused, run_budget
+from swaptier_loadgen.cli import app
 from swaptier_loadgen.specification import page_version
 from swaptier_wire.types import PAGE_BYTES
 
@@ -50,3 +55,36 @@ def test_a_budget_without_room_is_refused() -> None:
     """Below two reclaim batches a host would only reclaim."""
     with pytest.raises(Refused, match="more pages or a larger share"):
         run_budget(POLICIES["shared"], BudgetSettings(pages=100, budget_percent=50), content)
+
+
+def test_the_command_compares_the_two_modes_in_one_table_and_one_sentence(tmp_path: Path) -> None:
+    """The corpus' pages, status 0, and the same numbers in the JSON document."""
+    file = tmp_path / "budget.json"
+    arguments = ["--pages", "512", "--accesses", "3000", "--budget-percent", "85", "--json", str(file)]
+    result = CliRunner().invoke(app, ["budget", *arguments])
+    assert result.exit_code == 0, result.output
+    assert "fewer refaults than shared" in result.stdout
+    assert "shared has" in result.stdout.splitlines()[-1]
+    runs = {run["policy"]: run for run in json.loads(file.read_text())["runs"]}
+    assert runs["exclusive-if-swapcache"]["refaults"] < runs["shared"]["refaults"]
+    assert str(runs["shared"]["stores"]) in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--budget-percent", "0"],
+        ["--write-percent", "101"],
+        ["--pages", "100"],
+        ["--accesses", "0"],
+        ["--policy", "xyzzy"],
+        ["--corpus", "/does/not/exist"],
+        ["--json", "/does/not/exist/x"],
+    ],
+)
+def test_the_command_refuses_what_makes_no_sense(arguments: list[str]) -> None:
+    """Status 2, one line, nothing on standard output."""
+    result = CliRunner().invoke(app, ["budget", *arguments])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1

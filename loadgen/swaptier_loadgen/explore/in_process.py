@@ -103,8 +103,8 @@ class InProcessTiers:
                 return area.acknowledge(offset, request.generation, request.request_id)
 
 
-def one_area(name: str, slots: int, pool_bytes_max: int) -> InProcessTiers:
+def one_area(name: str, slots: int, pool_bytes_max: int, *, device_free_on_read: bool = False) -> InProcessTiers:
     """Return a new tier with one open area of *slots* slots."""
     tier = Tier(TierLimits(pool_bytes_max=pool_bytes_max), epoch=1)
-    area, _ = tier.swapon(Client(name, 1), name, slots, AreaOptions())
+    area, _ = tier.swapon(Client(name, 1), name, slots, AreaOptions(device_free_on_read=device_free_on_read))
     return InProcessTiers([area])
