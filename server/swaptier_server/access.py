@@ -9,7 +9,6 @@ Touches gRPC's contexts and the token file. Rules of conduct:
 from collections.abc import Iterable
 from typing import Final, NamedTuple, TypeAlias
 
-from google.protobuf.message import Message
 from grpc import aio
 
 from swaptier_server.config import ConfigError, ServerConfig
@@ -22,7 +21,7 @@ _SCHEME: Final = "bearer "
 _CERTIFICATE_NAMES: Final = ("peer_uri", "peer_dns")
 """Where gRPC puts the alternative names of a client's certificate; the first kind that it has names the tenant."""
 
-_Context: TypeAlias = "aio.ServicerContext[bytes, Message]"
+_Context: TypeAlias = "aio.ServicerContext[bytes, bytes]"
 
 
 class Caller(NamedTuple):

@@ -1,8 +1,8 @@
 """A call as its handler sees it: gRPC's context, with messages parsed and counted, and with who calls.
 
-Touches gRPC. gRPC is given no deserializer: its own answer to bytes that are no message is UNKNOWN with the exception's
-text. Every call is handled as a stream, a unary one too, so that it is counted and can be ended from its first byte
-on, not from the moment its message is there. On the wire there is no difference.
+Touches gRPC, which sees bytes only: its own answer to bytes that are no message is UNKNOWN with the exception's text.
+Every call is handled as a stream, a unary one too, so that it is counted and can be ended from its first byte on, not
+from the moment its message is there. On the wire there is no difference.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -16,17 +16,21 @@ from swaptier_server.rpc_metrics import MethodMetrics
 from swaptier_server.traffic import OpenCall, is_end
 from swaptier_wire.errors import InvalidRequest
 
-RawContext: TypeAlias = "aio.ServicerContext[bytes, Message]"
+RawContext: TypeAlias = "aio.ServicerContext[bytes, bytes]"
 Parse: TypeAlias = Callable[[bytes], Message]
+Serialize: TypeAlias = Callable[[Message], bytes]
 
 
 class GuardedCall:
     """What handlers get as their context. What is not here goes through to gRPC's."""
 
-    def __init__(self, context: RawContext, call: OpenCall, parse: Parse, metrics: MethodMetrics) -> None:
+    def __init__(
+        self, context: RawContext, call: OpenCall, parse: Parse, serialize: Serialize, metrics: MethodMetrics
+    ) -> None:
         self._context: Final = context
         self._call: Final = call
         self._parse: Final = parse
+        self._serialize: Final = serialize
         self._metrics: Final = metrics
 
     @property
@@ -61,7 +65,9 @@ class GuardedCall:
 
     async def write(self, message: Message) -> None:
         """Write and count a message."""
-        await self._context.write(message)
+        raw = self._serialize(message)
+        del message  # a client that does not read holds up the next line; its answer need not be there twice
+        await self._context.write(raw)
         self._metrics.sent.inc()
 
     async def read_all(self) -> AsyncIterator[Message]:

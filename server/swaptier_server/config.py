@@ -116,7 +116,12 @@ class ServerConfig(BaseSettings):
     tenant_requests_max: int = Field(
         64, ge=1, le=CALLS_MAX, description="requests outside streams that one tenant may have in flight"
     )
-    tenant_streams_max: int = Field(64, ge=1, le=CALLS_MAX, description="streams that one tenant may have open")
+    tenant_streams_max: int = Field(
+        32,
+        ge=1,
+        le=CALLS_MAX,
+        description="streams that one tenant may have open; one whose answers nobody reads costs 2 MB",
+    )
     keep_incompressible: bool = Field(
         True, description="keep pages that do not compress in the pool as they are; --no-... sends them to the device"
     )

@@ -30,6 +30,8 @@ SERVICE: Final[str] = SERVICES[0].full_name
 
 MESSAGE_OVERHEAD_BYTES: Final = 64 * 1024
 """Of the largest message besides its pages: columns of about 30 bytes a slot, and a header."""
+WINDOW_BYTES: Final = 256 * 1024
+"""What a stream may send ahead of being read: enough for 500 MB/s at 0.5 ms round trip."""
 CONNECTIONS_MAX: Final = 16_384
 """Open at once; more are closed as they come. An idle one costs some 30 kB and a file descriptor."""
 HANDSHAKE_SECONDS_MAX: Final = 10
@@ -49,6 +51,9 @@ def channel_options(batch_slots_max: int) -> tuple[tuple[str, int], ...]:
         ("grpc.so_reuseport", 0),  # else a second server on the same port starts silently and splits the store
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", message_bytes_max),
+        # Fixed: gRPC's own measuring widens the window to megabytes, all of which a client that reads no answers fills.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
         ("grpc.max_metadata_size", 8_192),
         ("grpc.max_concurrent_streams", 256),
         ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),

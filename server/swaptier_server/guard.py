@@ -77,8 +77,8 @@ class Guard(aio.ServerInterceptor):
     def _guard(self, path: str, handler: _Handler) -> _Handler:
         """Return *handler* with the guard around it."""
         metrics = self._metrics.method(path)
-        parse = handler.request_deserializer
-        assert parse is not None, f"{path}: all services here speak protobuf"
+        parse, serialize = handler.request_deserializer, handler.response_serializer
+        assert parse is not None and serialize is not None, f"{path}: all services here speak protobuf"
         is_stream, has_answers = handler.request_streaming, handler.response_streaming
         assert has_answers or not is_stream, f"{path}: no service here has client streams"
         behaviour = cast(
@@ -99,12 +99,12 @@ class Guard(aio.ServerInterceptor):
         async def guarded(_requests: object, context: RawContext) -> None:
             async def body() -> None:
                 with self._admitted(path, context, is_stream=is_stream) as call:
-                    await run(GuardedCall(context, call, parse, metrics))
+                    await run(GuardedCall(context, call, parse, serialize, metrics))
 
             await self._around(path, metrics, context, body)
 
         make = cast("Callable[..., _Handler]", grpc.stream_stream_rpc_method_handler)
-        return make(guarded, None, handler.response_serializer)
+        return make(guarded, None, None)
 
     @contextmanager
     def _admitted(self, path: str, context: RawContext, *, is_stream: bool) -> Iterator[OpenCall]:

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 from grpc import aio
-from tests.server.conftest import SLOTS, Serve, Served, header_message
+from tests.server.conftest import SLOTS, Serve, header_message
 
 from swaptier.v1 import swaptier_pb2 as pb
+from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_wire import request_codec, status
 from swaptier_wire.batches import Header, Loads, Request, Stores
 from swaptier_wire.errors import Draining
@@ -54,10 +55,11 @@ async def read_to_the_end(call: Call) -> tuple[int, aio.AioRpcError]:
         return answers, error
 
 
-async def write_until_stuck(served: Served) -> Call:
+async def write_until_stuck(channel: aio.Channel, metadata: tuple[tuple[str, str], ...] = ()) -> Call:
     """Return a stream whose handler waits in a write, because nobody reads the answers."""
-    await served.swapon(slots=BATCH_SLOTS_MAX)
-    call = served.stub.Exchange()
+    stub = swaptier_pb2_grpc.SwapTierServiceStub(channel)
+    await stub.Swapon(pb.SwaponRequest(header=header_message(), slots=BATCH_SLOTS_MAX), metadata=metadata)
+    call = stub.Exchange(metadata=metadata)
     while True:
         write = asyncio.ensure_future(call.write(load_message(BATCH_SLOTS_MAX)))
         done, _ = await asyncio.wait([write], timeout=STUCK_SECONDS)
@@ -140,7 +142,7 @@ async def test_a_client_that_does_not_read_its_answers_is_cut_off_when_the_drain
 ) -> None:
     """It holds up only its own stream, and the drain for --drain-seconds at most."""
     served = await serve(drain_seconds=0.1)
-    call = await write_until_stuck(served)
+    call = await write_until_stuck(served.channel)
     assert served.server.traffic.in_flight == 1
     assert (await served.stat()).slots == BATCH_SLOTS_MAX
     await asyncio.wait_for(served.server.drain(), 10)

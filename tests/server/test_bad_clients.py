@@ -1,0 +1,296 @@
+"""Clients that do what they should not, while a tenant next door stores and loads: it must not notice."""
+
+import asyncio
+import contextlib
+import resource
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc import aio
+from tests.server import http2
+from tests.server.conftest import SLOTS, Serve, Served
+from tests.server.pki import Authority, bearer, write_tokens
+from tests.server.test_exchange import load_message, next_answer, page, store_message, write_until_stuck
+from tests.server.test_main import Running, running
+
+from swaptier.v1 import swaptier_pb2 as pb
+from swaptier.v1 import swaptier_pb2_grpc
+from swaptier_server.grpc_server import SERVICE, channel_options
+from swaptier_wire.types import BATCH_SLOTS_MAX
+
+CONNECTIONS = 10_000
+CONNECTING_AT_ONCE = 256
+SPARE_FILES = 200
+"""For everything else that this process has open."""
+IDLE_CONNECTION_BYTES_MAX = 64 * 1024
+STREAM_BYTES_MAX = 5 << 20
+"""Of a stream whose answers nobody reads: one of 1 MiB, serialized and in gRPC, and a window full of requests."""
+PATIENCE_SECONDS = 30
+"""Only a hanging server takes so long."""
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    """A file that lets alice, who misbehaves, and bob in."""
+    return write_tokens(tmp_path / "tokens", "alice", "bob")
+
+
+class Bystander:
+    """Stores and loads pages on a stream of its own, and checks every one."""
+
+    def __init__(self, channel: aio.Channel, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._stub = swaptier_pb2_grpc.SwapTierServiceStub(channel)
+        self._metadata = metadata
+        self.loads = 0
+        self._is_over = False
+
+    async def run(self, begun: asyncio.Event) -> None:
+        """Store and load until told."""
+        header = store_message(0, 1, client="host").header
+        await self._stub.Swapon(pb.SwaponRequest(header=header, slots=SLOTS), metadata=self._metadata)
+        stream = self._stub.Exchange(metadata=self._metadata)
+        while not self._is_over:
+            generation = self.loads + 1
+            slot = generation % SLOTS
+            await stream.write(store_message(slot, generation))
+            assert list((await next_answer(stream)).store.outcomes) == [pb.OUTCOME_STORED]
+            load = load_message(1)
+            load.load.offsets[:], load.load.generations[:] = [slot], [generation]
+            load.load.require_generation = True
+            await stream.write(load)
+            assert (await next_answer(stream)).load.pages == page(generation)
+            self.loads += 1
+            begun.set()
+        await stream.done_writing()
+        assert await stream.read() is aio.EOF
+
+    def end(self) -> None:
+        """Let `run` return."""
+        self._is_over = True
+
+
+@asynccontextmanager
+async def bystander(channel: aio.Channel, metadata: tuple[tuple[str, str], ...] = ()) -> AsyncIterator[Bystander]:
+    """Have somebody work for the length of the block, and make sure that it could."""
+    one, begun = Bystander(channel, metadata), asyncio.Event()
+    work = asyncio.create_task(one.run(begun))
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await asyncio.wait([work, asyncio.create_task(begun.wait())], return_when=asyncio.FIRST_COMPLETED)
+        yield one
+    finally:
+        one.end()
+        await asyncio.wait_for(work, PATIENCE_SECONDS)
+    assert one.loads
+
+
+def resident_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+# Transport security: what a client of the other kind is told
+
+
+def secure_channel(address: str, authority: Authority, pair: tuple[Path, Path] | None = None) -> aio.Channel:
+    blobs = [authority.path.read_bytes()]
+    if pair is not None:
+        cert, key = pair
+        blobs += [key.read_bytes(), cert.read_bytes()]
+    return aio.secure_channel(address, grpc.ssl_channel_credentials(*blobs))
+
+
+async def failure(channel: aio.Channel) -> str:
+    """Return what a call on *channel* is told, which is one line."""
+    async with channel:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await channel.unary_unary(f"/{SERVICE}/Stat")(b"", timeout=PATIENCE_SECONDS)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    details = caught.value.details() or ""
+    assert "\n" not in details
+    return details
+
+
+async def test_clients_with_wrong_security_are_turned_away_and_the_others_served(serve: Serve, tmp_path: Path) -> None:
+    """No certificate, one of another authority, an expired one, distrust of ours, plain text: each is UNAVAILABLE."""
+    ours, theirs = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
+    cert, key = ours.issue("tier", "127.0.0.1")
+    served = await serve(tls_cert=cert, tls_key=key, tls_client_ca=ours.path)
+    address = served.address
+    good = ours.issue("good", "bob.example")
+    async with (
+        secure_channel(address, ours, good) as channel,
+        bystander(channel) as bob,
+    ):
+        before = bob.loads
+        assert await failure(aio.insecure_channel(address))
+        assert await failure(secure_channel(address, ours))
+        assert await failure(secure_channel(address, ours, theirs.issue("other", "bob.example")))
+        assert await failure(secure_channel(address, ours, ours.issue("old", "bob.example", is_expired=True)))
+        assert "CERTIFICATE_VERIFY_FAILED" in await failure(secure_channel(address, theirs, good))
+        for noise in (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", http2.hello(), bytes(5000)):
+            await throw(served, noise)
+    assert bob.loads > before
+
+
+async def test_a_certificate_of_another_name_is_not_believed(serve: Serve, tmp_path: Path) -> None:
+    """It is of the right authority, and of another server."""
+    ours = Authority(tmp_path)
+    cert, key = ours.issue("tier", "tier.example")
+    served = await serve(tls_cert=cert, tls_key=key)
+    assert "Hostname Verification Check failed" in await failure(secure_channel(served.address, ours))
+
+
+async def test_tls_to_a_server_without_is_told_so(serve: Serve, tmp_path: Path) -> None:
+    """And the server goes on in plain text."""
+    served = await serve()
+    async with bystander(served.channel):
+        assert "WRONG_VERSION_NUMBER" in await failure(secure_channel(served.address, Authority(tmp_path)))
+
+
+# Bytes
+
+
+async def throw(served: Served, content: bytes) -> bytes:
+    """Send *content* over a connection of its own and end it; return what came back."""
+    host, _, port = served.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(content)
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        writer.write_eof()
+        received = await asyncio.wait_for(reader.read(), PATIENCE_SECONDS)
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    return received
+
+
+@pytest.mark.parametrize("path", [b"/\xff\xfe/x", b"/a/\xc3\x28", b"\xff", b"", b"/", b"nonsense", b"/a/b"])
+async def test_a_method_whose_name_is_no_text_is_unimplemented_like_any_other(serve: Serve, path: bytes) -> None:
+    """grpc.aio shuts the whole server down over such a name (grpcio 1.85.1); ours refuses it and serves on."""
+    served = await serve()
+    async with bystander(served.channel) as bob:
+        before = bob.loads
+        host, _, port = served.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(http2.hello() + http2.request(1, path, b""))
+        received = b""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not any(one.type == http2.Type.HEADERS for one in http2.frames(received)):
+                received += await reader.read(65536)
+        assert b"grpc-status\x0212" in received
+        writer.close()
+        await writer.wait_closed()
+    assert bob.loads > before
+
+
+# Resources
+
+
+async def test_a_tenant_that_reads_no_answers_holds_up_only_itself(tokens: Path) -> None:
+    """As many streams as it may have, each stuck in a full batch of answers: the server's memory stays bounded."""
+    streams = 16
+    with running("--tokens", str(tokens), "--tenant-streams-max", str(streams)) as server:
+        async with (
+            aio.insecure_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX)) as channel,
+            bystander(channel, bearer("bob")) as bob,
+        ):
+            before, loads = resident_bytes(server.process.pid), bob.loads
+            alice = await reading_nothing(server, streams)
+            grown = resident_bytes(server.process.pid) - before
+            assert grown < streams * STREAM_BYTES_MAX
+            assert bob.loads > loads
+            for one in alice:
+                await one.close()
+
+
+async def reading_nothing(server: Running, streams: int) -> list[aio.Channel]:
+    """Return the channels of that many streams, each of which is stuck."""
+    channels = []
+    for _ in range(streams):
+        options = [*channel_options(BATCH_SLOTS_MAX), ("grpc.use_local_subchannel_pool", 1)]
+        channel = aio.insecure_channel(server.listening, options=options)
+        channels.append(channel)
+    calls = await asyncio.gather(*(write_until_stuck(channel, bearer("alice")) for channel in channels))
+    assert len(calls) == streams
+    return channels
+
+
+def connections_possible() -> int:
+    """Return how many connections this process may open, 10,000 at most; raises its own limit as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(CONNECTIONS + SPARE_FILES, hard if hard != resource.RLIM_INFINITY else CONNECTIONS + SPARE_FILES)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return min(CONNECTIONS, max(soft, wanted) - SPARE_FILES)
+
+
+async def test_idle_connections_are_cheap_and_in_nobodys_way(
+    tokens: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """As many as this machine lets one process open, up to 10,000: a bounded piece of memory each, given back after."""
+    count = connections_possible()
+    record_property("idle_connections", count)
+    with running("--tokens", str(tokens)) as server:
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
+        host, _, port = server.listening.rpartition(":")
+        async with (
+            aio.insecure_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX)) as channel,
+            bystander(channel, bearer("bob")) as bob,
+        ):
+            before, loads = resident_bytes(server.process.pid), bob.loads
+            gate = asyncio.Semaphore(CONNECTING_AT_ONCE)
+
+            async def connect() -> asyncio.StreamWriter:
+                async with gate:
+                    reader, writer = await asyncio.open_connection(host, int(port))
+                    writer.write(http2.hello())
+                    await reader.readexactly(http2.HEAD_BYTES)  # the server has taken it
+                    return writer
+
+            writers = await asyncio.gather(*(connect() for _ in range(count)))
+            assert len(writers) == count
+            grown = resident_bytes(server.process.pid) - before
+            assert grown < count * IDLE_CONNECTION_BYTES_MAX
+            assert bob.loads > loads
+            for writer in writers:
+                writer.transport.abort()
+            loads = bob.loads
+            async with aio.insecure_channel(server.listening) as another:
+                stub = swaptier_pb2_grpc.SwapTierServiceStub(another)
+                header = store_message(0, 1, area="b").header
+                assert await stub.Swapon(pb.SwaponRequest(header=header, slots=1), metadata=bearer("bob"))
+        assert server.end()[0] == 0
+
+
+async def test_a_server_without_a_file_to_spare_serves_whom_it_has_and_recovers() -> None:
+    """Connections beyond its limit wait; when others end, it takes them."""
+    with running() as server:
+        async with (
+            aio.insecure_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX)) as channel,
+            bystander(channel) as bob,
+        ):
+            present = open_files(server.process.pid)
+            resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (present + 5, present + 5))
+            host, _, port = server.listening.rpartition(":")
+            loads = bob.loads
+            sockets = [socket.create_connection((host, int(port))) for _ in range(12)]
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while bob.loads < loads + 50:  # noqa: ASYNC110 - the bystander works on, and tells nobody
+                    await asyncio.sleep(0)
+            for one in sockets:
+                one.close()
+            async with aio.insecure_channel(server.listening) as another:
+                stub = swaptier_pb2_grpc.SwapTierServiceStub(another)
+                header = store_message(0, 1, area="b").header
+                request = pb.SwaponRequest(header=header, slots=1)
+                assert await stub.Swapon(request, wait_for_ready=True, timeout=PATIENCE_SECONDS)
