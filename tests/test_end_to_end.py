@@ -10,7 +10,7 @@ import pytest
 
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.server_process import own_server
-from swaptier_loadgen.table import WIDE_COLUMNS
+from swaptier_loadgen.table import ALL_COLUMNS
 
 PATIENCE_SECONDS = 120
 """A race of these sizes takes some ten seconds; only a failing test waits so long."""
@@ -117,7 +117,7 @@ def test_the_result_is_a_table_and_one_sentence_on_stdout(with_failures: Raced) 
     assert [name for name in POLICIES if name in rows] == [name for name in POLICIES if len(name) <= 22]
     assert "not one did under" in lines[-1]
     assert "\x1b" not in with_failures.stdout + with_failures.stderr
-    assert max(map(len, (line for line in lines[1:-1] if "took the only copy" not in line))) <= WIDE_COLUMNS
+    assert max(map(len, (line for line in lines[1:-1] if "took the only copy" not in line))) <= ALL_COLUMNS
     for line in with_failures.stderr.splitlines():
         json.loads(line)
 

@@ -1,7 +1,7 @@
 """The result table on a terminal or in a pipe. Builds rich renderables; prints nothing.
 
-From WIDE_COLUMNS on it is one table. Narrower, the same columns come as two tables, what happened to the data and
-what it cost, because a table that wraps its numbers cannot be read.
+From WIDE_COLUMNS on it is one table. Narrower, all columns come as two tables, what happened to the data and what it
+cost, because a table that wraps its numbers cannot be read.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +13,11 @@ from rich.text import Text
 
 from swaptier_loadgen.report import RunSummary, Verdict
 
-WIDE_COLUMNS = 126
+ALL_COLUMNS = 126
 """What all columns take side by side."""
+
+WIDE_COLUMNS = 120
+"""What they take without the one that is only nice to have: a common width of terminals."""
 
 POLICY_COLUMNS = 22
 """Longer names go on over two lines, broken before a hyphen."""
@@ -36,6 +39,8 @@ class Column(NamedTuple):
     cell: Callable[[RunSummary], str | Text]
     is_cost: bool = False
     """In the second table when there are two."""
+    is_extra: bool = False
+    """Left out of one table between WIDE_COLUMNS and ALL_COLUMNS."""
 
 
 COLUMNS = (
@@ -43,7 +48,7 @@ COLUMNS = (
     Column("install\nfailures", lambda s: _count(s.install_failures)),
     Column("stale", lambda s: _bad(s, s.silent_stale_reads)),
     Column("lost", lambda s: _bad(s, s.lost_updates + s.detected_losses)),
-    Column("first\nat s", lambda s: _seconds(s.first_corruption_seconds)),
+    Column("first\nat s", lambda s: _seconds(s.first_corruption_seconds), is_extra=True),
     Column("dup.\npeak", lambda s: _count(s.duplicate_pages_peak), is_cost=True),
     Column("dup.\npage-s", lambda s: f"{s.duplicate_page_seconds:.1f}", is_cost=True),
     Column("double\nloads", lambda s: _count(s.double_loads), is_cost=True),
@@ -58,7 +63,8 @@ COLUMNS = (
 def tables(summaries: Sequence[RunSummary], width: int) -> list[Table]:
     """Return the result as one table, or as two where *width* columns are too few."""
     if width >= WIDE_COLUMNS:
-        return [_table(summaries, COLUMNS, has_verdict=True)]
+        fitting = [column for column in COLUMNS if width >= ALL_COLUMNS or not column.is_extra]
+        return [_table(summaries, fitting, has_verdict=True)]
     return [
         _table(summaries, [column for column in COLUMNS if not column.is_cost], has_verdict=True),
         _table(summaries, [column for column in COLUMNS if column.is_cost], has_verdict=False),
@@ -66,7 +72,7 @@ def tables(summaries: Sequence[RunSummary], width: int) -> list[Table]:
 
 
 def _table(summaries: Sequence[RunSummary], columns: Sequence[Column], *, has_verdict: bool) -> Table:
-    is_crowded = has_verdict and len(columns) == len(COLUMNS)
+    is_crowded = has_verdict and any(column.is_cost for column in columns)
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0)  # the box itself leaves a column between columns
     table.add_column("policy", min_width=POLICY_COLUMNS, no_wrap=True)
     for column in columns:

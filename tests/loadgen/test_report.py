@@ -21,7 +21,7 @@ from swaptier_loadgen.report import (
     judge,
     summarise,
 )
-from swaptier_loadgen.table import WIDE_COLUMNS, tables
+from swaptier_loadgen.table import ALL_COLUMNS, WIDE_COLUMNS, tables
 
 SETTINGS = RaceSettings(
     policies=tuple(POLICIES),
@@ -127,7 +127,7 @@ def render(summaries: list[RunSummary], width: int) -> str:
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize("width", [80, WIDE_COLUMNS, 200])
+@pytest.mark.parametrize("width", [80, WIDE_COLUMNS, ALL_COLUMNS, 200])
 def test_the_table_fits_the_terminal_and_cuts_nothing_off(width: int) -> None:
     """With large numbers in every column, every name, number and verdict stands there whole."""
     big = [
@@ -158,7 +158,7 @@ def test_the_table_fits_the_terminal_and_cuts_nothing_off(width: int) -> None:
 
 def test_a_narrow_terminal_gets_two_tables_with_the_same_columns() -> None:
     """Nothing is left out at 80 columns: the costs come in a table of their own."""
-    wide, narrow = tables([run("shared")], WIDE_COLUMNS), tables([run("shared")], 80)
+    wide, narrow = tables([run("shared")], ALL_COLUMNS), tables([run("shared")], 80)
     headings = [column.header for table in narrow for column in table.columns]
     assert sorted(headings) == sorted([*(column.header for column in wide[0].columns), "policy"])
 
