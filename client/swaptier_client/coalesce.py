@@ -15,8 +15,9 @@ Models: the block layer's plug list, without merging.
 """
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from swaptier_client.mm.effects import Load, Request, RequestReply
 from swaptier_wire.errors import SwapTierError
@@ -28,11 +29,13 @@ QUEUE_OPS_MAX = 4096
 class Op:
     """One request on its way: waiting, then in one message, then answered or failed. Its future ends exactly once."""
 
-    __slots__ = ("effect", "reply")
+    __slots__ = ("deadline", "effect", "reply")
 
-    def __init__(self, effect: Request, reply: asyncio.Future[RequestReply]) -> None:
+    def __init__(self, effect: Request, reply: asyncio.Future[RequestReply], deadline: float = math.inf) -> None:
         self.effect = effect
         self.reply = reply
+        self.deadline = deadline
+        """By the stream's clock; its own, whatever else is in the message. Time without a connection moves it."""
 
     def resolve(self, reply: RequestReply) -> None:
         """End it with *reply*, unless its caller has gone."""
@@ -66,6 +69,30 @@ class WaitingOps:
         """Append *op*; the caller has asked `has_room`."""
         assert self.has_room
         self._ops.append(op)
+
+    def put_back(self, ops: Sequence[Op]) -> None:
+        """Put *ops*, which were taken and had no effect, before all others: they came first. Room or not."""
+        self._ops.extendleft(reversed(ops))
+
+    def require_generations(self) -> None:
+        """Have every load that waits answered with its own generation or none.
+
+        For a server that started anew: these loads were made when it still held their pages, and its device may never
+        have been given them.
+        """
+        for op in self._ops:
+            if isinstance(op.effect, Load):
+                op.effect = op.effect._replace(require_generation=True)
+
+    def extend_deadlines(self, deadline: float) -> None:
+        """Let nothing that waits be late before *deadline*: until now there was nobody to send it to."""
+        for op in self._ops:
+            op.deadline = max(op.deadline, deadline)
+
+    def take_late(self, now: float) -> Iterator[Op]:
+        """Remove and yield, from the front, what was not sent before its deadline."""
+        while self._ops and self._ops[0].deadline <= now:
+            yield self._ops.popleft()
 
     def take_message(self, slots_max: int) -> list[Op]:
         """Remove and return the operations of the next message: at most *slots_max*, none only if none are left."""

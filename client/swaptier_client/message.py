@@ -5,6 +5,7 @@ leave this process; `swaptier_wire.reply_codec` checks them on the way back, so 
 become Outcome.ERROR with Reason.CHECKSUM and never a page.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -20,11 +21,16 @@ E = TypeVar("E", Load, Store, Lookup, Acknowledge, Invalidate)
 class Message:
     """Operations that travel together, by kind. Lives from the queue to its answer; then all its operations end."""
 
-    __slots__ = ("_by_kind", "request", "sent_at")
+    __slots__ = ("_by_kind", "deadline", "ops", "overtaken", "request", "sent_at")
 
     def __init__(self, header: Header, ops: Sequence[Op], *, sent_at: float) -> None:
         """Pack *ops*, which are of different slots and agree on require_generation. *sent_at* is the loop's time."""
         self.sent_at = sent_at
+        self.ops = ops
+        self.deadline = min(op.deadline for op in ops)
+        """The earliest of those of its operations that are not late yet; infinite when all are."""
+        self.overtaken = 0
+        """Later messages that were answered before this one."""
         self._by_kind: dict[type, list[Op]] = {}
         for op in ops:
             self._by_kind.setdefault(type(op.effect), []).append(op)
@@ -52,9 +58,15 @@ class Message:
 
     def fail(self, error: Callable[[], SwapTierError]) -> None:
         """End every operation with an error of its own, since each is raised in another task."""
-        for ops in self._by_kind.values():
-            for op in ops:
+        for op in self.ops:
+            op.fail(error())
+
+    def fail_late(self, now: float, error: Callable[[], SwapTierError]) -> None:
+        """End with an error the operations whose own deadline has passed."""
+        for op in self.ops:
+            if op.deadline <= now:
                 op.fail(error())
+        self.deadline = min((op.deadline for op in self.ops if op.deadline > now), default=math.inf)
 
     def _effects(self, kind: type[E]) -> list[E]:
         return [op.effect for op in self._by_kind.get(kind, ()) if isinstance(op.effect, kind)]

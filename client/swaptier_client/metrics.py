@@ -73,6 +73,12 @@ class StreamCounters:
     """The server started anew: pages it held in memory are lost."""
     streams_broken: int = 0
     """Streams that ended before they were closed."""
+    reconnects: int = 0
+    """Connections made after one had broken."""
+    answers_lost: int = 0
+    """Messages that had no answer although later ones had; whether they took effect is unknown."""
+    answers_unexpected: int = 0
+    """Answers to messages that nobody waited for any more: too late, or the second of two. Not looked at."""
     message_slots: Buckets = field(default_factory=lambda: Buckets(SLOTS_BOUNDS))
     """Slots in each message sent: what coalescing gains."""
     round_trip_us: Buckets = field(default_factory=lambda: Buckets(ROUND_TRIP_BOUNDS_US))

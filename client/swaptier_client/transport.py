@@ -1,73 +1,44 @@
-"""One ordered stream to one tier server for one area, coalescing whatever waits.
+"""One ordered stream to one tier server for one area, coalescing whatever waits, over one connection after the other.
 
-Touches the network (grpc.aio) and the event loop's clock. Rules of conduct:
+Touches the network (through `connection.py`) and the event loop's clock. Rules of conduct:
 
-- `submit()` never waits. A pump sends a message whenever fewer than `window_messages` are unanswered and something
-  waits; no timer holds anything back. `coalesce.py` decides what goes into a message and keeps each slot's order.
+- `submit()` never waits. `coalesce.py` decides what goes into a message and keeps each slot's order.
 - Every operation ends once: with its reply, or with an error that says whether it may have taken effect. Not sent:
-  definite. Sent and not answered: indefinite. Nothing is sent twice.
+  definite. Sent and not answered: indefinite. Nothing that may have taken effect is sent twice: who asked asks again.
+- When a connection breaks, what had not been sent waits for the next one, for `give_up_seconds`; what had been sent and
+  is known to have had no effect waits with it. A refusal that no later attempt can change ends the stream at once.
+- A new epoch of the server is told once, before anything is sent to it, and every load that waits then requires its
+  generation: what the server lost must come back as lost, not as whatever its device has.
 - Bytes are checked on arrival (`message.py`): other bytes than those of the store become Outcome.ERROR, never a page.
-- The stream is ordered, so when one message's deadline passes nothing behind it can be trusted to arrive: the stream
-  is torn down and stays down.
 
 Models: the path from swap_writepage() and swap_read_folio() to the device, with a network in between.
 """
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+import random
+from collections.abc import Awaitable, Callable
+from itertools import count
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from grpc import aio
-
-from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_client.area_calls import AreaCalls, HostArea, status_now
-from swaptier_client.channel import connect
-from swaptier_client.coalesce import QUEUE_OPS_MAX, Op, WaitingOps
-from swaptier_client.message import Message
+from swaptier_client.area_calls import HostArea
+from swaptier_client.coalesce import Op, WaitingOps
+from swaptier_client.connection import Connection, End, StreamSettings
 from swaptier_client.metrics import StreamCounters
 from swaptier_client.mm.effects import Lookup, Request, RequestReply, Store
-from swaptier_wire import status
-from swaptier_wire.errors import (
-    DeadlinePassed,
-    InvalidRequest,
-    LimitReached,
-    ServerDefect,
-    SwapTierError,
-    TierUnreachable,
-)
-from swaptier_wire.reply_codec import AreaStat, decode_exchange_response
-from swaptier_wire.request_codec import encode_exchange_request
-from swaptier_wire.types import BATCH_SLOTS_MAX, NO_GENERATION, PAGE_BYTES
+from swaptier_client.reconnect import PASSING, Clock, until_it_works
+from swaptier_wire.errors import InvalidRequest, LimitReached, SwapTierError, TierUnreachable, UnknownArea
+from swaptier_wire.reply_codec import AreaStat
+from swaptier_wire.types import NO_GENERATION, PAGE_BYTES
 
-WINDOW_MESSAGES = 2
-"""Unanswered messages at once: one being applied while the next is packed. Measured with 4 to 256 threads on two cores:
-1 coalesces most and is as fast below 64 threads, 2 is 5 % faster from there on, 4 and 8 lose up to half below 256."""
-
-DEADLINE_SECONDS = 10.0
-"""From taking a message out of the queue to its answer: thousands of round trips, and within a user's patience."""
-
-CONNECT_SECONDS = 5.0
-"""For the connection."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamSettings:
-    """Bounds of a stream; the defaults are for one machine or one rack."""
-
-    deadline_seconds: float = DEADLINE_SECONDS
-    """For each message and each unary call."""
-    connect_seconds: float = CONNECT_SECONDS
-    window_messages: int = WINDOW_MESSAGES
-    queue_ops_max: int = QUEUE_OPS_MAX
+T = TypeVar("T")
 
 
 class TierStream:
     """The stream of one host to one tier server, for one area. Made, entered once, left once.
 
-    Invariants: every submitted operation is in `_waiting`, in exactly one message of `_unanswered`, or ended. At most
-    `window_messages` are unanswered. Once `_broken` says why, nothing is sent, nothing waits and all have ended.
+    Invariants: every submitted operation is in `_waiting`, in a message of the connection, or ended. Once `_broken`
+    says why, nothing is sent, nothing waits and all have ended.
     """
 
     def __init__(
@@ -76,53 +47,52 @@ class TierStream:
         area: HostArea,
         settings: StreamSettings | None = None,
         on_epoch_change: Callable[[int, int], None] | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        """Name a server (HOST:PORT or unix:PATH). *on_epoch_change* gets (old, new) before the reply that told."""
+        """Name a server (HOST:PORT or unix:PATH). *on_epoch_change* gets (old, new) before the reply that told.
+
+        Old and new are equal when the server is the same and forgot the area. *clock* is for waiting between attempts
+        to connect; the event loop's without it.
+        """
         self.address = address
         self.area = area
         self.counters = StreamCounters()
         self.server_epoch = 0
         """As of the last answer; a change means that pages the server held in memory are lost."""
         self.reopened = False
-        """The area was open in this epoch already, and kept its pages."""
+        """The area was open in this epoch already when the stream began, and kept its pages."""
         self._settings = settings or StreamSettings()
         self._on_epoch_change = on_epoch_change
+        self._clock = clock
+        self._chance = random.Random(f"{area.client_id}/{area.client_epoch}/{area.name}")
         self._waiting = WaitingOps(self._settings.queue_ops_max)
-        self._unanswered: dict[int, Message] = {}
-        """By request id; the oldest is first."""
-        self._last_request_id = 0
-        self._batch_slots_max = BATCH_SLOTS_MAX
-        self._broken: str | None = None
-        """Why nothing can be sent any more, for the error messages."""
-        self._first_status: aio.AioRpcError | None = None
+        self._request_ids = count(1)
+        self._connection: Connection | None = None
+        """None while there is none."""
+        self._broken: SwapTierError | None = None
+        """Why nothing can be sent any more."""
         self._is_closing = False
-        self._pump_sleeps: asyncio.Future[None] | None = None
         self._room_waiters: list[asyncio.Future[None]] = []
         self._drain_waiters: list[asyncio.Future[None]] = []
-        self._watchdog: asyncio.TimerHandle | None = None
+        self._connection_waiters: list[asyncio.Future[None]] = []
 
     async def __aenter__(self) -> Self:
-        """Connect, open the area, start the stream.
+        """Connect, open the area, start the stream; with `give_up_seconds`, try for as long.
 
         Raises:
             TierUnreachable: nobody answers at the address. Definite, but for a connection that broke during Swapon.
             SwapTierError: the server refused the area; its class says why. Definite.
         """
         self._loop = asyncio.get_running_loop()
-        self._channel = await connect(self.address, self._settings.connect_seconds)
+        if self._clock is None:
+            self._clock = Clock(self._loop.time, asyncio.sleep)
         try:
-            self._calls = AreaCalls(self._channel, self.area, self._settings.deadline_seconds)
-            opened = await self._calls.swapon()
-        except BaseException:
-            await self._channel.close()
-            raise
-        self.server_epoch, self.reopened = opened.server_epoch, opened.reopened
-        self._batch_slots_max = opened.batch_slots_max
-        self._call = self._calls.exchange()
-        self._call.add_done_callback(self._on_call_end)
-        self._tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._read())]
-        for task in self._tasks:
-            task.add_done_callback(self._on_task_end)
+            await self._connect(self._settings.connect_seconds)
+        except PASSING:
+            if not self._is_patient:
+                raise
+            await self._reconnect()
+        self._keeper = asyncio.create_task(self._keep_connected())
         return self
 
     async def __aexit__(
@@ -133,13 +103,20 @@ class TierStream:
         try:
             if error is None:
                 await self.drain()
-                await self._end_stream()
+                if self._connection is not None:
+                    await self._connection.end_stream()
+                    await asyncio.wait([self._keeper], timeout=self._settings.deadline_seconds)
         finally:
-            self._break("this host closed the stream")
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks)
-            await self._channel.close()
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+            if self._connection is not None:  # the keeper was cancelled before it began
+                await self._connection.close()
+            self._break(self._unreachable("this host closed the stream"))
+
+    @property
+    def _is_patient(self) -> bool:
+        """Whether a lost connection is replaced."""
+        return self._settings.give_up_seconds > 0
 
     # What mm's driver sees.
 
@@ -166,16 +143,17 @@ class TierStream:
         if refusal is not None:
             reply.set_exception(refusal)
             return reply
-        self._waiting.add(Op(effect, reply))
-        if len(self._unanswered) < self._settings.window_messages:
-            self._wake_pump()
+        self._waiting.add(Op(effect, reply, self._loop.time() + self._settings.deadline_seconds))
+        if self._connection is not None:
+            self._connection.wake()
         return reply
 
     def _refusal(self, effect: Request) -> SwapTierError | None:
         """Return why *effect* cannot be queued. Checked here, since one bad slot would refuse a whole message."""
-        if self._broken is not None or self._is_closing:
-            why = self._broken or "this host is closing the stream"
-            return self._unreachable(f"{why}. The request was not sent", definite=True)
+        if self._broken is not None:
+            return self._not_sent(self._broken)
+        if self._is_closing:
+            return self._not_sent(self._unreachable("this host is closing the stream"))
         if not 0 <= effect.entry.offset < self.area.slots:
             return InvalidRequest(
                 f"offset {effect.entry.offset} is outside area {self.area.name!r} of {self.area.slots} slots"
@@ -188,24 +166,44 @@ class TierStream:
             return LimitReached("too many requests wait for this tier. Not queued; wait for room() first")
         return None
 
-    def _unreachable(self, what: str, *, definite: bool) -> TierUnreachable:
+    def _unreachable(self, what: str, *, definite: bool = True) -> TierUnreachable:
         return TierUnreachable(f"tier {self.address}: {what}", definite=definite)
 
     # What only the owner of the stream calls.
 
     async def drain(self) -> None:
         """Wait until nothing waits and nothing is unanswered."""
-        while self._waiting or self._unanswered:
+        while not self._is_drained:
             await self._wait_in(self._drain_waiters)
+
+    @property
+    def _is_drained(self) -> bool:
+        return not self._waiting and (self._connection is None or not self._connection.unanswered)
 
     async def swapoff(self) -> int:
         """Close the area once everything submitted has ended; return how many pages the pool still held.
+
+        The stream takes no more requests afterwards. If the answer is lost the area is closed again, and what it
+        held then is returned.
 
         Raises:
             SwapTierError: as the contract's Swapoff.
         """
         await self.drain()  # a unary call is not in the stream's order: it would overtake what is on its way
-        return await self._calls.swapoff()
+        try:
+            dropped_pages = await self._swapoff_once()
+        except PASSING:
+            if not self._is_patient or self._broken is not None:
+                raise
+            try:
+                dropped_pages = await self._until_it_works(lambda _seconds: self._swapoff_once())
+            except UnknownArea:
+                dropped_pages = 0  # closed by an attempt whose answer was lost
+        self._is_closing = True
+        return dropped_pages
+
+    async def _swapoff_once(self) -> int:
+        return await (await self._connected()).calls.swapoff()
 
     async def stat(self) -> AreaStat:
         """Return the area's counters as the server has them now; what is on its way is not waited for.
@@ -213,150 +211,131 @@ class TierStream:
         Raises:
             SwapTierError: as the contract's Stat.
         """
-        return await self._calls.stat()
+        return await (await self._connected()).calls.stat()
 
-    # The pump sends, the reader resolves; both are tasks of this stream.
-
-    async def _pump(self) -> None:
-        """Send messages, as far as the window and what waits allow, until the stream is down."""
-        while self._broken is None:
-            if not self._waiting or len(self._unanswered) >= self._settings.window_messages:
-                self._pump_sleeps = self._loop.create_future()
-                await self._pump_sleeps
-                continue
-            ops = self._waiting.take_message(self._batch_slots_max)
-            _wake_all(self._room_waiters)
-            if not ops:  # all were cancelled
-                self._wake_if_drained()
-                continue
-            self._last_request_id += 1
-            message = Message(self.area.header(self._last_request_id), ops, sent_at=self._loop.time())
-            self._unanswered[self._last_request_id] = message
-            self._set_watchdog()
-            self.counters.count_sent(message.request)
-            try:
-                await self._call.write(encode_exchange_request(message.request))
-            except (aio.AioRpcError, asyncio.InvalidStateError):
-                return  # the stream has ended; the reader is told why
-
-    async def _read(self) -> None:
-        """Take answers until the stream ends."""
-        try:
-            async for response in self._call:
-                self._answer(response)
-        except aio.AioRpcError as error:
-            end = self._first_status or error
-            # A server that drains says so, and that what it left unanswered had no effect.
-            is_definite = status.from_rpc_error(end).definite
-            self._break(f"the stream broke: {end.code().name} ({end.details()})", is_definite=is_definite)
-        except ServerDefect as error:
-            self._break(f"the stream was torn down: {error}")
-        else:
-            self._break("the server ended the stream")
-
-    def _answer(self, response: pb.ExchangeResponse) -> None:
-        """End the operations of one message with its answer.
+    async def _connected(self) -> Connection:
+        """Return the connection, once there is one.
 
         Raises:
-            ServerDefect: the answer does not fit the question, which stays unanswered. Indefinite.
+            SwapTierError: there will be none. Definite.
         """
-        message = self._unanswered.get(response.request_id)
-        if message is None:
-            raise ServerDefect(f"an answer came to request {response.request_id}, which nobody is waiting for")
-        if response.server_epoch != self.server_epoch:
-            self._change_epoch(response.server_epoch)
-        if response.HasField("error"):
-            self.counters.messages_refused += 1
-            message.fail(lambda: status.decode_exchange_error(response.error))
-        else:
-            replies = decode_exchange_response(response, message.request)
-            self.counters.count_received(replies)
-            message.resolve(replies)
-        self.counters.round_trip_us.observe(int((self._loop.time() - message.sent_at) * 1e6))
-        del self._unanswered[response.request_id]
-        self._wake_pump()
-        self._wake_if_drained()
+        while self._connection is None:
+            if self._broken is not None:
+                raise self._not_sent(self._broken)
+            await self._wait_in(self._connection_waiters)
+        return self._connection
+
+    # What the connection tells.
+
+    def on_epoch(self, epoch: int) -> None:
+        """Remember the server's epoch; if it is a new one, tell before anything is made of what else it says."""
+        if epoch != self.server_epoch:
+            self._change_epoch(epoch)
+
+    def on_progress(self) -> None:
+        """Wake who waits for room, or for everything to have ended."""
+        if self._waiting.has_room:
+            _wake_all(self._room_waiters)
+        if self._is_drained:
+            _wake_all(self._drain_waiters)
 
     def _change_epoch(self, epoch: int) -> None:
-        """Remember the server's new epoch and tell."""
         old, self.server_epoch = self.server_epoch, epoch
         self.counters.epoch_changes += 1
+        self._waiting.require_generations()
         if self._on_epoch_change is not None:
             self._on_epoch_change(old, epoch)
 
-    # The end of a stream.
+    # From one connection to the next.
 
-    async def _end_stream(self) -> None:
-        """Tell the server that nothing follows, and let it end the stream its way."""
-        if self._broken is None:
-            await self._call.done_writing()
-            await asyncio.wait(self._tasks[1:], timeout=self._settings.deadline_seconds)
+    async def _keep_connected(self) -> None:
+        """Run one connection after the other until the stream is left or given up. A task of this stream."""
+        while True:
+            assert self._connection is not None, "connected before this began, and again after each end"
+            end = await self._run(self._connection)
+            if self._is_closing or not self._is_patient:
+                return self._break(self._unreachable(end.why))
+            try:
+                await self._reconnect()
+            except PASSING as failure:
+                waited = f"{end.why}, and there was no other within {self._settings.give_up_seconds:g} s ({failure})"
+                return self._break(self._unreachable(waited))
+            except SwapTierError as refusal:
+                return self._break(refusal)
 
-    def _break(self, why: str, *, is_definite: bool = False) -> None:
-        """End everything that has not ended, for the reason *why*. Idempotent.
+    async def _run(self, connection: Connection) -> End:
+        """Run *connection* to its end and see to what it leaves unanswered."""
+        try:
+            end = await connection.run()
+        except asyncio.CancelledError:
+            self._leave(connection, End("this host closed the stream", is_definite=False))
+            raise
+        if not self._is_closing:
+            self.counters.streams_broken += 1
+        self._leave(connection, end)
+        return end
 
-        What was not sent ends definitely; what was sent and not answered, only if *is_definite*.
+    def _leave(self, connection: Connection, end: End) -> None:
+        """End what *connection* left unanswered, or let it wait for the next one if it had no effect."""
+        self._connection = None
+        may_wait = end.is_definite and self._is_patient and not self._is_closing
+        effect = "had no effect" if end.is_definite else "had been sent, and whether it took effect is unknown"
+        for message in reversed(connection.unanswered.values()):
+            if may_wait:
+                self._waiting.put_back(message.ops)
+            else:
+                message.fail(lambda: self._unreachable(f"{end.why}. The request {effect}", definite=end.is_definite))
+        connection.unanswered.clear()
+        self.on_progress()
+
+    async def _connect(self, seconds: float) -> None:
+        """Make a connection within *seconds* and open the area on it.
+
+        Raises:
+            SwapTierError: see `Connection.open`.
         """
+        connection = Connection(
+            self.address, self.area, self._settings, self._waiting, self._request_ids, self.counters, self
+        )
+        opened = await connection.open(min(seconds, self._settings.connect_seconds))
+        if self.server_epoch == 0:
+            self.server_epoch, self.reopened = opened.server_epoch, opened.reopened
+        elif opened.server_epoch != self.server_epoch or not opened.reopened:
+            self._change_epoch(opened.server_epoch)
+        self._waiting.extend_deadlines(self._loop.time() + self._settings.deadline_seconds)
+        self._connection = connection
+        _wake_all(self._connection_waiters)
+
+    async def _reconnect(self) -> None:
+        """Make a connection, however often it takes.
+
+        Raises:
+            SwapTierError: none within `give_up_seconds`; or the server refuses the area for good.
+        """
+        await self._until_it_works(self._connect)
+        self.counters.reconnects += 1
+
+    async def _until_it_works(self, attempt: Callable[[float], Awaitable[T]]) -> T:
+        assert self._clock is not None, "set on entry"
+        return await until_it_works(
+            attempt, clock=self._clock, chance=self._chance, give_up_seconds=self._settings.give_up_seconds
+        )
+
+    def _break(self, why: SwapTierError) -> None:
+        """End everything that waits, for the reason *why*, and take nothing more. Idempotent."""
         if self._broken is not None:
             return
         self._broken = why
-        if not self._is_closing:
-            self.counters.streams_broken += 1
-        effect = "had no effect" if is_definite else "had been sent, and whether it took effect is unknown"
-        for message in self._unanswered.values():
-            message.fail(lambda: self._unreachable(f"{why}. The request {effect}", definite=is_definite))
-        self._unanswered.clear()
         for op in self._waiting.drop_all():
-            op.fail(self._unreachable(f"{why}. The request was not sent", definite=True))
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-        self._call.cancel()
-        self._wake_pump()
-        _wake_all(self._room_waiters)
-        _wake_all(self._drain_waiters)
+            op.fail(self._not_sent(why))
+        for waiters in (self._room_waiters, self._drain_waiters, self._connection_waiters):
+            _wake_all(waiters)
 
-    def _on_call_end(self, _call: object) -> None:
-        """Keep the stream's status; what comes later may be grpc's own."""
-        if self._first_status is None:
-            self._first_status = status_now(self._call)
-
-    def _on_task_end(self, task: asyncio.Task[None]) -> None:
-        """Leave nobody waiting if the pump or the reader ended in a way it should not."""
-        if task.cancelled():
-            self._break("the stream's task was cancelled")
-        elif (defect := task.exception()) is not None:
-            self._break(f"a defect of this host's transport, {type(defect).__name__}")
-            self._loop.call_exception_handler({"message": "swaptier stream failed", "exception": defect, "task": task})
-
-    def _set_watchdog(self) -> None:
-        """Have the oldest unanswered message's deadline watched; one timer per stream, not one per message."""
-        if self._watchdog is None and self._unanswered:
-            oldest = next(iter(self._unanswered.values()))
-            self._watchdog = self._loop.call_at(oldest.sent_at + self._settings.deadline_seconds, self._check_deadline)
-
-    def _check_deadline(self) -> None:
-        """Tear the stream down if its oldest message is past its deadline, or watch the next oldest."""
-        self._watchdog = None
-        oldest = next(iter(self._unanswered.values()), None)
-        seconds = self._settings.deadline_seconds
-        if oldest is None or self._loop.time() < oldest.sent_at + seconds:
-            self._set_watchdog()
-            return
-        late = f"{self.address} did not answer within {seconds:g} s; whether the request took effect is unknown"
-        oldest.fail(lambda: DeadlinePassed(late))
-        self._break(f"the stream was torn down after an answer did not come within {seconds:g} s")
-
-    # Sleeping and waking.
-
-    def _wake_pump(self) -> None:
-        """Let the pump look again."""
-        if self._pump_sleeps is not None and not self._pump_sleeps.done():
-            self._pump_sleeps.set_result(None)
-
-    def _wake_if_drained(self) -> None:
-        """Let drain() return once nothing is left."""
-        if self._drain_waiters and not self._waiting and not self._unanswered:
-            _wake_all(self._drain_waiters)
+    def _not_sent(self, why: SwapTierError) -> SwapTierError:
+        """Return an error of *why*'s class for a request that was not sent: each is raised in another task."""
+        error = type(why)(f"{why}. The request was not sent")
+        error.definite = True
+        return error
 
     async def _wait_in(self, waiters: list[asyncio.Future[None]]) -> None:
         """Sleep until *waiters* are woken; a cancelled one stays behind, done, and is skipped."""

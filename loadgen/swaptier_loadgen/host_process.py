@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 
 from swaptier_client.area_calls import HostArea
+from swaptier_client.connection import StreamSettings
 from swaptier_client.mm.errors import OutOfMemory
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.transport import TierStream
@@ -32,7 +33,8 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     contents = Contents(spec.seed, read_corpus([Path(name) for name in spec.corpus_files]))
     options = AreaOptions(device_free_on_read=POLICIES[spec.policy].device_free_on_read)
     area = HostArea(spec.client_id, spec.client_epoch, spec.area, spec.slots, options)
-    tier = TierStream(spec.target, area, on_epoch_change=lambda _old, _new: host.on_tier_restarted())
+    at_once = StreamSettings(give_up_seconds=0)
+    tier = TierStream(spec.target, area, at_once, on_epoch_change=lambda _old, _new: host.on_tier_restarted())
     host = EmulatedHost(spec, contents, tier)
     gc.freeze()  # nothing made so far dies before the end: spare the collector the sight of it
     leaked_pages = 0
@@ -45,7 +47,7 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
         async with tier:
             await host.run()
             if not host.is_stopping:
-                await host.exit_processes()
+                await (host.swapoff() if spec.swapoff else host.exit_processes())
             leaked_pages = 0 if host.is_stopping else await tier.swapoff()
     except* SwapTierError as failures:
         ended, message = Ended.UNREACHABLE, str(_first(failures))

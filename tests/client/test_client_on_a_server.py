@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from swaptier_client.area_calls import HostArea
+from swaptier_client.connection import StreamSettings
 from swaptier_client.driver import Driver, Preemption
 from swaptier_client.mm.effects import Batch, Invalidate, Load, Path, Store, SwapEntry, ask, batch, load
 from swaptier_client.transport import TierStream
@@ -105,7 +106,7 @@ async def test_a_drain_under_load_leaves_no_request_unknown_and_tells_the_truth(
             yield from ask(Store(SwapEntry(0, offset), answered[offset] + 1, page(offset)))
             answered[offset] += 1
 
-    async with TierStream(str(server.listening), AREA) as stream:
+    async with TierStream(str(server.listening), AREA, StreamSettings(give_up_seconds=0)) as stream:
         driver = Driver([stream], seed=1)
         paths = [asyncio.ensure_future(driver.run(store_for_ever(offset))) for offset in answered]
         while min(answered.values()) < 3:

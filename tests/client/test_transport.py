@@ -4,196 +4,38 @@ import asyncio
 import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import grpc
 import pytest
-from grpc import aio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.client.fake_tier import AREA, SLOTS, FakePages, FakeTier, load, lookup, offsets_of, page, serving, store
 
-from swaptier.v1 import swaptier_pb2 as pb
-from swaptier.v1 import swaptier_pb2_grpc as pb_grpc
-from swaptier_client.area_calls import HostArea
-from swaptier_client.mm.effects import Invalidate, Load, Lookup, Request, RequestReply, Store, SwapEntry
-from swaptier_client.transport import StreamSettings, TierStream
-from swaptier_wire import reply_codec, request_codec
-from swaptier_wire.batches import Replies
+from swaptier_client.connection import StreamSettings
+from swaptier_client.mm.effects import Invalidate, Request, RequestReply, Store, SwapEntry
+from swaptier_client.transport import TierStream
 from swaptier_wire.errors import (
     DeadlinePassed,
     Draining,
     InvalidRequest,
     LimitReached,
-    SwapTierError,
     TierUnreachable,
     UnknownArea,
 )
-from swaptier_wire.status import abort, encode_exchange_error
 from swaptier_wire.types import (
     BATCH_SLOTS_MAX,
     NO_GENERATION,
     PAGE_BYTES,
-    ZERO_PAGE,
     LoadMode,
     LoadReply,
     Outcome,
     Reason,
     SlotReply,
-    page_checksum,
 )
 
-SLOTS = 1024
-AREA = HostArea("host", 1, "area", SLOTS)
 REFUSED_ADDRESS = "127.0.0.1:1"
-
-
-class FakePages:
-    """What a slot holds: the plainest tier there is, without a pool limit and without a device."""
-
-    def __init__(self) -> None:
-        self.pages: dict[int, tuple[int, bytes]] = {}
-
-    def store(self, offset: int, generation: int, page: bytes) -> SlotReply:
-        """Keep *page* if *generation* is new."""
-        if generation <= self.pages.get(offset, (0, b""))[0]:
-            return SlotReply(Outcome.STALE_GENERATION)
-        self.pages[offset] = generation, page
-        return SlotReply(Outcome.STORED, entry_bytes=PAGE_BYTES)
-
-    def load(self, offset: int, mode: LoadMode) -> LoadReply:
-        """Return what is kept, or zeros as a device would."""
-        if offset not in self.pages:
-            return LoadReply(Outcome.DEVICE, Reason.NONE, NO_GENERATION, page_checksum(ZERO_PAGE), ZERO_PAGE)
-        generation, page = self.pages[offset]
-        if mode is LoadMode.EXCLUSIVE:
-            del self.pages[offset]
-        return LoadReply(Outcome.HIT, Reason.NONE, generation, page_checksum(page), page, None, PAGE_BYTES)
-
-    def lookup(self, offset: int) -> SlotReply:
-        """Tell whether anything is kept."""
-        return SlotReply(Outcome.HIT if offset in self.pages else Outcome.MISS)
-
-    def invalidate(self, offset: int, generation: int) -> SlotReply:
-        """Forget what is kept up to *generation*."""
-        kept = self.pages.get(offset)
-        if kept is None:
-            return SlotReply(Outcome.MISS)
-        if kept[0] > generation:
-            return SlotReply(Outcome.STALE_GENERATION)
-        del self.pages[offset]
-        return SlotReply(Outcome.INVALIDATED)
-
-    def apply(self, effect: Request) -> RequestReply:
-        """Apply one request, without a stream in between."""
-        offset = effect.entry.offset
-        match effect:
-            case Store():
-                return self.store(offset, effect.generation, effect.page)
-            case Load():
-                return self.load(offset, effect.mode)
-            case Lookup():
-                return self.lookup(offset)
-            case Invalidate():
-                return self.invalidate(offset, effect.generation)
-        raise AssertionError(effect)
-
-
-class FakeTier(pb_grpc.SwapTierServiceServicer):
-    """A SwapTierService that takes messages as they come and answers them only while its gate is open."""
-
-    def __init__(self) -> None:
-        self.slots = FakePages()
-        self.messages: list[pb.ExchangeRequest] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.arrived = asyncio.Queue[int]()
-        self.epoch = 100
-        self.batch_slots_max = BATCH_SLOTS_MAX
-        self.swapon_error: SwapTierError | None = None
-        self.refusals: dict[int, SwapTierError] = {}
-        """By request id: answers the message with an error, applies nothing."""
-        self.break_with: grpc.StatusCode | SwapTierError | None = None
-        """Ends the stream in place of the next answer."""
-        self.damages_pages = False
-        self.drops_outcomes = False
-
-    async def Swapon(self, request: pb.SwaponRequest, context: aio.ServicerContext) -> pb.SwaponResponse:  # noqa: N802 - contract
-        """Open any area."""
-        if self.swapon_error is not None:
-            await abort(context, self.swapon_error)
-        return pb.SwaponResponse(
-            server_epoch=self.epoch, page_size_bytes=PAGE_BYTES, batch_slots_max=self.batch_slots_max
-        )
-
-    async def Swapoff(self, request: pb.SwapoffRequest, context: aio.ServicerContext) -> pb.SwapoffResponse:  # noqa: N802 - contract
-        """Forget all."""
-        return pb.SwapoffResponse(server_epoch=self.epoch, dropped_pages=len(self.slots.pages))
-
-    async def Stat(self, request: pb.StatRequest, context: aio.ServicerContext) -> pb.StatResponse:  # noqa: N802 - contract
-        """Tell how many pages are kept."""
-        return pb.StatResponse(server_epoch=self.epoch, slots=SLOTS, stored_pages=len(self.slots.pages))
-
-    async def Exchange(  # noqa: N802 - contract
-        self, request_iterator: AsyncIterator[pb.ExchangeRequest], context: aio.ServicerContext
-    ) -> AsyncIterator[pb.ExchangeResponse]:
-        """Answer in order; take the next message while the gate holds the last answer back."""
-        taken: asyncio.Queue[pb.ExchangeRequest | None] = asyncio.Queue()
-        taking = asyncio.create_task(self._take(request_iterator, taken))
-        try:
-            while (request := await taken.get()) is not None:
-                await self.gate.wait()
-                if isinstance(self.break_with, SwapTierError):
-                    await abort(context, self.break_with)
-                if self.break_with is not None:
-                    await context.abort(self.break_with, "told to")
-                yield self._answer(request)
-        finally:
-            taking.cancel()
-
-    async def _take(
-        self, requests: AsyncIterator[pb.ExchangeRequest], taken: asyncio.Queue[pb.ExchangeRequest | None]
-    ) -> None:
-        async for request in requests:
-            self.messages.append(request)
-            taken.put_nowait(request)
-            self.arrived.put_nowait(request.header.request_id)
-        taken.put_nowait(None)
-
-    def _answer(self, message: pb.ExchangeRequest) -> pb.ExchangeResponse:
-        request_id = message.header.request_id
-        if request_id in self.refusals:
-            return encode_exchange_error(self.epoch, request_id, self.refusals[request_id])
-        request, slots = request_codec.decode_exchange_request(message), self.slots
-        store, load, lookup, invalidate = request.store, request.load, request.lookup, request.invalidate
-        response = reply_codec.encode_exchange_response(
-            self.epoch,
-            request_id,
-            Replies(
-                store and list(map(slots.store, store.offsets, store.generations, store.pages)),
-                load and list(map(slots.load, load.offsets, load.modes)),
-                lookup and list(map(slots.lookup, lookup.offsets)),
-                None,
-                invalidate and list(map(slots.invalidate, invalidate.offsets, invalidate.generations)),
-            ),
-        )
-        if self.damages_pages and response.load.pages:
-            response.load.pages = bytes([response.load.pages[0] ^ 1]) + response.load.pages[1:]
-        if self.drops_outcomes:
-            response.store.ClearField("outcomes")
-        return response
-
-
-@asynccontextmanager
-async def serving(fake: FakeTier) -> AsyncIterator[str]:
-    """Serve *fake* on a free port; yield its address."""
-    server = aio.server()
-    pb_grpc.add_SwapTierServiceServicer_to_server(fake, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(0)
+AT_ONCE = StreamSettings(give_up_seconds=0)
+"""What is lost with the connection fails with it."""
 
 
 @pytest.fixture(name="fake")
@@ -205,27 +47,6 @@ async def _fake() -> FakeTier:
 async def _address(fake: FakeTier) -> AsyncIterator[str]:
     async with serving(fake) as address:
         yield address
-
-
-def page(number: int) -> bytes:
-    return number.to_bytes(8, "little") + bytes(range(256)) * 15 + bytes(248)
-
-
-def store(offset: int, generation: int = 1) -> Store:
-    return Store(SwapEntry(0, offset), generation, page(offset * 1000 + generation))
-
-
-def load(offset: int, mode: LoadMode = LoadMode.SHARED) -> Load:
-    return Load(SwapEntry(0, offset), 1, mode, request_id=0)
-
-
-def lookup(offset: int) -> Lookup:
-    return Lookup(SwapEntry(0, offset))
-
-
-def offsets_of(message: pb.ExchangeRequest) -> list[int]:
-    batches = (message.store, message.load, message.lookup, message.invalidate)
-    return [offset for batch in batches for offset in batch.offsets]
 
 
 async def test_what_was_stored_is_loaded_back(address: str) -> None:
@@ -374,7 +195,7 @@ async def test_a_broken_stream_fails_sent_requests_indefinitely_and_unsent_ones_
     fake: FakeTier, address: str
 ) -> None:
     """Two messages are on their way, two requests wait, one comes later: unknown, unknown, never, never, never."""
-    async with TierStream(address, AREA, StreamSettings(window_messages=2)) as stream:
+    async with TierStream(address, AREA, AT_ONCE) as stream:
         fake.gate.clear()
         futures = []
         for offset in (1, 2):
@@ -404,7 +225,7 @@ async def test_a_broken_stream_fails_sent_requests_indefinitely_and_unsent_ones_
 async def test_a_draining_server_says_that_unanswered_requests_had_no_effect(fake: FakeTier, address: str) -> None:
     """A stream that ends with a definite status makes what was sent and not answered definite, too."""
     fake.break_with = Draining("shutting down; what has no answer had no effect")
-    async with TierStream(address, AREA) as stream:
+    async with TierStream(address, AREA, AT_ONCE) as stream:
         with pytest.raises(TierUnreachable, match=r"shutting down.*no effect") as failure:
             await stream.submit(store(1))
         assert failure.value.definite
@@ -421,7 +242,7 @@ async def test_an_answer_that_breaks_the_contract_tears_the_stream_down(fake: Fa
 
 async def test_a_passed_deadline_is_indefinite_and_takes_the_stream_with_it(fake: FakeTier, address: str) -> None:
     """The late message: DeadlinePassed. The one behind it: unknown too. The waiting one: never sent."""
-    async with TierStream(address, AREA, StreamSettings(deadline_seconds=0.05)) as stream:
+    async with TierStream(address, AREA, StreamSettings(deadline_seconds=0.05, give_up_seconds=0)) as stream:
         fake.gate.clear()
         futures = []
         for offset in (1, 2):
@@ -497,7 +318,7 @@ async def test_leaving_the_stream_with_an_error_gives_up_what_was_submitted(fake
 async def test_an_unreachable_address_is_named_and_nothing_was_sent() -> None:
     """Definite, with the address, the cause and what to do."""
     with pytest.raises(TierUnreachable, match=rf"{REFUSED_ADDRESS}.*refused.*swaptier-server --listen") as failure:
-        async with TierStream(REFUSED_ADDRESS, AREA):
+        async with TierStream(REFUSED_ADDRESS, AREA, AT_ONCE):
             pass
     assert failure.value.definite
 
@@ -507,7 +328,7 @@ async def test_a_server_that_never_speaks_is_unreachable_within_the_connect_boun
     with socket.create_server(("127.0.0.1", 0)) as listener:  # the kernel accepts, nobody answers
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(TierUnreachable, match=r"no connection within 0\.1 s") as failure:
-            async with TierStream(address, AREA, StreamSettings(connect_seconds=0.1)):
+            async with TierStream(address, AREA, StreamSettings(connect_seconds=0.1, give_up_seconds=0)):
                 pass
     assert failure.value.definite
 
@@ -516,7 +337,7 @@ async def test_a_refused_swapon_is_the_error_the_server_named(fake: FakeTier, ad
     """Its class and its message come back whole."""
     fake.swapon_error = LimitReached("64 areas are open and the limit is 64")
     with pytest.raises(LimitReached, match="64 areas") as failure:
-        async with TierStream(address, AREA):
+        async with TierStream(address, AREA, AT_ONCE):
             pass
     assert failure.value.definite
 

@@ -1,0 +1,73 @@
+"""Trying again until it works, until there is no point, or for long enough: exponential backoff with full jitter.
+
+Pure, but for awaiting what it is given: the clock and the chance come from outside, so a test's time never passes.
+Full jitter (any wait from 0 to the bound) because hosts that lost one server together must not come back together.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
+
+from swaptier_wire.errors import Draining, LimitReached, ServerDefect, SwapTierError, TierUnreachable
+
+T = TypeVar("T")
+
+FIRST_WAIT_SECONDS_MAX = 0.05
+"""Bound of the first wait: a server that only dropped the connection is there at once."""
+
+WAIT_SECONDS_MAX = 2.0
+"""Bound of every wait: a server that comes back is found within it."""
+
+PASSING = (TierUnreachable, Draining, LimitReached, ServerDefect)
+"""What may be over at the next attempt. Whatever else a server says (replaced, other geometry, no token) stands."""
+
+
+class Clock(NamedTuple):
+    """Time, as far as waiting goes."""
+
+    now: Callable[[], float]
+    """Seconds, never going back."""
+    sleep: Callable[[float], Awaitable[object]]
+    """Return after so many seconds."""
+
+
+class Backoff:
+    """How long to wait before each attempt of one outage: any time up to a bound that doubles with each."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._attempts = 0
+
+    def next_seconds(self) -> float:
+        """Return the wait before the next attempt."""
+        bound = min(WAIT_SECONDS_MAX, FIRST_WAIT_SECONDS_MAX * 2.0 ** min(self._attempts, 32))
+        self._attempts += 1
+        return self._chance.uniform(0.0, bound)
+
+
+async def until_it_works(
+    attempt: Callable[[float], Awaitable[T]], *, clock: Clock, chance: random.Random, give_up_seconds: float
+) -> T:
+    """Return what *attempt* returns, once it does; it is told the seconds that are left and should not take more.
+
+    Waits before the first attempt, too: this is called when something has just failed.
+
+    Raises:
+        SwapTierError: the last failure, after *give_up_seconds*; or the first that no further attempt can change.
+    """
+    backoff = Backoff(chance)
+    end = clock.now() + give_up_seconds
+    wait_seconds = backoff.next_seconds()
+    while True:
+        await clock.sleep(wait_seconds)
+        try:
+            return await attempt(max(0.0, end - clock.now()))
+        except PASSING as failure:
+            wait_seconds = max(backoff.next_seconds(), _asked_wait_seconds(failure))
+            if clock.now() + wait_seconds >= end:
+                raise
+
+
+def _asked_wait_seconds(failure: SwapTierError) -> float:
+    """Return how long the server asked to wait, if it did."""
+    return (failure.retry_after_seconds or 0.0) if isinstance(failure, LimitReached) else 0.0
