@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 import yaml
 
+from swaptier_server.config import load_config
+
 Compose = dict[str, dict[str, dict[str, object]]]
 OURS = ("server", "loadgen")
 
@@ -99,6 +101,20 @@ def test_every_flag_exists(compose: Compose, service: str, command: list[str]) -
     flags = _flags(compose["services"][service])
     assert flags, "compose passes no flags at all"
     assert set(flags) <= offered
+
+
+def test_the_server_takes_its_command_with_the_variables_of_its_image(
+    compose: Compose, deploy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It listens beyond its container without TLS, so it has to be told that this is known; see the comment there."""
+    dockerfile = (deploy.parent / "server/Dockerfile").read_text()
+    for name, text in re.findall(
+        r"(SWAPTIER_[A-Z_]+)=(\S+)", dockerfile.partition("\nENTRYPOINT")[0].rpartition("ENV ")[2]
+    ):
+        monkeypatch.setenv(name, text)
+    config = load_config(_strings(compose["services"]["server"]["command"]))
+    assert not config.listen.is_local
+    assert config.insecure
 
 
 def test_every_mounted_file_exists(compose: Compose, deploy: Path) -> None:

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swaptier_server.addresses import Address, MetricsAddress
-from swaptier_server.config import ConfigError, load_config, unknown_variables
+from swaptier_server.config import ConfigError, ServerConfig, load_config, unknown_variables, variable
 
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of the developer's shell takes part."""
-    for name in ("LISTEN", "METRICS", "POOL_LIMIT", "KEEP_INCOMPRESSIBLE", "AREAS_MAX"):
-        monkeypatch.delenv(f"SWAPTIER_{name}", raising=False)
+    for name in ServerConfig.model_fields:
+        monkeypatch.delenv(variable(name), raising=False)
 
 
 def refusal(*arguments: str) -> str:
@@ -75,6 +75,13 @@ def test_sizes_take_units(text: str, size: int) -> None:
         (["--listen", f"unix:/{'x' * 107}"], "--listen: "),
         (["--metrics", "unix:/tmp/m"], "--metrics: "),
         (["--metrics", "none"], "or off"),
+        (["--tokens="], "--tokens: expected the name of a file"),
+        (["--tls-cert", "c"], "--tls-cert needs --tls-key"),
+        (["--tls-key", "k"], "--tls-key needs --tls-cert"),
+        (["--tls-client-ca", "a"], "--tls-client-ca needs --tls-cert and --tls-key"),
+        (["--tenant-areas-max", "2"], "--tenant-areas-max needs --tokens or --tls-client-ca"),
+        (["--tokens", "t", "--tenant-streams-max", "0"], "--tenant-streams-max: "),
+        (["--batch-slots-max", "257"], "--batch-slots-max: "),
         (["--listen"], "--listen"),
         (["stray"], "stray"),
         (["--keep-incompressible=no"], "--keep-incompressible"),
@@ -87,6 +94,41 @@ def test_a_mistake_is_refused_in_one_line_that_names_the_flag(arguments: list[st
     text = refusal(*arguments)
     assert named in text
     assert "\n" not in text
+
+
+PAIR = ["--tls-cert", "c", "--tls-key", "k"]
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "10.0.0.1:50051", "tier.example:50051"])
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        ([], "give --tls-cert with --tls-key and --tokens or --tls-client-ca, or listen"),
+        (PAIR, "give --tokens or --tls-client-ca, or listen"),
+        (["--tokens", "t"], "give --tls-cert with --tls-key, or listen"),
+        ([*PAIR, "--tokens", "t"], None),
+        ([*PAIR, "--tls-client-ca", "a"], None),
+        (["--insecure"], None),
+    ],
+)
+def test_beyond_this_machine_it_is_encrypted_and_asks_who_calls_or_says_insecure(
+    listen: str, arguments: list[str], missing: str | None
+) -> None:
+    """Pages are memory of other programs: the refusal says why, what is missing, and what else there is."""
+    if missing is None:
+        assert load_config(["--listen", listen, *arguments]).listen == listen
+        return
+    text = refusal("--listen", listen, *arguments)
+    assert text.startswith(f"--listen {listen} can be reached from other machines")
+    assert missing in text
+    assert "or say --insecure" in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:1", "localhost:1", "[::1]:1", "unix:/run/tier"])
+def test_on_this_machine_nothing_is_asked_for(listen: str) -> None:
+    """Plain text and nobody in particular, as a host's own tier needs it."""
+    assert not load_config(["--listen", listen]).knows_tenants
 
 
 def test_a_mistake_in_a_variable_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
