@@ -42,22 +42,27 @@ LOSES: dict[str, tuple[str, ...]] = {
     "store-back-rejected": _TAKES_AND_DROPS,
     "writeback-vs-load": (*_LOSES_REUSE, "cache-on-hit-early"),
     "early-lookup": (*_LOSES_REUSE, "cache-on-hit-early"),
-    "two-hosts": _TAKES_AND_DROPS,
+    "two-hosts": tuple(name for name, policy in POLICIES.items() if not policy.requires_generation),
     "lost-reply": _TAKES_FIRST,
     "retried-load": _TAKES_FIRST,
     "delayed-invalidate": _TAKES_AND_DROPS,
-    "server-restart": tuple(POLICIES),
+    "server-restart": (),
 }
 """Who loses a page, by world.
 
 `cache-on-hit-early` needs the pool to be without the page when it looks: the tier wrote it back, or somebody read it
 into the swapcache (by readahead, by swapoff) and reclaim stores it again before the pin.
 
-`slot-reuse`, `two-hosts` and others without an injected failure still undo `exclusive`: reclaim holds the lock of the
+`slot-reuse` and others without an injected failure still undo `exclusive`: reclaim holds the lock of the
 private folio when the fault comes back for it, row 1 of KERNEL.md 1.3.
 """
 
-TELLS = {"store-back-rejected": ("store-back",)}
+TELLS: dict[str, tuple[str, ...]] = {
+    "store-back-rejected": ("store-back",),
+    "two-hosts": tuple(name for name, policy in POLICIES.items() if policy.requires_generation),
+    "server-restart": tuple(POLICIES),
+}
+"""Who must say that a page is gone, by world."""
 
 
 def expected(policy: Policy, world: str, bounds: Bounds) -> Expected:

@@ -61,6 +61,10 @@ class PageModel:
     def note_forked(self, parent: Process, child: Process) -> None:
         """The child has what the parent has."""
         self.hosts[child] = self.hosts[parent]
+        self.note_copied(parent, child)
+
+    def note_copied(self, parent: Process, child: Process) -> None:
+        """Every page of one process is now also the other's."""
         for (process, address), page in list(self.pages.items()):
             if process is parent:
                 self.pages[child, address] = page
@@ -108,6 +112,9 @@ class PageModel:
                 raise Violation(Kind.PROTECTION, f"page {address} is write-protected and mapped writable")
 
     def _check_swapped_out(self, world: World, process: Process, address: int, expected: bytes, pte: SwapPte) -> None:
+        if world.has_twins:
+            # There is one page for two hosts: what matters is what each is given for it.
+            return
         there = self.hosts[process]
         slot = there.host.slot(pte.entry)
         folio = slot.folio
@@ -131,7 +138,9 @@ class PageModel:
             return
         if any(content == expected for content in _in_flight(world, slot)):
             return
-        if slot.lost is not None or (process, address) in self.lost:
+        # A host that requires its generation is told at its next fault, where that is no fault of the policy.
+        will_be_told = world.allows_known_loss and world.policy.requires_generation
+        if slot.lost is not None or will_be_told or (process, address) in self.lost:
             self.lost.add((process, address))
             if world.allows_known_loss:
                 return

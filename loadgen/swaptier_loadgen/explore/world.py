@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
+from swaptier_client.mm.clone import clone_into
 from swaptier_client.mm.counters import InstallFailure
 from swaptier_client.mm.effects import (
     Path,
@@ -79,6 +80,8 @@ class World:
         self.budget = Budget(install_failures=bounds.install_failures, lost_replies=bounds.lost_replies)
         self.allows_known_loss = False
         """Processes may be told that a page is gone: the policy's specification says so for this world."""
+        self.has_twins = False
+        """Two hosts share an area: what one believes of a slot, the other may change."""
         self.has_told = False
         """A process was told that a page is gone."""
         self.repeats_requests = bounds.lost_replies > 0
@@ -112,6 +115,22 @@ class World:
         self.hosts.append(there)
         return there
 
+    def add_twin(self, original: WorldHost) -> WorldHost:
+        """Add a clone of a host at rest, on the same area: a second virtual machine that believes the slots are its own.
+
+        What each host believes of a slot is then no longer what the tier has, so only what processes are given is
+        checked from here on.
+        """
+        self.has_twins = True
+        twin = self.add_host()
+        twin.network.areas = original.network.areas
+        clone_into(twin.host, original.host)
+        for pid, copy in twin.host.processes.items():
+            process = original.host.processes[pid]
+            self.model.hosts[copy] = twin
+            self.model.note_copied(process, copy)
+        return twin
+
     def add_process(self, there: WorldHost) -> Process:
         """Start a process on a host."""
         process = there.host.spawn()
@@ -138,14 +157,16 @@ class World:
     def restart_tier(self) -> None:
         """Start the tier anew, with nothing in its memory and on devices that are gone too, and open its areas again.
 
-        The epoch rises, so a host that looks can tell. What only the tier had is lost from now on, and nobody's fault;
-        whoever maps other bytes instead is at fault.
+        The epoch rises, and the hosts learn of it before the next reply, as a stream that has to be opened anew tells
+        them. What only the tier had is lost from now on, and nobody's fault; whoever maps other bytes instead is at
+        fault.
         """
         self.tier = Tier(self.tier.limits, self.tier.epoch + 1, lambda _name: FailingDevice(self))
         for there in self.hosts:
             there.network.areas = tuple(
                 self.tier.swapon(old.client, old.name, old.slots, old.options)[0] for old in there.network.areas
             )
+            there.host.tier_restarted(0)
         self.model.note_tier_restarted(self)
 
     # Running
@@ -213,7 +234,8 @@ class World:
                 if self.policy.pins:
                     running = sum(task.has_begun and task.there is there for task in self.tasks)
                     check_host(there.host, paths_running=running)
-                _check_slots(there)
+                if not self.has_twins:
+                    _check_slots(there)
         except AssertionError as error:
             raise Violation(Kind.ACCOUNTING, str(error)) from error
         if not self.is_over and not self.enabled():
@@ -239,7 +261,7 @@ class World:
                 pass
             device = there.host.devices[0]
             in_tier = there.network.areas[0].stored_pages
-            if device.slots_in_use or there.host.resident_pages or in_tier:
+            if not self.has_twins and (device.slots_in_use or there.host.resident_pages or in_tier):
                 raise Violation(
                     Kind.LEAK,
                     f"every process has ended; {device.slots_in_use} slots, {there.host.resident_pages} folios and "

@@ -66,9 +66,9 @@ def delayed_invalidate(policy: Policy, bounds: Bounds) -> World:
 def server_restart(policy: Policy, bounds: Bounds) -> World:
     """The tier's process dies and comes back empty: does anybody map bytes that are not the page's?
 
-    Hazard 6. What was in the tier's memory is gone, whatever the policy, and that is not held against it. But none of
-    them asks for the generation, so the device's zeros come back as if they were the page, and that is. A load that
-    requires the generation would be told instead; a device that survives would have the page.
+    Hazard 6. What was in the tier's memory is gone, whatever the policy, and that is not held against it. The host sees
+    the tier's epoch change and doubts every page that it left there: its loads require the generation, and the process
+    is told instead of being given the device's zeros.
     """
     world = World(policy, bounds)
     world.allows_known_loss = True
