@@ -116,7 +116,7 @@ class World:
         return there
 
     def add_twin(self, original: WorldHost) -> WorldHost:
-        """Add a clone of a host at rest, on the same area: a second virtual machine that believes the slots are its own.
+        """Add a clone of a host at rest, on the same area: a second machine that believes the slots are its own.
 
         What each host believes of a slot is then no longer what the tier has, so only what processes are given is
         checked from here on.
