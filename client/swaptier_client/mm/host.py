@@ -193,11 +193,15 @@ class Host:
         """React to a new epoch of the tier behind a device: what it held in memory may be gone.
 
         Every slot in use is in doubt from now on, so that its next load brings its own generation or a known loss,
-        never the bytes of a device that was not told of the page.
+        never the bytes of a device that was not told of the page. A clean page in memory may be the only copy now, so it
+        becomes dirty: reclaim stores it again instead of dropping it.
         """
         for slot in self.devices[type_].slots:
             if slot.in_pool or slot.on_device:
                 slot.in_doubt = True
+                if slot.folio is not None and slot.folio.uptodate:
+                    slot.folio.dirty = True
+                    self.duplication.observe(slot)
 
     def note_stored(self, slot: SwapSlot, reply: RequestReply) -> None:
         """Remember what the tier keeps after a store, and count it."""

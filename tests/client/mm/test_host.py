@@ -2,7 +2,7 @@
 
 import pytest
 
-from swaptier_client.mm.errors import NotMapped, OutOfMemory
+from swaptier_client.mm.errors import NotMapped, OutOfMemory, PageLost
 from swaptier_client.mm.page_table import PresentPte
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import exit_process, fork
@@ -12,8 +12,9 @@ from swaptier_loadgen.explore.in_process import TierFault
 from swaptier_loadgen.explore.lockstep import at_preempt, at_wait
 from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.specification import page_version, swap_out_everything, write_all
+from swaptier_server.tier.area import Client
 from swaptier_wire.errors import TierUnreachable
-from swaptier_wire.types import ZERO_PAGE
+from swaptier_wire.types import ZERO_PAGE, AreaOptions
 
 SAFE = [name for name, policy in POLICIES.items() if policy.is_safe]
 
@@ -131,4 +132,57 @@ def test_a_page_stays_accessible_until_the_caller_yields() -> None:
     stage.host.write(process, 0, page_version(0, 2))
     assert stage.do(stage.read(process, 0)) == page_version(0, 2)
     assert stage.do(stage.read(child, 0)) == page_version(0, 1)
+    stage.check()
+
+
+def restarted(stage: Stage) -> None:
+    """Let the tier forget everything, as a server does that is started anew, and tell the host."""
+    stage.tier.drop_area("swap-0")
+    area, _ = stage.tier.swapon(Client("host", 2), "swap-0", len(stage.host.devices[0].slots), AreaOptions())
+    stage.lockstep.tiers.areas = (area,)
+    stage.areas[0] = area
+    stage.host.tier_restarted(0)
+
+
+@pytest.mark.parametrize("policy", SAFE)
+def test_a_page_that_died_with_its_tier_is_known_to_be_lost(policy: str) -> None:
+    """Zeros from a device that never heard of the page would be a lie; PageLost, for good."""
+    stage = Stage(POLICIES[policy])
+    process = stage.host.spawn()
+    stage.do(stage.write(process, 0, page_version(0, 1)))
+    stage.do(swap_out_everything(stage.host))
+    restarted(stage)
+    for _ in range(2):
+        with pytest.raises(PageLost):
+            stage.do(stage.read(process, 0))
+    stage.check()
+
+
+@pytest.mark.parametrize("policy", SAFE)
+def test_a_page_in_memory_outlives_its_tier(policy: str) -> None:
+    """A shared load left it clean, with a copy in a tier that is gone: reclaim must store it again, not drop it."""
+    stage = Stage(POLICIES[policy])
+    process = stage.host.spawn()
+    stage.do(stage.write(process, 0, page_version(0, 1)))
+    stage.do(swap_out_everything(stage.host))
+    stage.do(fork(stage.host, process))
+    stage.do(stage.read(process, 0))
+    restarted(stage)
+    stage.do(swap_out_everything(stage.host))
+    assert stage.host.resident_pages == 0
+    assert stage.do(stage.read(process, 0)) == page_version(0, 1)
+    stage.check()
+
+
+def test_a_page_on_its_way_out_when_its_tier_dies_is_stored_again() -> None:
+    """Its store was answered by the tier that is gone; reclaim has not dropped it yet, and must not."""
+    stage = Stage(POLICIES["exclusive-if-swapcache"])
+    process = stage.host.spawn()
+    stage.do(stage.write(process, 0, page_version(0, 1)))
+    reclaim = stage.spawn("reclaim", swap_out(stage.host))
+    stage.lockstep.run_until(reclaim, at_preempt("swap_out.written"))
+    restarted(stage)
+    assert stage.lockstep.finish(reclaim) == 0
+    stage.do(swap_out_everything(stage.host))
+    assert stage.do(stage.read(process, 0)) == page_version(0, 1)
     stage.check()
