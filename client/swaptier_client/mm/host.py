@@ -193,7 +193,7 @@ class Host:
         """React to a new epoch of the tier behind a device: what it held in memory may be gone.
 
         Every slot in use is in doubt from now on, so that its next load brings its own generation or a known loss,
-        never the bytes of a device that was not told of the page. A clean page in memory may be the only copy now, so it
+        never the bytes of a device that was not told of the page. A clean page in memory may be the only copy now, and
         becomes dirty: reclaim stores it again instead of dropping it.
         """
         for slot in self.devices[type_].slots:
