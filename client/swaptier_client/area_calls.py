@@ -48,13 +48,23 @@ class Opened(NamedTuple):
 
 
 class AreaCalls:
-    """Calls about *area* over a connected channel, each answered within *deadline_seconds*."""
+    """Calls about *area* over a connected channel, each answered within *deadline_seconds*.
 
-    def __init__(self, channel: aio.Channel, area: HostArea, deadline_seconds: float) -> None:
+    *metadata* goes with every one of them: it says who calls.
+    """
+
+    def __init__(
+        self,
+        channel: aio.Channel,
+        area: HostArea,
+        deadline_seconds: float,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         self._stub = pb_grpc.SwapTierServiceStub(channel)
         self._area = area
         self._header = encode_header(area.header())
         self._deadline_seconds = deadline_seconds
+        self._metadata = metadata
 
     async def swapon(self) -> Opened:
         """Open the area, or find it open.
@@ -65,7 +75,7 @@ class AreaCalls:
         request = pb.SwaponRequest(
             header=self._header, slots=self._area.slots, options=encode_options(self._area.options)
         )
-        response = await _answer(self._stub.Swapon(request, timeout=self._deadline_seconds))
+        response = await _answer(self._stub.Swapon(request, timeout=self._deadline_seconds, metadata=self._metadata))
         if response.page_size_bytes != PAGE_BYTES:
             raise InvalidRequest(
                 f"the server's pages have {response.page_size_bytes} bytes and this host's {PAGE_BYTES}. No page was "
@@ -80,7 +90,7 @@ class AreaCalls:
             SwapTierError: as the contract's Swapoff.
         """
         request = pb.SwapoffRequest(header=self._header)
-        response = await _answer(self._stub.Swapoff(request, timeout=self._deadline_seconds))
+        response = await _answer(self._stub.Swapoff(request, timeout=self._deadline_seconds, metadata=self._metadata))
         return response.dropped_pages
 
     async def stat(self) -> AreaStat:
@@ -90,11 +100,13 @@ class AreaCalls:
             SwapTierError: as the contract's Stat.
         """
         request = pb.StatRequest(header=self._header)
-        return decode_stat(await _answer(self._stub.Stat(request, timeout=self._deadline_seconds)))
+        return decode_stat(
+            await _answer(self._stub.Stat(request, timeout=self._deadline_seconds, metadata=self._metadata))
+        )
 
     def exchange(self) -> ExchangeCall:
         """Start the ordered stream."""
-        return self._stub.Exchange()
+        return self._stub.Exchange(metadata=self._metadata)
 
 
 def status_now(call: ExchangeCall) -> aio.AioRpcError:

@@ -8,6 +8,7 @@ import asyncio
 import grpc
 from grpc import aio
 
+from swaptier_client.security import PLAIN, Security, SecurityUnusable
 from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES
 
@@ -29,13 +30,16 @@ WHY_SECONDS = 1.0
 """For asking a channel that has failed to connect why it did."""
 
 
-async def connect(address: str, seconds: float) -> aio.Channel:
+async def connect(address: str, seconds: float, security: Security = PLAIN) -> aio.Channel:
     """Return a connected channel to *address*, HOST:PORT or unix:PATH; the caller closes it.
 
     Raises:
-        TierUnreachable: nobody answers there within *seconds*. Definite.
+        TierUnreachable: nobody answers there within *seconds*, or *security* cannot be used. Definite.
     """
-    channel = aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    try:
+        channel = security.channel(address, CHANNEL_OPTIONS)
+    except SecurityUnusable as problem:
+        raise TierUnreachable(f"{problem}. Nothing was sent and no page is affected", definite=True) from problem
     try:
         async with asyncio.timeout(seconds):
             failure = await _failure_to_connect(channel)
@@ -47,9 +51,11 @@ async def connect(address: str, seconds: float) -> aio.Channel:
     if failure is None:
         return channel
     await channel.close()
+    advice = security.hint(failure) or (
+        f"Check the address, or start a server there: swaptier-server --listen {address}"
+    )
     raise TierUnreachable(
-        f"no swap tier answers at {address}: {failure}. Nothing was sent and no page is affected. Check the address, "
-        f"or start a server there: swaptier-server --listen {address}",
+        f"no swap tier answers at {address}: {failure}. Nothing was sent and no page is affected. {advice}",
         definite=True,
     )
 

@@ -1,0 +1,142 @@
+"""How a host shows a tier server who it is, and makes sure of the server: TLS, a client certificate, a token.
+
+Touches files, at each connection anew: what was replaced meanwhile counts. Nothing of a key or token ever stands in an
+error, and a token does not leave the machine unencrypted.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc import aio
+
+TOKEN_BYTES_MAX = 4096
+"""Of a token file; metadata has room for 8 KiB."""
+
+
+class SecurityUnusable(Exception):
+    """The files or their combination cannot be used. One line; nothing was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """What a host uses. Made of nothing: plain text, and nobody in particular.
+
+    Raises:
+        SecurityUnusable: a combination that makes no sense.
+    """
+
+    tls_ca: Path | None = None
+    """Authorities, PEM; one of them must have issued the server's certificate. Turns TLS on."""
+    tls_cert: Path | None = None
+    """This host's own certificate, PEM, for servers that ask for one."""
+    tls_key: Path | None = None
+    """Its key, PEM, not encrypted."""
+    token_file: Path | None = None
+    """Holds this host's token and nothing else."""
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SecurityUnusable("--tls-cert and --tls-key go together: a certificate and its key")
+        if self.tls_cert is not None and self.tls_ca is None:
+            raise SecurityUnusable("--tls-cert needs --tls-ca: a certificate is shown only to a server that is known")
+
+    def check(self, address: str) -> None:
+        """Make sure that the server at *address* can be asked with this.
+
+        Raises:
+            SecurityUnusable: a file cannot be read, or a token would travel in plain text.
+        """
+        self.metadata()
+        self.credentials()
+        if self.token_file is not None and self.tls_ca is None and not _is_local(address):
+            raise SecurityUnusable(
+                f"--token-file: the token would go to {address} in plain text, for everybody on the way to read: give "
+                "--tls-ca"
+            )
+
+    def channel(self, address: str, options: Sequence[tuple[str, int]]) -> aio.Channel:
+        """Return a channel to *address*; it connects when it is used.
+
+        Raises:
+            SecurityUnusable: see `check`.
+        """
+        self.check(address)
+        credentials = self.credentials()
+        if credentials is None:
+            return aio.insecure_channel(address, options=options)
+        return aio.secure_channel(address, credentials, options=options)
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """Return what TLS needs, or None for plain text.
+
+        Raises:
+            SecurityUnusable: a file cannot be read or is not PEM.
+        """
+        if self.tls_ca is None:
+            return None
+        authorities = _pem("--tls-ca", self.tls_ca)
+        if self.tls_cert is None or self.tls_key is None:
+            return grpc.ssl_channel_credentials(authorities)
+        return grpc.ssl_channel_credentials(
+            authorities, _pem("--tls-key", self.tls_key), _pem("--tls-cert", self.tls_cert)
+        )
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return what every call carries.
+
+        Raises:
+            SecurityUnusable: the token file cannot be read or holds no token.
+        """
+        if self.token_file is None:
+            return ()
+        token = _read("--token-file", self.token_file)[:TOKEN_BYTES_MAX].strip()
+        if not token.isascii() or not token.decode("ascii").isprintable() or not token or b" " in token:
+            raise SecurityUnusable(f"--token-file: {self.token_file} does not hold one token and nothing else")
+        return (("authorization", f"Bearer {token.decode('ascii')}"),)
+
+    def hint(self, failure: str) -> str | None:
+        """Return what to do about a connection that failed with gRPC's words *failure*, if they say."""
+        is_cut = "Socket closed" in failure or "Connection reset" in failure
+        if self.tls_ca is None:
+            return "It may speak TLS only: name its authority with --tls-ca" if is_cut else None
+        if "WRONG_VERSION_NUMBER" in failure:
+            return "It speaks no TLS: leave --tls-ca out, if what is between here and there can be trusted"
+        if "CERTIFICATE_VERIFY_FAILED" in failure:
+            return f"Its certificate has expired or is not of an authority in {self.tls_ca}"
+        if "Hostname Verification" in failure:
+            return "Its certificate is for another name: use the one that stands in it, or have one issued for this"
+        if is_cut and self.tls_cert is None:
+            return "It may ask for a client certificate: give --tls-cert and --tls-key"
+        return f"It may not accept the certificate in {self.tls_cert}" if is_cut else None
+
+
+PLAIN = Security()
+"""For a server of this machine."""
+
+
+def _read(flag: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SecurityUnusable(f"{flag}: cannot read {path}: {error.strerror}") from error
+
+
+def _pem(flag: str, path: Path) -> bytes:
+    content = _read(flag, path)
+    if b"-----BEGIN " not in content:
+        raise SecurityUnusable(f"{flag}: {path} is not in PEM format")
+    return content
+
+
+def _is_local(address: str) -> bool:
+    """Tell whether *address* is of this machine for certain."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: it may resolve to anything
+        return False
