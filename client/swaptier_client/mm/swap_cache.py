@@ -112,6 +112,7 @@ def _free_batch(host: Host, slots: list[SwapSlot]) -> Path[BaseException | None]
         else:
             slot.in_pool = slot.on_device = slot.in_doubt = False
             host.orphans.discard(slot)
+            host.device(slot.entry).is_dead = False
             _release(host, slot)
     return failure
 

@@ -169,3 +169,17 @@ def test_a_waiter_is_woken_when_the_pin_becomes_the_swapcache() -> None:
     assert stage.slot().folio is not None, "mapped and cached: nothing will wake T2 later"
     assert stage.lockstep.finish(waiter) == OLD
     stage.check()
+
+
+def test_a_device_whose_tier_answers_again_gives_out_slots_again() -> None:
+    """Whatever the first answer is to: here that a slot is free, after the same could not be told."""
+    stage, process = swapped_out("shared")
+    stage.do(stage.write(process, 1, NEW))
+    stage.do(swap_out_everything(stage.host))
+    stage.fault = lambda _request: TierFault.REFUSED
+    with pytest.raises(TierUnreachable):
+        stage.do(zap(stage.host, process, [0]))
+    assert stage.host.alloc_slot() is None
+    stage.fault = lambda _request: None
+    stage.do(zap(stage.host, process, [1]))
+    assert stage.host.alloc_slot() is stage.slot(1)
