@@ -81,6 +81,7 @@ def race(
     preemption_rate: flags.PreemptionRate = 0.1,
     readahead: flags.Readahead = ReadaheadMode.NONE,
     zeromap: flags.Zeromap = False,
+    swapoff: flags.Swapoff = False,
     corpus: flags.Corpus = None,
     json_file: flags.JsonFile = None,
     metrics: flags.Metrics = None,
@@ -105,6 +106,7 @@ def race(
             workload=workload,
             readahead=readahead,
             zeromap=zeromap,
+            swapoff=swapoff,
             preemption_rate=preemption_rate,
             corpus=corpus,
         )

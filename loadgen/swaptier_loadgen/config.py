@@ -88,6 +88,9 @@ class RaceSettings:
     zeromap: bool = False
     """Pages of zeros are noted on the host and never sent, as since 6.12."""
 
+    swapoff: bool = False
+    """A race ends with swapoff instead of the processes' exit."""
+
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
 

@@ -72,6 +72,10 @@ Readahead: TypeAlias = Annotated[
 Zeromap: TypeAlias = Annotated[
     bool, _flag("--zeromap", "Keep pages of zeros in the host's swap map, as since 6.12, and never store them.")
 ]
+Swapoff: TypeAlias = Annotated[
+    bool,
+    _flag("--swapoff", "End with swapoff: bring every page back, and leave nothing in the tier while all still live."),
+]
 PreemptionRate: TypeAlias = Annotated[
     float,
     _flag("--preemption-rate", "Share of unlocked points of a fault at which another thread gets the CPU."),

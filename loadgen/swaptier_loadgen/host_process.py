@@ -24,6 +24,9 @@ from swaptier_loadgen.messages import LINE_BYTES_MAX, REPORT_SECONDS, STALL_SECO
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions
 
+WRITTEN_BACK = "written_back"
+"""How the name of the tier's counter ends."""
+
 STALLED_STATUS = 75
 """Exit status of a host that hangs."""
 
@@ -40,7 +43,7 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     leaked_pages = 0
     ended, message = Ended.FINISHED, ""
     helpers = [
-        asyncio.create_task(_report_often(host)),
+        asyncio.create_task(_report_often(host, tier)),
         asyncio.create_task(_stop_when_told(stdin, host)),
     ]
     try:
@@ -48,6 +51,7 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
             await host.run()
             if not host.is_stopping:
                 await (host.swapoff() if spec.swapoff else host.exit_processes())
+            await _note_written_back(host, tier)
             leaked_pages = 0 if host.is_stopping else await tier.swapoff()
     except* SwapTierError as failures:
         ended, message = Ended.UNREACHABLE, str(_first(failures))
@@ -62,11 +66,20 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     say(host.final_report().model_copy(update={"ended": ended, "message": message, "leaked_pages": leaked_pages}))
 
 
-async def _report_often(host: EmulatedHost) -> None:
+async def _note_written_back(host: EmulatedHost, tier: TierStream) -> None:
+    """Ask the tier how many pages it wrote back from the pool: no reply to a load or store tells."""
+    with contextlib.suppress(SwapTierError):  # a tier that is gone is found out by the next fault
+        counters = (await tier.stat()).counters
+        host.zswpwb = sum(value for (name, _), value in counters.items() if name.endswith(WRITTEN_BACK))
+
+
+async def _report_often(host: EmulatedHost, tier: TierStream) -> None:
     """Report until cancelled; end the process if the host hangs, and say where its threads stand."""
     checked, checked_at = -1, monotonic()
     while True:
         await asyncio.sleep(REPORT_SECONDS)
+        if host.is_running:
+            await _note_written_back(host, tier)
         report = host.report()
         say(report)
         if report.pages_checked != checked:

@@ -6,6 +6,7 @@ every REPORT_SECONDS while it runs, and a last one with `ended` set. A second li
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +23,13 @@ LINE_BYTES_MAX = 1 << 20
 """A report is some 10 kB; the last one carries a latency histogram of up to 100 kB."""
 
 
+KERNEL_COUNTERS = (
+    *("zswpin", "zswpout", "zswpwb", "pswpin", "pswpout"),
+    *("swap_ra", "swap_ra_hit", "swpin_zero", "swpout_zero"),
+)
+"""What /proc/vmstat of the host would say of swap. Models: vm_event_item.h."""
+
+
 class Ended(StrEnum):
     """How a host's run ended."""
 
@@ -33,6 +41,27 @@ class Ended(StrEnum):
     """The tier did not answer, refused, or started anew; what was read until then was checked."""
     OUT_OF_MEMORY = "out_of_memory"
     """Reclaim could not free a page: the settings leave too little room."""
+
+
+class Tier(NamedTuple):
+    """A tier that a host has a swap device on."""
+
+    address: str
+    """HOST:PORT or unix:PATH."""
+    priority: int
+    """Of the swap device: higher ones are filled first, equal ones in turn."""
+
+
+def parse_tiers(target: str) -> tuple[Tier, ...]:
+    """Return the tiers that *target* names, separated by commas, each perhaps with @PRIORITY; 0 without."""
+    tiers = []
+    for part in target.split(","):
+        address, _, priority = part.rpartition("@")
+        if address and priority.removeprefix("-").isdecimal():
+            tiers.append(Tier(address, int(priority)))
+        else:
+            tiers.append(Tier(part, 0))
+    return tuple(tiers)
 
 
 class HostSpec(BaseModel):
@@ -62,6 +91,16 @@ class HostSpec(BaseModel):
     install_failures: dict[str, float] = Field(default_factory=dict)
     readahead: ReadaheadMode = ReadaheadMode.NONE
     zeromap: bool = False
+    swapoff: bool = False
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """The tiers of *target*, one for each swap device."""
+        return parse_tiers(self.target)
+
+    def priority(self, type_: int) -> int:
+        """Return the priority of a swap device."""
+        return self.tiers[type_].priority
 
 
 class Duplicates(BaseModel):
@@ -108,6 +147,8 @@ class HostReport(BaseModel):
     orphan_entries: int = 0
     leaked_pages: int = 0
     """Pages the pool still held after every process had ended and every slot had been freed: must be 0."""
+    zswpwb: int = 0
+    """Pages the tier wrote back from the pool to its device; the tier's count, as of its last answer to Stat."""
     latency_buckets: list[int] = Field(default_factory=list)
     """Faults per bucket of `latency.BOUNDS_US`, not cumulative."""
     latency_seconds_sum: float = 0.0
@@ -117,6 +158,10 @@ class HostReport(BaseModel):
     """Why it ended early."""
     latency_histogram: str = ""
     """HdrHistogram of nanoseconds, encoded."""
+
+    def kernel_counters(self) -> dict[str, int]:
+        """Return the host's counters that the kernel has too, under the kernel's names."""
+        return {name: self.zswpwb if name == "zswpwb" else self.counter(name) for name in KERNEL_COUNTERS}
 
     def counter(self, name: str) -> int:
         """Return the sum over all causes of one of the host's counters."""

@@ -149,6 +149,26 @@ COUNTERS = (
     _Series("zswpout", "Pages the pool took, as the kernel's zswpout.", "", _counter("zswpout")),
     _Series("pswpin", "Pages read from the device, as the kernel's pswpin.", "", _counter("pswpin")),
     _Series("pswpout", "Pages written to the device, as the kernel's pswpout.", "", _counter("pswpout")),
+    _Series("zswpwb", "Pages the tier wrote back from the pool, as the kernel's zswpwb.", "", _one(lambda r: r.zswpwb)),
+    _Series("swap_ra", "Pages read ahead, as the kernel's swap_ra.", "", _counter("swap_ra")),
+    _Series(
+        "swap_ra_hit",
+        "Of these, pages a fault then asked for, as the kernel's swap_ra_hit.",
+        "",
+        _counter("swap_ra_hit"),
+    ),
+    _Series(
+        "swpin_zero",
+        "Pages of zeros restored without asking the tier, as the kernel's swpin_zero.",
+        "",
+        _counter("swpin_zero"),
+    ),
+    _Series(
+        "swpout_zero",
+        "Pages of zeros noted on the host instead of stored, as the kernel's swpout_zero.",
+        "",
+        _counter("swpout_zero"),
+    ),
     _Series("pages_checked", "Pages compared with what had been written.", "", _one(lambda r: r.pages_checked)),
     _Series("ops", "Accesses of the workload made.", "", _one(lambda r: r.ops_done)),
 )

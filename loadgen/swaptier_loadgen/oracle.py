@@ -266,6 +266,12 @@ class Oracle:
             if page in self._owed:
                 self._owed[copy] = 0  # explains a wrong copy; the failed install itself is counted with the original
 
+    def clone(self, host: int, twin: int) -> None:
+        """Note that *twin* has all pages of *host*, as they are expected now."""
+        for page in {*self._versions, *self._standing, *self._origins}:
+            if page.host == host:
+                self._copy(page, page._replace(host=twin))
+
     def exit(self, host: int, process: int) -> None:
         """Forget the pages of *process*, which has ended: what they held is owed to nobody."""
         for page in self._pages_of(host, process):

@@ -149,6 +149,7 @@ class Race:
             install_failures=dict(settings.install_failures),
             readahead=settings.readahead,
             zeromap=settings.zeromap,
+            swapoff=settings.swapoff,
         )
 
 

@@ -96,6 +96,8 @@ class RunSummary:
     examples: tuple[str, ...]
     first_corruption_seconds: float | None
     """From the workload's first access to the first wrong page on any host; None when there was none."""
+    kernel_counters: tuple[Mapping[str, int], ...]
+    """One for each host: what its /proc/vmstat would say of swap, under the kernel's names."""
     counters_wrong: int
     index_words_wrong: int
     """What the kernel's swap race stress calls data loss and misload; 0 in other workloads."""
@@ -163,6 +165,7 @@ def summarise(run: PolicyRun) -> RunSummary:
         race_seconds=race_seconds,
         examples=tuple(examples[:EXAMPLES_MAX]),
         first_corruption_seconds=min(firsts, default=None),
+        kernel_counters=tuple(report.kernel_counters() for report in reports),
         counters_wrong=sum(report.counters_wrong for report in reports),
         index_words_wrong=sum(report.index_words_wrong for report in reports),
     )

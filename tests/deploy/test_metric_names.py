@@ -27,6 +27,11 @@ NOT_SHOWN = {
     "swaptier_store_rescued_total": "shown as duplication, cause store_rescued",
     "swaptier_stores_total": "the tier's own count, by outcome, is shown",
     "swaptier_loads_total": "the tier's own count, by mode and outcome, is shown",
+    "swaptier_zswpwb_total": "the tier's own figure; a race's pool seldom gets so full",
+    "swaptier_swap_ra_total": "a race reads ahead only when asked to",
+    "swaptier_swap_ra_hit_total": "a race reads ahead only when asked to",
+    "swaptier_swpin_zero_total": "a race has a zeromap only when asked to",
+    "swaptier_swpout_zero_total": "a race has a zeromap only when asked to",
     "swaptier_ops_total": "faults are what matters of them",
     "swaptier_pages_checked_total": "in the report",
 }

@@ -73,7 +73,7 @@ def run_host() -> RunHost:
         area, _ = tier.swapon(Client("c", 1), "a", spec.slots, options)
         host = EmulatedHost(spec, CONTENTS, NextTurnLink(InProcessTiers([area])))
         await host.run()
-        await host.exit_processes()
+        await (host.swapoff() if spec.swapoff else host.exit_processes())
         leaked = tier.swapoff(Client("c", 1), "a")
         report = host.final_report().model_copy(update={"ended": Ended.FINISHED, "leaked_pages": leaked})
         return summarise(PolicyRun(policy, (report,)))

@@ -90,3 +90,13 @@ async def test_pages_of_zeros_are_never_sent_with_a_zeromap(run_host: RunHost) -
     run = await run_host("shared", zeromap=True, install_failures={"zapped": 0.05})
     assert run.verdict is Verdict.SAFE, run.examples
     assert run.counters["swpin_zero"] <= run.counters["swpout_zero"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_swapoff_brings_every_page_back_and_leaves_nothing_in_the_tier(run_host: RunHost, policy: str) -> None:
+    """All processes live on, every page is in memory and is read once more, and the area is empty."""
+    run = await run_host(policy, swapoff=True, install_failures={"moved": 0.02})
+    assert run.leaked_pages == 0
+    if POLICIES[policy].is_safe:
+        assert run.verdict is Verdict.SAFE, run.examples
+    assert run.pages_checked > 2000 + 64 + 64

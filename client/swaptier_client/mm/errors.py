@@ -14,7 +14,7 @@ class PageLost(Exception):
             f"page {address} of process {pid} is lost ({reason}): no copy of its current content is left; "
             "the process must restore it or end"
         )
-        self.reason = reason
+        self.pid, self.address, self.reason = pid, address, reason
 
 
 class OutOfMemory(Exception):
