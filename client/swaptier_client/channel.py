@@ -8,7 +8,7 @@ import asyncio
 import grpc
 from grpc import aio
 
-from swaptier_client.security import PLAIN, Security, SecurityUnusable
+from swaptier_client.security import PLAIN, Security
 from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES
 
@@ -22,7 +22,10 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", BATCH_SLOTS_MAX * PAGE_BYTES + MESSAGE_OVERHEAD_BYTES),
     ("grpc.max_metadata_size", 8_192),
-    ("grpc.enable_retries", 0),  # an exclusive load that is sent twice loses its page
+    # An exclusive load that is sent twice loses its page. Nor does a service config with a policy for the idempotent
+    # calls alone do: with retries on, gRPC opens a stream that got GOAWAY again on a connection without Swapon, unasked.
+    # What is idempotent is asked again by `transport.py`, which knows when it may be.
+    ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),  # a connection per channel, not one shared by the process
 )
 
@@ -36,10 +39,7 @@ async def connect(address: str, seconds: float, security: Security = PLAIN) -> a
     Raises:
         TierUnreachable: nobody answers there within *seconds*, or *security* cannot be used. Definite.
     """
-    try:
-        channel = security.channel(address, CHANNEL_OPTIONS)
-    except SecurityUnusable as problem:
-        raise TierUnreachable(f"{problem}. Nothing was sent and no page is affected", definite=True) from problem
+    channel = security.channel(address, CHANNEL_OPTIONS)
     try:
         async with asyncio.timeout(seconds):
             failure = await _failure_to_connect(channel)

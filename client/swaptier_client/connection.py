@@ -25,6 +25,7 @@ from swaptier_client.channel import connect
 from swaptier_client.coalesce import QUEUE_OPS_MAX, WaitingOps
 from swaptier_client.message import Message
 from swaptier_client.metrics import StreamCounters
+from swaptier_client.security import PLAIN, Security
 from swaptier_wire import status
 from swaptier_wire.errors import DeadlinePassed, ServerDefect, TierUnreachable
 from swaptier_wire.reply_codec import decode_exchange_response
@@ -58,6 +59,7 @@ class StreamSettings:
     """Without a connection, until what waits fails. 0: what waits fails with the connection, and nothing reconnects."""
     window_messages: int = WINDOW_MESSAGES
     queue_ops_max: int = QUEUE_OPS_MAX
+    security: Security = PLAIN
 
 
 class AnswerLost(TierUnreachable):
@@ -123,9 +125,12 @@ class Connection:
             TierUnreachable: nobody answers at the address. Definite, but for a connection that broke during Swapon.
             SwapTierError: the server refused the area; its class says why. Definite.
         """
-        self._channel = await connect(self._address, connect_seconds)
+        security = self._settings.security
+        self._channel = await connect(self._address, connect_seconds, security)
         try:
-            self.calls = AreaCalls(self._channel, self._area, self._settings.deadline_seconds)
+            self.calls = AreaCalls(
+                self._channel, self._area, self._settings.deadline_seconds, metadata=security.metadata()
+            )
             opened = await self.calls.swapon()
         except BaseException:
             await self._channel.close()

@@ -12,12 +12,17 @@ from pathlib import Path
 import grpc
 from grpc import aio
 
+from swaptier_wire.errors import TierUnreachable
+
 TOKEN_BYTES_MAX = 4096
 """Of a token file; metadata has room for 8 KiB."""
 
 
-class SecurityUnusable(Exception):
-    """The files or their combination cannot be used. One line; nothing was sent."""
+class SecurityUnusable(TierUnreachable):
+    """The files or their combination cannot be used; nothing was sent. One line. Definite."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, definite=True)
 
 
 @dataclass(frozen=True, slots=True)
