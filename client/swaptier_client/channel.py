@@ -22,8 +22,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", BATCH_SLOTS_MAX * PAGE_BYTES + MESSAGE_OVERHEAD_BYTES),
     ("grpc.max_metadata_size", 8_192),
-    # An exclusive load that is sent twice loses its page. Nor does a service config with a policy for the idempotent
-    # calls alone do: with retries on, gRPC opens a stream that got GOAWAY again on a connection without Swapon, unasked.
+    # An exclusive load that is sent twice loses its page. A service config that names the idempotent calls alone would
+    # not do: with retries on, gRPC by itself sends a stream that got GOAWAY again, on a connection that saw no Swapon.
     # What is idempotent is asked again by `transport.py`, which knows when it may be.
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),  # a connection per channel, not one shared by the process

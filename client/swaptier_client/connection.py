@@ -27,7 +27,7 @@ from swaptier_client.message import Message
 from swaptier_client.metrics import StreamCounters
 from swaptier_client.security import PLAIN, Security
 from swaptier_wire import status
-from swaptier_wire.errors import DeadlinePassed, ServerDefect, TierUnreachable
+from swaptier_wire.errors import DeadlinePassed, ServerDefect, TierUnreachable, UnknownArea
 from swaptier_wire.reply_codec import decode_exchange_response
 from swaptier_wire.request_codec import encode_exchange_request
 
@@ -228,6 +228,12 @@ class Connection:
             return
         if response.HasField("error"):
             self._counters.messages_refused += 1
+            refusal = status.decode_exchange_error(response.error)
+            if isinstance(refusal, UnknownArea) and self._settings.give_up_seconds > 0:
+                # The server forgot the area under the open stream. The next connection opens it again and says so.
+                self._waiting.put_back(self.unanswered.pop(response.request_id).ops)
+                self._finish(f"the server refused a message: {refusal}")
+                return
             message.fail(lambda: status.decode_exchange_error(response.error))
         else:
             replies = decode_exchange_response(response, message.request)

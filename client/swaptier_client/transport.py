@@ -211,6 +211,14 @@ class TierStream:
         Raises:
             SwapTierError: as the contract's Stat.
         """
+        try:
+            return await self._stat_once()
+        except PASSING:
+            if not self._is_patient or self._broken is not None:
+                raise
+            return await self._until_it_works(lambda _seconds: self._stat_once())
+
+    async def _stat_once(self) -> AreaStat:
         return await (await self._connected()).calls.stat()
 
     async def _connected(self) -> Connection:

@@ -11,7 +11,7 @@ from tests.client.test_reconnect import Time
 from swaptier_client.connection import OVERTAKERS_MAX, AnswerLost, StreamSettings
 from swaptier_client.mm.effects import RequestReply
 from swaptier_client.transport import TierStream
-from swaptier_wire.errors import ClientReplaced, DeadlinePassed, Draining, SwapTierError, TierUnreachable
+from swaptier_wire.errors import ClientReplaced, DeadlinePassed, Draining, SwapTierError, TierUnreachable, UnknownArea
 from swaptier_wire.types import PAGE_BYTES, LoadReply, Outcome, SlotReply
 
 STORED = SlotReply(Outcome.STORED, entry_bytes=PAGE_BYTES)
@@ -135,6 +135,22 @@ async def test_a_server_that_forgot_the_area_is_told_like_a_restart(fake: FakeTi
         await asyncio.gather(stream.submit(lookup(1)), return_exceptions=True)
         await stream.submit(lookup(1))
     assert told == [(100, 100)]
+
+
+async def test_an_area_forgotten_under_the_open_stream_is_opened_again(fake: FakeTier, address: str) -> None:
+    """A refused message had no effect, so it goes over the next connection; the pages are gone, which is told first."""
+    told: list[tuple[int, int, int]] = []
+    stream = TierStream(
+        address, AREA, on_epoch_change=lambda old, new: told.append((old, new, len(fake.messages))), clock=Time().clock
+    )
+    async with stream:
+        fake.refusals[1], fake.forgets_areas = UnknownArea("area 'area' was closed"), True
+        assert await asyncio.gather(stream.submit(store(1)), stream.submit(lookup(2))) == [
+            STORED,
+            SlotReply(Outcome.MISS),
+        ]
+    assert told == [(100, 100, 1)]
+    assert [offsets_of(message) for message in fake.messages] == [[1, 2], [1, 2]]
 
 
 async def test_an_answer_that_too_many_overtake_is_lost_and_the_stream_goes_on(fake: FakeTier, address: str) -> None:

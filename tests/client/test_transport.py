@@ -181,7 +181,7 @@ async def test_a_flipped_bit_becomes_an_error_and_never_a_page(fake: FakeTier, a
 async def test_a_refused_message_fails_its_requests_only(fake: FakeTier, address: str) -> None:
     """The error is of the class the server named, the stream goes on."""
     fake.refusals[1] = UnknownArea("no area 'area': Swapon first")
-    async with TierStream(address, AREA) as stream:
+    async with TierStream(address, AREA, AT_ONCE) as stream:
         futures = [stream.submit(store(offset)) for offset in (1, 2)]
         for future in futures:
             with pytest.raises(UnknownArea, match="Swapon first") as refused:
