@@ -17,7 +17,7 @@ from swaptier_client.driver import Driver, Preemption
 from swaptier_client.driver import Tier as TierLink
 from swaptier_client.mm.counters import DetectedLoss, InstallFailure
 from swaptier_client.mm.effects import Path
-from swaptier_client.mm.errors import PageLost
+from swaptier_client.mm.errors import OutOfMemory, PageLost
 from swaptier_client.mm.fault import MOVE_DISTANCE
 from swaptier_client.mm.host import Host
 from swaptier_client.mm.page_table import PresentPte, SwapPte
@@ -91,6 +91,10 @@ class CheckedHost:
                 if self._is_unreachable(process, address):
                     self._tell(page, DetectedLoss.UNREACHABLE)
                 continue
+            except OutOfMemory as error:
+                if all(device.is_dead for device in self.mm.devices):
+                    raise TierUnreachable("no tier answers any more, and nothing can be reclaimed") from error
+                raise
             if is_done:
                 return
             write = True  # it could be read only, and was wrong or blank: write over it, so that a later loss shows

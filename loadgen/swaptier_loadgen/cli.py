@@ -67,6 +67,7 @@ def race(
     policy: flags.Policy = None,
     era: flags.Era = None,
     target: flags.Target = None,
+    servers: flags.Servers = 1,
     hosts: flags.Hosts = 2,
     processes: flags.Processes = 2,
     threads: flags.Threads = 8,
@@ -91,8 +92,9 @@ def race(
     try:
         settings = RaceSettings(
             policies=config.choose_policies(policy, era),
-            target=target and config.parse_endpoint("--target", target, unix=True),
+            target=target and config.parse_target(target),
             name=name,
+            servers=servers,
             hosts=hosts,
             processes=processes,
             threads=threads,

@@ -22,8 +22,8 @@ class Tier(NamedTuple):
     """What the race runs against."""
 
     target: str
-    own_pid: int | None
-    """Of our own server; None for one that was named."""
+    own_pids: tuple[int, ...]
+    """Of our own servers; none for those that were named."""
 
 
 class Watcher(Observer, Protocol):
@@ -48,13 +48,14 @@ class Conducted:
 
 
 @contextlib.asynccontextmanager
-async def _tier(target: str | None) -> AsyncIterator[Tier]:
-    """Give the tier: the one named, or our own for the length of the block."""
+async def _tier(target: str | None, servers: int) -> AsyncIterator[Tier]:
+    """Give the tier: the one named, or *servers* of our own for the length of the block."""
     if target is not None:
-        yield Tier(target, own_pid=None)
+        yield Tier(target, own_pids=())
         return
-    async with own_server() as server:
-        yield Tier(server.target, server.pid)
+    async with contextlib.AsyncExitStack() as stack:
+        own = [await stack.enter_async_context(own_server()) for _ in range(servers)]
+        yield Tier(",".join(server.target for server in own), tuple(server.pid for server in own))
 
 
 async def conduct(settings: RaceSettings, corpus_files: Sequence[Path], watcher: Watcher) -> Conducted:
@@ -80,7 +81,7 @@ async def conduct(settings: RaceSettings, corpus_files: Sequence[Path], watcher:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
     try:
-        async with _tier(settings.target) as tier:
+        async with _tier(settings.target, settings.servers) as tier:
             watcher.on_tier(tier)
             race = Race(settings, tier.target, corpus_files, watcher)
             await race.run()

@@ -14,6 +14,7 @@ from swaptier_client.mm.counters import INJECTABLE, InstallFailure
 from swaptier_client.mm.policy import ERAS, POLICIES
 from swaptier_client.mm.readahead import ReadaheadMode
 from swaptier_loadgen.content import HOSTS_MAX, PROCESSES_MAX
+from swaptier_loadgen.tiers import parse_tiers
 from swaptier_loadgen.workload import WorkloadKind
 
 THREADS_MAX = 1024
@@ -30,6 +31,9 @@ OPS_MAX = 10**10
 
 DURATION_SECONDS_MAX = 7 * 86_400.0
 """A week for each policy."""
+
+SWAP_DEVICES_MAX = 16
+"""Tiers of one host. Models: MAX_SWAPFILES, which is some 30."""
 
 NAME_BYTES_MAX = 64
 """Leaves room for what the contract's 128 bytes of client id and area name need besides."""
@@ -88,6 +92,8 @@ class RaceSettings:
     zeromap: bool = False
     """Pages of zeros are noted on the host and never sent, as since 6.12."""
 
+    servers: int = 1
+    """Of our own, where no target is given: each host has a swap device on each of them."""
     swapoff: bool = False
     """A race ends with swapoff instead of the processes' exit."""
 
@@ -103,6 +109,9 @@ class RaceSettings:
         check_range("--processes", self.processes, 1, PROCESSES_MAX - 1)
         check_range("--threads", self.threads, 1, THREADS_MAX)
         check_range("--processes times --threads", self.threads_per_host, 1, THREADS_PER_HOST_MAX)
+        check_range("--servers", self.servers, 1, SWAP_DEVICES_MAX)
+        if self.target is not None and self.servers != 1:
+            raise UsageProblem("--servers is how many servers to start, --target names some that run: give one of them")
         check_range("--pages", self.pages, self.processes, PAGES_MAX)
         least = self.threads_per_host + RESIDENT_SPARE_MIN
         if self.resident < least:
@@ -145,6 +154,11 @@ class RaceSettings:
 def area_name(name: str, policy: str, host: int) -> str:
     """Return what the area of one host of one policy is called; *name* tells races on one tier apart."""
     return f"{policy}-{host}" if name == DEFAULT_NAME else f"{name}-{policy}-{host}"
+
+
+def device_area(area: str, type_: int) -> str:
+    """Return what the area of swap device *type_* of a host is called, whose first device has *area*."""
+    return area if type_ == 0 else f"{area}.{type_}"
 
 
 def find_policy(name: str) -> str:
@@ -230,6 +244,19 @@ def parse_install_failures(texts: Iterable[str]) -> dict[str, float]:
         except ValueError:
             raise UsageProblem(f"--install-failure {text!r} is not CAUSE=RATE, as in {cause}=0.01") from None
     return rates
+
+
+def parse_target(text: str) -> str:
+    """Return *text* if it names tiers, each HOST:PORT or unix:PATH, perhaps with @PRIORITY, separated by commas.
+
+    Raises:
+        UsageProblem: it does not.
+    """
+    tiers = parse_tiers(text)
+    for tier in tiers:
+        parse_endpoint("--target", tier.address, unix=True)
+    check_range("the number of tiers in --target", len(tiers), 1, SWAP_DEVICES_MAX)
+    return text
 
 
 def parse_endpoint(flag: str, text: str, *, unix: bool) -> str:

@@ -34,7 +34,15 @@ Era: TypeAlias = Annotated[
     str | None, _flag("--era", f"Instead of --policy, the kernels whose policy to race: {', '.join(ERAS)}.")
 ]
 Target: TypeAlias = Annotated[
-    str | None, _flag("--target", "Tier to race against, HOST:PORT or unix:PATH. Without it, starts its own.")
+    str | None,
+    _flag(
+        "--target",
+        "Tier to race against, HOST:PORT or unix:PATH. Without it, starts its own. Several, as A,B@PRIORITY: each host "
+        "swaps to all of them, to the highest priority first, to equal ones in turn.",
+    ),
+]
+Servers: TypeAlias = Annotated[
+    int, _flag("--servers", "Servers to start without --target; each host swaps to all of them in turn.")
 ]
 Hosts: TypeAlias = Annotated[int, _flag("--hosts", "Emulated hosts, an OS process each.")]
 Processes: TypeAlias = Annotated[int, _flag("--processes", "Emulated processes of each host.")]

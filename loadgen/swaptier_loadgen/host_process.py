@@ -9,6 +9,7 @@ import contextlib
 import gc
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -17,6 +18,7 @@ from swaptier_client.connection import StreamSettings
 from swaptier_client.mm.errors import OutOfMemory
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.transport import TierStream
+from swaptier_loadgen.config import device_area
 from swaptier_loadgen.content import Contents
 from swaptier_loadgen.corpus import read_corpus
 from swaptier_loadgen.emulated import EmulatedHost
@@ -35,28 +37,37 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     """Run what *spec* says and report it; returns after the last report."""
     contents = Contents(spec.seed, read_corpus([Path(name) for name in spec.corpus_files]))
     options = AreaOptions(device_free_on_read=POLICIES[spec.policy].device_free_on_read)
-    area = HostArea(spec.client_id, spec.client_epoch, spec.area, spec.slots, options)
     at_once = StreamSettings(give_up_seconds=0)
-    tier = TierStream(spec.target, area, at_once, on_epoch_change=lambda _old, _new: host.on_tier_restarted())
-    host = EmulatedHost(spec, contents, tier)
+    tiers = [
+        TierStream(
+            tier.address,
+            HostArea(spec.client_id, spec.client_epoch, device_area(spec.area, type_), spec.slots, options),
+            at_once,
+            on_epoch_change=lambda _old, _new: host.on_tier_restarted(),
+        )
+        for type_, tier in enumerate(spec.tiers)
+    ]
+    host = EmulatedHost(spec, contents, *tiers)
     gc.freeze()  # nothing made so far dies before the end: spare the collector the sight of it
     leaked_pages = 0
     ended, message = Ended.FINISHED, ""
     helpers = [
-        asyncio.create_task(_report_often(host, tier)),
+        asyncio.create_task(_report_often(host, tiers)),
         asyncio.create_task(_stop_when_told(stdin, host)),
     ]
     try:
-        async with tier:
+        async with contextlib.AsyncExitStack() as streams:
+            for tier in tiers:
+                await streams.enter_async_context(tier)
             await host.run()
             if not host.is_stopping:
                 await (host.swapoff() if spec.swapoff else host.exit_processes())
-            await _note_written_back(host, tier)
-            leaked_pages = 0 if host.is_stopping else await tier.swapoff()
-    except* SwapTierError as failures:
-        ended, message = Ended.UNREACHABLE, str(_first(failures))
+            await _note_written_back(host, tiers)
+            leaked_pages = 0 if host.is_stopping else await _swapoff_areas(tiers)
     except* OutOfMemory as failures:
         ended, message = Ended.OUT_OF_MEMORY, str(_first(failures))
+    except* SwapTierError as failures:  # the last word: without a tier nothing can be reclaimed either
+        ended, message = Ended.UNREACHABLE, str(_first(failures))
     finally:
         for helper in helpers:
             helper.cancel()
@@ -66,20 +77,40 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     say(host.final_report().model_copy(update={"ended": ended, "message": message, "leaked_pages": leaked_pages}))
 
 
-async def _note_written_back(host: EmulatedHost, tier: TierStream) -> None:
-    """Ask the tier how many pages it wrote back from the pool: no reply to a load or store tells."""
-    with contextlib.suppress(SwapTierError):  # a tier that is gone is found out by the next fault
-        counters = (await tier.stat()).counters
-        host.zswpwb = sum(value for (name, _), value in counters.items() if name.endswith(WRITTEN_BACK))
+async def _swapoff_areas(tiers: Sequence[TierStream]) -> int:
+    """Close all areas and return how many pages the pools still held.
+
+    Raises:
+        SwapTierError: no tier answers any more.
+    """
+    leaked_pages, gone = 0, 0
+    for tier in tiers:
+        try:
+            leaked_pages += await tier.swapoff()
+        except SwapTierError:
+            gone += 1
+            if gone == len(tiers):
+                raise
+    return leaked_pages
 
 
-async def _report_often(host: EmulatedHost, tier: TierStream) -> None:
+async def _note_written_back(host: EmulatedHost, tiers: Sequence[TierStream]) -> None:
+    """Ask the tiers how many pages they wrote back from the pool: no reply to a load or store tells."""
+    pages = 0
+    for tier in tiers:
+        with contextlib.suppress(SwapTierError):  # a tier that is gone is found out by the next fault
+            counters = (await tier.stat()).counters
+            pages += sum(value for (name, _), value in counters.items() if name.endswith(WRITTEN_BACK))
+    host.zswpwb = max(host.zswpwb, pages)
+
+
+async def _report_often(host: EmulatedHost, tiers: Sequence[TierStream]) -> None:
     """Report until cancelled; end the process if the host hangs, and say where its threads stand."""
     checked, checked_at = -1, monotonic()
     while True:
         await asyncio.sleep(REPORT_SECONDS)
         if host.is_running:
-            await _note_written_back(host, tier)
+            await _note_written_back(host, tiers)
         report = host.report()
         say(report)
         if report.pages_checked != checked:

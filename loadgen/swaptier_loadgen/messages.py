@@ -6,11 +6,11 @@ every REPORT_SECONDS while it runs, and a last one with `ended` set. A second li
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from swaptier_client.mm.readahead import ReadaheadMode
+from swaptier_loadgen.tiers import Tier, parse_tiers
 from swaptier_loadgen.workload import WorkloadKind
 
 REPORT_SECONDS = 0.5
@@ -41,27 +41,6 @@ class Ended(StrEnum):
     """The tier did not answer, refused, or started anew; what was read until then was checked."""
     OUT_OF_MEMORY = "out_of_memory"
     """Reclaim could not free a page: the settings leave too little room."""
-
-
-class Tier(NamedTuple):
-    """A tier that a host has a swap device on."""
-
-    address: str
-    """HOST:PORT or unix:PATH."""
-    priority: int
-    """Of the swap device: higher ones are filled first, equal ones in turn."""
-
-
-def parse_tiers(target: str) -> tuple[Tier, ...]:
-    """Return the tiers that *target* names, separated by commas, each perhaps with @PRIORITY; 0 without."""
-    tiers = []
-    for part in target.split(","):
-        address, _, priority = part.rpartition("@")
-        if address and priority.removeprefix("-").isdecimal():
-            tiers.append(Tier(address, int(priority)))
-        else:
-            tiers.append(Tier(part, 0))
-    return tuple(tiers)
 
 
 class HostSpec(BaseModel):

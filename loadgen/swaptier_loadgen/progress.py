@@ -70,7 +70,8 @@ class Watcher:
         self._say(
             "race begins",
             target=tier.target,
-            own_server_pid=tier.own_pid,
+            own_server_pid=tier.own_pids[0] if tier.own_pids else None,
+            own_server_pids=list(tier.own_pids),
             metrics=self._metrics,
             seed=self._settings.seed,
         )

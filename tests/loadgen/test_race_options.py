@@ -1,13 +1,19 @@
 """Races over gRPC with what --help offers beyond the default: the real command, real processes, a real server."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from swaptier_loadgen.cli import app
 from swaptier_loadgen.messages import KERNEL_COUNTERS
+from swaptier_loadgen.server_process import own_server
 
 SMALL = ("--hosts", "2", "--processes", "1", "--threads", "4", "--pages", "64", "--resident", "16", "--ops", "2000")
 
@@ -55,3 +61,81 @@ def test_the_swap_race_stress_over_grpc_tells_the_seeds_bug_from_its_fix(tmp_pat
     assert fix["first_corruption_seconds"] is None
     assert fix["counters_wrong"] == fix["index_words_wrong"] == 0
     assert "(data loss)" in result.stdout
+
+
+def race_killing(tmp_path: Path, pids: list[int], *arguments: str) -> tuple[int, dict[str, Any]]:  # JSON
+    """Run a race, kill *pids* as soon as it accesses pages, and return status and document."""
+    file = tmp_path / "race.json"
+    command = [sys.executable, "-m", "swaptier_loadgen", "race", *SMALL, *arguments, "--json", str(file)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as racing:
+        assert racing.stderr is not None
+        for line in racing.stderr:
+            if "policy begins" in line:
+                break
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        racing.communicate()
+    return racing.returncode, json.loads(file.read_text())
+
+
+async def test_a_killed_server_harms_only_its_own_pages(tmp_path: Path) -> None:
+    """One of two tiers is killed in the middle: its pages are told lost, the others are right, the race goes on."""
+    async with own_server() as stays, own_server() as dies:
+        target = f"{stays.target},{dies.target}"
+        arguments = ("--target", target, "--policy", "exclusive-if-swapcache", "--ops", "20000")
+        status, document = race_killing(tmp_path, [dies.pid], *arguments)
+    (run,) = document["runs"]
+    assert status == 0, run
+    assert run["ops"] == 20_000
+    assert run["verdict"] == "safe"
+    assert set(run["detected_losses_by_reason"]) == {"unreachable"}
+    # A page can be lost once, and again after it was discarded and written anew on its way to the tier that dies.
+    assert 0 < run["detected_losses"] <= 2 * 64
+
+
+async def test_the_race_ends_when_no_tier_is_left(tmp_path: Path) -> None:
+    """Status 3, and no corruption: what could not be read was not mapped."""
+    async with own_server() as one, own_server() as other:
+        target = f"{one.target},{other.target}@5"
+        arguments = ("--target", target, "--policy", "shared,no-bypass", "--ops", "10000000")
+        status, document = race_killing(tmp_path, [one.pid, other.pid], *arguments)
+    (run,) = document["runs"]
+    assert status == 3, run
+    assert run["verdict"] == "unreachable"
+    assert run["silent_stale_reads"] == run["lost_updates"] == 0
+
+
+def test_own_servers_are_used_in_turn_and_left_empty(tmp_path: Path) -> None:
+    """Three of them, equal priorities; all areas are drained by swapoff."""
+    result, document = race(tmp_path, "--servers", "3", "--policy", "no-bypass", "--swapoff")
+    assert result.exit_code == 0, result.output
+    assert document["workload"]["servers"] == 3
+    assert document["runs"][0]["leaked_pages"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--target", "127.0.0.1:1,nowhere"], ["--target", "'nowhere'"]),
+        (["--target", "127.0.0.1:1,"], ["--target", "''"]),
+        (["--target", "127.0.0.1:1", "--servers", "2"], ["--servers", "--target"]),
+        (["--servers", "0"], ["--servers"]),
+        (["--era", "5.0"], ["'5.0'", "6.9"]),
+        (["--era", "6.9", "--policy", "shared"], ["exclude"]),
+        (["--install-failure", "move=0.1"], ["'move'", "did you mean moved?"]),
+        (["--install-failure", "read_error=0.1"], ["'read_error'"]),
+        (["--install-failure", "moved"], ["CAUSE=RATE"]),
+        (["--install-failure", "moved=1"], ["moved=1"]),
+        (["--install-failure", "moved=nan"], ["moved=nan"]),
+        (["--install-failure", "moved=0.1", "--install-failure", "moved=0.2"], ["twice"]),
+        (["--install-failure", "moved=0.6", "--install-failure", "zapped=0.6"], ["1.2"]),
+        (["--install-failure", "lock_contended=0.1", "--install-failure-rate", "0.1"], ["--install-failure-rate"]),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_in_one_line(arguments: list[str], words: list[str]) -> None:
+    """Status 2, nothing is started."""
+    result = CliRunner().invoke(app, ["race", *arguments])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word in result.stderr

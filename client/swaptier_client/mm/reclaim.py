@@ -116,6 +116,9 @@ def _unmap(host: Host, folio: Folio) -> Pageout | None:
         if not folio.uptodate:
             # Its read failed and nobody maps it: nothing to write, and nothing to keep it for.
             return Pageout(folio, slot, None)
+        if host.device(slot.entry).is_dead and not all(device.is_dead for device in host.devices):
+            # It would not be taken, and fail the whole batch, of which other tiers may take the rest.
+            return None
     device = host.device(slot.entry)
     if slot.count + len(folio.mappings) > SWAP_MAP_MAX:
         return None
