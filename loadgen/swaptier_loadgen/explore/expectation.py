@@ -34,7 +34,7 @@ LOSES: dict[str, tuple[str, ...]] = {
     "double-fault": _NO_PIN_AND_TAKES,
     "aborted-install": _TAKES_AND_DROPS,
     "slot-reuse": _LOSES_REUSE,
-    "reclaim-vs-fault": _TAKES_AND_DROPS,
+    "reclaim-vs-fault": (*_LOSES_REUSE, "cache-on-hit-early"),
     "zap-vs-fault": _LOSES_REUSE,
     "fork-share": _TAKES_AND_DROPS,
     "readahead-race": (*_TAKES_AND_DROPS, "exclusive-if-swapcache-unpinned", "cache-on-hit-early"),
@@ -51,7 +51,7 @@ LOSES: dict[str, tuple[str, ...]] = {
 """Who loses a page, by world.
 
 `cache-on-hit-early` needs the pool to be without the page when it looks: the tier wrote it back, or somebody read it
-into the swapcache (by readahead, by swapoff) and reclaim stores it again before the pin.
+into the swapcache (another fault, readahead, swapoff) and reclaim stores it again before the pin.
 
 `slot-reuse` and others without an injected failure still undo `exclusive`: reclaim holds the lock of the
 private folio when the fault comes back for it, row 1 of KERNEL.md 1.3.

@@ -36,7 +36,10 @@ def increment_page(world: World, there: WorldHost, process: Process, address: in
 
 def reclaim(there: WorldHost, times: int) -> Path[None]:
     """Swap everything out that can be, *times* over. Models: kswapd, or MADV_PAGEOUT."""
-    for _ in range(times):
+    for round_ in range(times):
+        if round_:
+            # Else the next round would isolate in the step that ends this one, before anything could be faulted back.
+            yield Preempt("reclaim.again")
         yield from swap_out(there.host)
 
 

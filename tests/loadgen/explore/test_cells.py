@@ -74,6 +74,13 @@ def test_three_threads_two_swap_outs_and_a_failed_install_lose_nothing(policy: s
     assert cell.seconds < SECONDS_FOR_LARGE
 
 
+def test_a_second_swap_out_takes_what_was_faulted_back_after_the_first() -> None:
+    """Else a world whose page begins mapped never reuses the slot, and calls a policy safe that has no pin."""
+    bounds = WORLDS["reclaim-vs-fault"].bounds
+    assert bounds.swap_outs == 2
+    assert ask(Question("shared-unpinned", "reclaim-vs-fault", bounds), now=time.process_time).is_lost
+
+
 def test_every_world_says_what_it_asks_and_who_loses_in_it() -> None:
     """A world without a question or without a row in the table is not finished."""
     assert set(LOSES) == set(WORLDS)
