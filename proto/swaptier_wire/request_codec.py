@@ -59,12 +59,20 @@ def decode_header(message: pb.RequestHeader) -> Header:
 
 def encode_options(options: AreaOptions) -> pb.AreaOptions:
     """Return *options* as a message."""
-    return pb.AreaOptions(device_free_on_read=options.device_free_on_read)
+    return pb.AreaOptions(
+        device_free_on_read=options.device_free_on_read,
+        pool_bytes_max=options.pool_bytes_max,
+        writeback=options.writeback,
+    )
 
 
 def decode_options(message: pb.AreaOptions) -> AreaOptions:
     """Return the options of an area; what was not sent is its default."""
-    return AreaOptions(device_free_on_read=message.device_free_on_read)
+    return AreaOptions(
+        device_free_on_read=message.device_free_on_read,
+        pool_bytes_max=message.pool_bytes_max if message.HasField("pool_bytes_max") else None,
+        writeback=message.writeback if message.HasField("writeback") else True,
+    )
 
 
 def encode_stores(stores: Stores, message: pb.StoreBatch) -> None:

@@ -51,6 +51,7 @@ class Outcome(IntEnum):
     STORED = 10
     INVALIDATED = 11
     ACKNOWLEDGED = 12
+    LEASE_ENDED = 13
 
 
 class Reason(IntEnum):
@@ -75,6 +76,10 @@ class AreaOptions(NamedTuple):
 
     device_free_on_read: bool = False
     """The device drops what it has when read, as zram did from 2013 to 2022 (commit b430e9d1c6d4)."""
+    pool_bytes_max: int | None = None
+    """What its entries may take of the pool; None for no limit of its own (memory.zswap.max)."""
+    writeback: bool = True
+    """Pages may go to the device (memory.zswap.writeback); without, one that the pool refuses is rejected."""
 
 
 class SlotReply(NamedTuple):

@@ -230,5 +230,6 @@ def test_the_outcomes_of_a_load_are_those_of_the_contract() -> None:
         Outcome.STORED,
         Outcome.INVALIDATED,
         Outcome.ACKNOWLEDGED,
+        Outcome.LEASE_ENDED,
     }
     assert len(LoadMode) == 3

@@ -216,7 +216,15 @@ def test_a_page_of_wrong_length_never_leaves_the_client() -> None:
         encode_stores(Stores([1], [1], [page], [page_checksum(page)]), pb.StoreBatch())
 
 
-@pytest.mark.parametrize("options", [AreaOptions(), AreaOptions(device_free_on_read=True)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        AreaOptions(),
+        AreaOptions(device_free_on_read=True),
+        AreaOptions(pool_bytes_max=0),
+        AreaOptions(pool_bytes_max=1 << 40, writeback=False),
+    ],
+)
 def test_options_of_an_area_arrive_as_they_were_sent(options: AreaOptions) -> None:
     """Unset is all defaults."""
     assert decode_options(encode_options(options)) == options

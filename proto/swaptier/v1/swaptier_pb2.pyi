@@ -77,6 +77,8 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """The pool's entry was dropped."""
     OUTCOME_ACKNOWLEDGED: _Outcome.ValueType  # 12
     """The hand-off is over."""
+    OUTCOME_LEASE_ENDED: _Outcome.ValueType  # 13
+    """The hand-off had ended before the request came."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
     """What happened to one slot. Each RPC says which of these it answers with."""
@@ -107,6 +109,8 @@ OUTCOME_INVALIDATED: Outcome.ValueType  # 11
 """The pool's entry was dropped."""
 OUTCOME_ACKNOWLEDGED: Outcome.ValueType  # 12
 """The hand-off is over."""
+OUTCOME_LEASE_ENDED: Outcome.ValueType  # 13
+"""The hand-off had ended before the request came."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 class _Reason:
@@ -303,7 +307,9 @@ class LoadBatch(_message.Message):
 
     @_builtins.property
     def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Names each slot's load for CLAIM, unique per client and epoch. Empty when no mode is CLAIM."""
+        """Names each slot's load for CLAIM: unique per client and epoch, and the same again when the same load is asked
+        again. Empty when no mode is CLAIM.
+        """
 
     def __init__(
         self,
@@ -588,20 +594,40 @@ class AreaOptions(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DEVICE_FREE_ON_READ_FIELD_NUMBER: _builtins.int
+    POOL_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    WRITEBACK_FIELD_NUMBER: _builtins.int
     device_free_on_read: _builtins.bool
     """The device drops what it has when it is read, as zram did from 2013 to 2022 (commit b430e9d1c6d4): a second
     read gives zeros.
+    """
+    pool_bytes_max: _builtins.int
+    """Bytes that the area's entries may take of the pool, as memory.zswap.max: at this quota its own oldest pages are
+    written back first, and what still does not fit goes to the device with reason AREA_LIMIT. Unset is no quota;
+    0 keeps only same-filled pages in the pool.
+    """
+    writeback: _builtins.bool
+    """Whether pages may go to the area's device, as memory.zswap.writeback. Unset is true. False: nothing is ever written
+    there, and a page that the pool refuses is REJECTED with the pool's reason.
     """
     def __init__(
         self,
         *,
         device_free_on_read: _builtins.bool = ...,
+        pool_bytes_max: _builtins.int | None = ...,
+        writeback: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pool_bytes_max", b"_pool_bytes_max", "_writeback", b"_writeback", "pool_bytes_max", b"pool_bytes_max", "writeback", b"writeback"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_free_on_read", b"device_free_on_read"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pool_bytes_max", b"_pool_bytes_max", "_writeback", b"_writeback", "device_free_on_read", b"device_free_on_read", "pool_bytes_max", b"pool_bytes_max", "writeback", b"writeback"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__pool_bytes_max: _TypeAlias = _typing.Literal["pool_bytes_max"]  # noqa: Y015
+    _WhichOneofArgType__pool_bytes_max: _TypeAlias = _typing.Literal["_pool_bytes_max", b"_pool_bytes_max"]  # noqa: Y015
+    _WhichOneofReturnType__writeback: _TypeAlias = _typing.Literal["writeback"]  # noqa: Y015
+    _WhichOneofArgType__writeback: _TypeAlias = _typing.Literal["_writeback", b"_writeback"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pool_bytes_max) -> _WhichOneofReturnType__pool_bytes_max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__writeback) -> _WhichOneofReturnType__writeback | None: ...
 
 Global___AreaOptions: _TypeAlias = AreaOptions  # noqa: Y015
 
@@ -614,8 +640,13 @@ class SwaponRequest(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    SEEN_SERVER_EPOCH_FIELD_NUMBER: _builtins.int
     slots: _builtins.int
     """How many slots, 1 to the server's limit."""
+    seen_server_epoch: _builtins.int
+    """The server_epoch in the host's last answer about this area; 0 when it has none. If that is not this server's, a
+    page that is not here is LOST with reason RESTARTED instead of NEVER_STORED.
+    """
     @_builtins.property
     def header(self) -> Global___RequestHeader:
         """Who asks; header.area names the new area."""
@@ -630,10 +661,11 @@ class SwaponRequest(_message.Message):
         header: Global___RequestHeader | None = ...,
         slots: _builtins.int = ...,
         options: Global___AreaOptions | None = ...,
+        seen_server_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "options", b"options", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "options", b"options", "seen_server_epoch", b"seen_server_epoch", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -656,7 +688,9 @@ class SwaponResponse(_message.Message):
     batch_slots_max: _builtins.int
     """The largest number of slots the server takes in one message."""
     reopened: _builtins.bool
-    """True when the area was already open in this epoch and kept its pages."""
+    """True when the area was open in this epoch of the client and kept its pages: all of them while the server is the
+    same, else those that its device has.
+    """
     def __init__(
         self,
         *,

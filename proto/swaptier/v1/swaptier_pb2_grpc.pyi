@@ -63,13 +63,22 @@ class SwapTierServiceStub:
     """Opens an area, as swapon(2) opens a device.
 
     Idempotent: the same client id and epoch with the same slot count and options gets the same answer again and
-    keeps the area's pages. A higher epoch of the same client id is that host after a reboot: the area starts empty
-    and the old epoch is refused from then on. ALREADY_EXISTS: the area is open with another slot count or other
-    options. PERMISSION_DENIED: the area is another client's. RESOURCE_EXHAUSTED: too many areas or slots.
+    keeps the area's pages. A higher epoch of the same client id is that host after a reboot: the area starts empty,
+    what was handed off to the old epoch ends, and the old epoch is refused from then on. ALREADY_EXISTS: the area is
+    open with another slot count or other options. PERMISSION_DENIED: the area is another client's.
+    RESOURCE_EXHAUSTED: too many areas or slots, or the device cannot record the area.
+
+    After a restart the server's epoch is higher, which every answer says. If its device is durable the area is open,
+    for the same epoch of its client, with the pages that the device has, each under its generation; Swapon answers
+    `reopened` and is not needed to go on. Otherwise requests get NOT_FOUND, and Swapon opens the area empty, with
+    `reopened` false. Either way leases have ended, and a page that only the earlier server's memory had is gone: its
+    load answers LOST with reason RESTARTED if it asks for require_generation, else whatever the device has. (Of an
+    area that is opened empty the reason is RESTARTED only if Swapon said seen_server_epoch.)
     """
     Swapoff: _grpc.UnaryUnaryMultiCallable[_swaptier_pb2.SwapoffRequest, _swaptier_pb2.SwapoffResponse]
     """Closes an area and forgets its pages, in the pool and on its device, as swapoff(2) does after its last page
     has been read back. The response says how many pages it still held: a host that swapped everything in sees 0.
+    RESOURCE_EXHAUSTED: a durable device cannot record that the area is gone; it is still open, ask again.
 
     Not idempotent in its answer (a repeat gets NOT_FOUND), idempotent in its effect.
     """
@@ -77,13 +86,16 @@ class SwapTierServiceStub:
     """Tells an area's counters and what it holds now. Changes nothing; idempotent."""
     Store: _grpc.UnaryUnaryMultiCallable[_swaptier_pb2.StoreRequest, _swaptier_pb2.StoreResponse]
     """Stores pages. Outcomes per slot:
-      STORED            the pool holds the page (also the answer to a repeat of the same generation and checksum).
+      STORED            the pool holds the page (also the answer to a repeat of the same generation and checksum). On
+                        a server that writes through, its device has it too.
       DEVICE            the pool refused the page (see reason) and the area's device has it: as good as stored.
       REJECTED          neither has it (see reason); whatever the slot held before is gone too, so that an older page
-                        can never come back. The client keeps its folio dirty.
+                        can never come back. The client keeps its folio dirty. Reason DEVICE_ERROR: the device is
+                        full, read-only or broken; a reason of the pool's: the area has no writeback.
       STALE_GENERATION  the slot has seen this generation with other bytes, or a higher one. Nothing changed.
       ERROR             the page did not match its checksum on arrival. Nothing changed; send it again.
-    Idempotent by generation.
+    The first three end a hand-off of an older page. Idempotent by generation, also across a restart of the server
+    for pages that its device has.
     """
     Load: _grpc.UnaryUnaryMultiCallable[_swaptier_pb2.LoadRequest, _swaptier_pb2.LoadResponse]
     """Loads pages. Outcomes per slot:
@@ -94,25 +106,43 @@ class SwapTierServiceStub:
       MISS              the pool has no entry, and the request said pool_only.
       LOST              require_generation was asked, and the tier does not have that generation (see reason). No bytes.
       STALE_GENERATION  require_generation was asked, and the slot holds another generation. No bytes.
-      CLAIMED           another claimant holds the slot: wait and ask again.
-      ERROR             the entry could not be decompressed or failed its checksum. The entry stays. No bytes.
+      CLAIMED           another claimant holds the slot: wait and ask again. Answered to every mode: while a page is
+                        handed off, not even a copy is given away.
+      ERROR             the entry could not be decompressed or failed its checksum, or the device failed. What the
+                        slot holds stays, and is not handed off. No bytes.
     SHARED is idempotent. EXCLUSIVE is not: a repeat finds no entry, and then answers from the device or with LOST.
-    Never retry an EXCLUSIVE load whose outcome is unknown; the kernel never had to. CLAIM is idempotent for
-    the same slot request id.
+    Never retry an EXCLUSIVE load whose outcome is unknown; the kernel never had to. An EXCLUSIVE load takes the pool's
+    entry; a page that the device has too (written through) is read from there by the next load.
+
+    CLAIM hands off the page that the slot holds, in the pool or on the device, to the slot's request id. Until the
+    hand-off ends the same request id gets the same bytes again, however often. It ends by Acknowledge, by Invalidate,
+    by a newer Store, by a higher epoch of the client, by a restart of the server, or by its lease: the server takes
+    the page back when for so long (10 s unless configured) it was neither asked again nor acknowledged. After that
+    the request id claims like any other. A claim of what the slot does not hold (DEVICE with stale bytes, MISS, LOST)
+    hands nothing off. RESOURCE_EXHAUSTED: too many of the area's claims are unacknowledged; repeats of those are
+    never refused.
     """
     Lookup: _grpc.UnaryUnaryMultiCallable[_swaptier_pb2.LookupRequest, _swaptier_pb2.LookupResponse]
-    """Asks whether the pool holds an entry, as zswap's tree lookup does; moves no bytes and changes nothing. Outcomes
-    per slot: HIT or MISS. Idempotent; the answer may be out of date when it arrives.
+    """Asks whether the pool holds an entry, handed off or not, as zswap's tree lookup does; moves no bytes and changes
+    nothing. Outcomes per slot: HIT or MISS. Idempotent; the answer may be out of date when it arrives.
     """
     Acknowledge: _grpc.UnaryUnaryMultiCallable[_swaptier_pb2.AcknowledgeRequest, _swaptier_pb2.AcknowledgeResponse]
     """Ends a hand-off that a CLAIM load began: the client has the page safe, the tier forgets its copy. Outcomes per
-    slot: ACKNOWLEDGED (also for a repeat), STALE_GENERATION (the slot was stored again meanwhile, nothing changed).
+    slot:
+      ACKNOWLEDGED      the page is the client's alone. Also the answer to a repeat by the same request id, until the
+                        slot is stored again; the bytes stay on a device until overwritten, but are nobody's.
+      STALE_GENERATION  the slot has seen a higher generation. Nothing changed.
+      LEASE_ENDED       no such hand-off is under way: its lease ended before, whether or not the page was claimed
+                        anew, or the slot was freed, or the server started anew. Nothing changed: a page that the
+                        tier has, or has handed to somebody else, stays. The client may not take the page for its own
+                        on the strength of this claim; it claims again. If it has mapped the page already, Invalidate
+                        or the next Store of the slot ends the tier's copy.
     Idempotent.
     """
     Invalidate: _grpc.UnaryUnaryMultiCallable[_swaptier_pb2.InvalidateRequest, _swaptier_pb2.InvalidateResponse]
     """Tells that slots are free (their last reference on the host is gone), as zswap_invalidate() at swap_free() does.
-    Applies to any content of a generation up to the given one. The pool entry is dropped; device bytes
-    stay where they are until overwritten, as on a real device. Outcomes per slot:
+    Applies to any content of a generation up to the given one, handed off or not. The pool entry is dropped; device
+    bytes stay where they are until overwritten, as on a real device. Outcomes per slot:
       INVALIDATED       a pool entry was dropped.
       MISS              there was no pool entry; the slot is free all the same.
       STALE_GENERATION  the slot holds a newer generation: the request was late. Nothing changed.
@@ -134,13 +164,22 @@ class SwapTierServiceAsyncStub(SwapTierServiceStub):
     """Opens an area, as swapon(2) opens a device.
 
     Idempotent: the same client id and epoch with the same slot count and options gets the same answer again and
-    keeps the area's pages. A higher epoch of the same client id is that host after a reboot: the area starts empty
-    and the old epoch is refused from then on. ALREADY_EXISTS: the area is open with another slot count or other
-    options. PERMISSION_DENIED: the area is another client's. RESOURCE_EXHAUSTED: too many areas or slots.
+    keeps the area's pages. A higher epoch of the same client id is that host after a reboot: the area starts empty,
+    what was handed off to the old epoch ends, and the old epoch is refused from then on. ALREADY_EXISTS: the area is
+    open with another slot count or other options. PERMISSION_DENIED: the area is another client's.
+    RESOURCE_EXHAUSTED: too many areas or slots, or the device cannot record the area.
+
+    After a restart the server's epoch is higher, which every answer says. If its device is durable the area is open,
+    for the same epoch of its client, with the pages that the device has, each under its generation; Swapon answers
+    `reopened` and is not needed to go on. Otherwise requests get NOT_FOUND, and Swapon opens the area empty, with
+    `reopened` false. Either way leases have ended, and a page that only the earlier server's memory had is gone: its
+    load answers LOST with reason RESTARTED if it asks for require_generation, else whatever the device has. (Of an
+    area that is opened empty the reason is RESTARTED only if Swapon said seen_server_epoch.)
     """
     Swapoff: _aio.UnaryUnaryMultiCallable[_swaptier_pb2.SwapoffRequest, _swaptier_pb2.SwapoffResponse]  # type: ignore[assignment]
     """Closes an area and forgets its pages, in the pool and on its device, as swapoff(2) does after its last page
     has been read back. The response says how many pages it still held: a host that swapped everything in sees 0.
+    RESOURCE_EXHAUSTED: a durable device cannot record that the area is gone; it is still open, ask again.
 
     Not idempotent in its answer (a repeat gets NOT_FOUND), idempotent in its effect.
     """
@@ -148,13 +187,16 @@ class SwapTierServiceAsyncStub(SwapTierServiceStub):
     """Tells an area's counters and what it holds now. Changes nothing; idempotent."""
     Store: _aio.UnaryUnaryMultiCallable[_swaptier_pb2.StoreRequest, _swaptier_pb2.StoreResponse]  # type: ignore[assignment]
     """Stores pages. Outcomes per slot:
-      STORED            the pool holds the page (also the answer to a repeat of the same generation and checksum).
+      STORED            the pool holds the page (also the answer to a repeat of the same generation and checksum). On
+                        a server that writes through, its device has it too.
       DEVICE            the pool refused the page (see reason) and the area's device has it: as good as stored.
       REJECTED          neither has it (see reason); whatever the slot held before is gone too, so that an older page
-                        can never come back. The client keeps its folio dirty.
+                        can never come back. The client keeps its folio dirty. Reason DEVICE_ERROR: the device is
+                        full, read-only or broken; a reason of the pool's: the area has no writeback.
       STALE_GENERATION  the slot has seen this generation with other bytes, or a higher one. Nothing changed.
       ERROR             the page did not match its checksum on arrival. Nothing changed; send it again.
-    Idempotent by generation.
+    The first three end a hand-off of an older page. Idempotent by generation, also across a restart of the server
+    for pages that its device has.
     """
     Load: _aio.UnaryUnaryMultiCallable[_swaptier_pb2.LoadRequest, _swaptier_pb2.LoadResponse]  # type: ignore[assignment]
     """Loads pages. Outcomes per slot:
@@ -165,25 +207,43 @@ class SwapTierServiceAsyncStub(SwapTierServiceStub):
       MISS              the pool has no entry, and the request said pool_only.
       LOST              require_generation was asked, and the tier does not have that generation (see reason). No bytes.
       STALE_GENERATION  require_generation was asked, and the slot holds another generation. No bytes.
-      CLAIMED           another claimant holds the slot: wait and ask again.
-      ERROR             the entry could not be decompressed or failed its checksum. The entry stays. No bytes.
+      CLAIMED           another claimant holds the slot: wait and ask again. Answered to every mode: while a page is
+                        handed off, not even a copy is given away.
+      ERROR             the entry could not be decompressed or failed its checksum, or the device failed. What the
+                        slot holds stays, and is not handed off. No bytes.
     SHARED is idempotent. EXCLUSIVE is not: a repeat finds no entry, and then answers from the device or with LOST.
-    Never retry an EXCLUSIVE load whose outcome is unknown; the kernel never had to. CLAIM is idempotent for
-    the same slot request id.
+    Never retry an EXCLUSIVE load whose outcome is unknown; the kernel never had to. An EXCLUSIVE load takes the pool's
+    entry; a page that the device has too (written through) is read from there by the next load.
+
+    CLAIM hands off the page that the slot holds, in the pool or on the device, to the slot's request id. Until the
+    hand-off ends the same request id gets the same bytes again, however often. It ends by Acknowledge, by Invalidate,
+    by a newer Store, by a higher epoch of the client, by a restart of the server, or by its lease: the server takes
+    the page back when for so long (10 s unless configured) it was neither asked again nor acknowledged. After that
+    the request id claims like any other. A claim of what the slot does not hold (DEVICE with stale bytes, MISS, LOST)
+    hands nothing off. RESOURCE_EXHAUSTED: too many of the area's claims are unacknowledged; repeats of those are
+    never refused.
     """
     Lookup: _aio.UnaryUnaryMultiCallable[_swaptier_pb2.LookupRequest, _swaptier_pb2.LookupResponse]  # type: ignore[assignment]
-    """Asks whether the pool holds an entry, as zswap's tree lookup does; moves no bytes and changes nothing. Outcomes
-    per slot: HIT or MISS. Idempotent; the answer may be out of date when it arrives.
+    """Asks whether the pool holds an entry, handed off or not, as zswap's tree lookup does; moves no bytes and changes
+    nothing. Outcomes per slot: HIT or MISS. Idempotent; the answer may be out of date when it arrives.
     """
     Acknowledge: _aio.UnaryUnaryMultiCallable[_swaptier_pb2.AcknowledgeRequest, _swaptier_pb2.AcknowledgeResponse]  # type: ignore[assignment]
     """Ends a hand-off that a CLAIM load began: the client has the page safe, the tier forgets its copy. Outcomes per
-    slot: ACKNOWLEDGED (also for a repeat), STALE_GENERATION (the slot was stored again meanwhile, nothing changed).
+    slot:
+      ACKNOWLEDGED      the page is the client's alone. Also the answer to a repeat by the same request id, until the
+                        slot is stored again; the bytes stay on a device until overwritten, but are nobody's.
+      STALE_GENERATION  the slot has seen a higher generation. Nothing changed.
+      LEASE_ENDED       no such hand-off is under way: its lease ended before, whether or not the page was claimed
+                        anew, or the slot was freed, or the server started anew. Nothing changed: a page that the
+                        tier has, or has handed to somebody else, stays. The client may not take the page for its own
+                        on the strength of this claim; it claims again. If it has mapped the page already, Invalidate
+                        or the next Store of the slot ends the tier's copy.
     Idempotent.
     """
     Invalidate: _aio.UnaryUnaryMultiCallable[_swaptier_pb2.InvalidateRequest, _swaptier_pb2.InvalidateResponse]  # type: ignore[assignment]
     """Tells that slots are free (their last reference on the host is gone), as zswap_invalidate() at swap_free() does.
-    Applies to any content of a generation up to the given one. The pool entry is dropped; device bytes
-    stay where they are until overwritten, as on a real device. Outcomes per slot:
+    Applies to any content of a generation up to the given one, handed off or not. The pool entry is dropped; device
+    bytes stay where they are until overwritten, as on a real device. Outcomes per slot:
       INVALIDATED       a pool entry was dropped.
       MISS              there was no pool entry; the slot is free all the same.
       STALE_GENERATION  the slot holds a newer generation: the request was late. Nothing changed.
@@ -208,9 +268,17 @@ class SwapTierServiceServicer(metaclass=_abc_1.ABCMeta):
         """Opens an area, as swapon(2) opens a device.
 
         Idempotent: the same client id and epoch with the same slot count and options gets the same answer again and
-        keeps the area's pages. A higher epoch of the same client id is that host after a reboot: the area starts empty
-        and the old epoch is refused from then on. ALREADY_EXISTS: the area is open with another slot count or other
-        options. PERMISSION_DENIED: the area is another client's. RESOURCE_EXHAUSTED: too many areas or slots.
+        keeps the area's pages. A higher epoch of the same client id is that host after a reboot: the area starts empty,
+        what was handed off to the old epoch ends, and the old epoch is refused from then on. ALREADY_EXISTS: the area is
+        open with another slot count or other options. PERMISSION_DENIED: the area is another client's.
+        RESOURCE_EXHAUSTED: too many areas or slots, or the device cannot record the area.
+
+        After a restart the server's epoch is higher, which every answer says. If its device is durable the area is open,
+        for the same epoch of its client, with the pages that the device has, each under its generation; Swapon answers
+        `reopened` and is not needed to go on. Otherwise requests get NOT_FOUND, and Swapon opens the area empty, with
+        `reopened` false. Either way leases have ended, and a page that only the earlier server's memory had is gone: its
+        load answers LOST with reason RESTARTED if it asks for require_generation, else whatever the device has. (Of an
+        area that is opened empty the reason is RESTARTED only if Swapon said seen_server_epoch.)
         """
 
     @_abc_1.abstractmethod
@@ -221,6 +289,7 @@ class SwapTierServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_swaptier_pb2.SwapoffResponse, _abc.Awaitable[_swaptier_pb2.SwapoffResponse]]:
         """Closes an area and forgets its pages, in the pool and on its device, as swapoff(2) does after its last page
         has been read back. The response says how many pages it still held: a host that swapped everything in sees 0.
+        RESOURCE_EXHAUSTED: a durable device cannot record that the area is gone; it is still open, ask again.
 
         Not idempotent in its answer (a repeat gets NOT_FOUND), idempotent in its effect.
         """
@@ -240,13 +309,16 @@ class SwapTierServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_swaptier_pb2.StoreResponse, _abc.Awaitable[_swaptier_pb2.StoreResponse]]:
         """Stores pages. Outcomes per slot:
-          STORED            the pool holds the page (also the answer to a repeat of the same generation and checksum).
+          STORED            the pool holds the page (also the answer to a repeat of the same generation and checksum). On
+                            a server that writes through, its device has it too.
           DEVICE            the pool refused the page (see reason) and the area's device has it: as good as stored.
           REJECTED          neither has it (see reason); whatever the slot held before is gone too, so that an older page
-                            can never come back. The client keeps its folio dirty.
+                            can never come back. The client keeps its folio dirty. Reason DEVICE_ERROR: the device is
+                            full, read-only or broken; a reason of the pool's: the area has no writeback.
           STALE_GENERATION  the slot has seen this generation with other bytes, or a higher one. Nothing changed.
           ERROR             the page did not match its checksum on arrival. Nothing changed; send it again.
-        Idempotent by generation.
+        The first three end a hand-off of an older page. Idempotent by generation, also across a restart of the server
+        for pages that its device has.
         """
 
     @_abc_1.abstractmethod
@@ -263,11 +335,21 @@ class SwapTierServiceServicer(metaclass=_abc_1.ABCMeta):
           MISS              the pool has no entry, and the request said pool_only.
           LOST              require_generation was asked, and the tier does not have that generation (see reason). No bytes.
           STALE_GENERATION  require_generation was asked, and the slot holds another generation. No bytes.
-          CLAIMED           another claimant holds the slot: wait and ask again.
-          ERROR             the entry could not be decompressed or failed its checksum. The entry stays. No bytes.
+          CLAIMED           another claimant holds the slot: wait and ask again. Answered to every mode: while a page is
+                            handed off, not even a copy is given away.
+          ERROR             the entry could not be decompressed or failed its checksum, or the device failed. What the
+                            slot holds stays, and is not handed off. No bytes.
         SHARED is idempotent. EXCLUSIVE is not: a repeat finds no entry, and then answers from the device or with LOST.
-        Never retry an EXCLUSIVE load whose outcome is unknown; the kernel never had to. CLAIM is idempotent for
-        the same slot request id.
+        Never retry an EXCLUSIVE load whose outcome is unknown; the kernel never had to. An EXCLUSIVE load takes the pool's
+        entry; a page that the device has too (written through) is read from there by the next load.
+
+        CLAIM hands off the page that the slot holds, in the pool or on the device, to the slot's request id. Until the
+        hand-off ends the same request id gets the same bytes again, however often. It ends by Acknowledge, by Invalidate,
+        by a newer Store, by a higher epoch of the client, by a restart of the server, or by its lease: the server takes
+        the page back when for so long (10 s unless configured) it was neither asked again nor acknowledged. After that
+        the request id claims like any other. A claim of what the slot does not hold (DEVICE with stale bytes, MISS, LOST)
+        hands nothing off. RESOURCE_EXHAUSTED: too many of the area's claims are unacknowledged; repeats of those are
+        never refused.
         """
 
     @_abc_1.abstractmethod
@@ -276,8 +358,8 @@ class SwapTierServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _swaptier_pb2.LookupRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_swaptier_pb2.LookupResponse, _abc.Awaitable[_swaptier_pb2.LookupResponse]]:
-        """Asks whether the pool holds an entry, as zswap's tree lookup does; moves no bytes and changes nothing. Outcomes
-        per slot: HIT or MISS. Idempotent; the answer may be out of date when it arrives.
+        """Asks whether the pool holds an entry, handed off or not, as zswap's tree lookup does; moves no bytes and changes
+        nothing. Outcomes per slot: HIT or MISS. Idempotent; the answer may be out of date when it arrives.
         """
 
     @_abc_1.abstractmethod
@@ -287,7 +369,15 @@ class SwapTierServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_swaptier_pb2.AcknowledgeResponse, _abc.Awaitable[_swaptier_pb2.AcknowledgeResponse]]:
         """Ends a hand-off that a CLAIM load began: the client has the page safe, the tier forgets its copy. Outcomes per
-        slot: ACKNOWLEDGED (also for a repeat), STALE_GENERATION (the slot was stored again meanwhile, nothing changed).
+        slot:
+          ACKNOWLEDGED      the page is the client's alone. Also the answer to a repeat by the same request id, until the
+                            slot is stored again; the bytes stay on a device until overwritten, but are nobody's.
+          STALE_GENERATION  the slot has seen a higher generation. Nothing changed.
+          LEASE_ENDED       no such hand-off is under way: its lease ended before, whether or not the page was claimed
+                            anew, or the slot was freed, or the server started anew. Nothing changed: a page that the
+                            tier has, or has handed to somebody else, stays. The client may not take the page for its own
+                            on the strength of this claim; it claims again. If it has mapped the page already, Invalidate
+                            or the next Store of the slot ends the tier's copy.
         Idempotent.
         """
 
@@ -298,8 +388,8 @@ class SwapTierServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_swaptier_pb2.InvalidateResponse, _abc.Awaitable[_swaptier_pb2.InvalidateResponse]]:
         """Tells that slots are free (their last reference on the host is gone), as zswap_invalidate() at swap_free() does.
-        Applies to any content of a generation up to the given one. The pool entry is dropped; device bytes
-        stay where they are until overwritten, as on a real device. Outcomes per slot:
+        Applies to any content of a generation up to the given one, handed off or not. The pool entry is dropped; device
+        bytes stay where they are until overwritten, as on a real device. Outcomes per slot:
           INVALIDATED       a pool entry was dropped.
           MISS              there was no pool entry; the slot is free all the same.
           STALE_GENERATION  the slot holds a newer generation: the request was late. Nothing changed.

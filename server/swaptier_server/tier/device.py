@@ -5,18 +5,38 @@ That is what makes a lost page silent in the kernel, so nothing here may turn it
 are current is the area's to know.
 
 `SwapDevice` is what an area needs of a device; `MemoryDevice` keeps the pages encoded, to save memory. A device
-that can fail says so with DeviceError, never with other bytes.
+that can fail says so with DeviceError, never with other bytes. What outlives the server is `swap_file`'s to say.
 
 Models: the slots of a swap device as swap_read_folio() and swap_writepage() in mm/page_io.c see them (KERNEL.md 4.2).
 """
 
+from collections.abc import Sequence
+from enum import StrEnum
 from typing import Protocol
 
 from swaptier_server.tier.page import UNWRITTEN, StoredPage
 
 
+class DeviceFault(StrEnum):
+    """Why a device could not do what it was asked to."""
+
+    IO = "io"
+    """The medium failed. Models: EIO."""
+    FULL = "full"
+    """There is no room. Models: ENOSPC."""
+    READ_ONLY = "read_only"
+    """It may not be written. Models: EROFS."""
+    DAMAGED = "damaged"
+    """What is there makes no sense as a whole; single damaged pages are found by their checksum instead."""
+
+
 class DeviceError(Exception):
-    """The device could not read or write. A failed write may have left anything in the slot. Models: EIO."""
+    """The device could not read or write. A failed write may have left anything in the slot."""
+
+    def __init__(self, fault: DeviceFault = DeviceFault.IO, detail: str = "") -> None:
+        """Fail for the reason *fault*; *detail* is for the log and holds no byte of a page."""
+        super().__init__(f"the device failed ({fault.value}){': ' if detail else ''}{detail}")
+        self.fault = fault
 
 
 class SwapDevice(Protocol):
@@ -27,6 +47,7 @@ class SwapDevice(Protocol):
 
         Raises:
             DeviceError: it cannot be read.
+            DecodeError: what is there is not a page that was written.
         """
 
     def write(self, offset: int, page: StoredPage) -> None:
@@ -34,6 +55,13 @@ class SwapDevice(Protocol):
 
         Raises:
             DeviceError: it cannot be written; what the slot has now is unknown.
+        """
+
+    def write_many(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
+        """Overwrite the slots, all different, in one go: durable together, if this device is durable.
+
+        Raises:
+            DeviceError: not all can be written; what any of the slots has now is unknown.
         """
 
     def drop(self, offset: int) -> None:
@@ -56,6 +84,15 @@ class MemoryDevice:
         """Overwrite the slot."""
         self._pages[offset] = page
 
+    def write_many(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
+        """Overwrite the slots."""
+        for offset, page in pages:
+            self.write(offset, page)
+
     def drop(self, offset: int) -> None:
         """Make the slot read as unwritten."""
         self._pages.pop(offset, None)
+
+    def written(self) -> dict[int, StoredPage]:
+        """Return every page that is there, by slot."""
+        return dict(self._pages)

@@ -1,39 +1,95 @@
-"""How many bytes of pages the tier keeps in memory, whether it takes another, and which it kept longest.
+"""How many bytes of pages the tier keeps in memory, whether it takes another, and which can go first.
 
 Pure. One pool is shared by all areas. Rules of conduct:
   - `bytes` is the sum of the stored lengths, and never above `bytes_max`, not even while a store is under way.
   - A same-filled page takes no bytes, so it never comes here: no limit applies to it and it is not on the LRU.
+  - A page that is handed off takes bytes and is not on the LRU: nobody writes it back while its lease runs.
 
-Models: zswap_check_limits() and the LRU of mm/zswap.c. KERNEL.md 3.7 is the specification. Left out until writeback
-is built: the shrink worker and its second chance.
+Models: zswap_check_limits(), and the list_lru of each memcg with its second chance, in mm/zswap.c. KERNEL.md 3.7 is
+the specification.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from swaptier_server.tier.slot import Slot
 
+SCANS_MAX: Final = 1024
+"""Slots looked at in search of a victim, in one go: about 0.3 ms."""
+
+
+class Lru:
+    """The slots of one area that take pool bytes and may be written back, oldest first."""
+
+    __slots__ = ("_slots",)
+
+    def __init__(self) -> None:
+        # Not a dict: the first key of one whose first keys were deleted is found only by walking over the holes.
+        self._slots: OrderedDict[Slot, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._slots)
+
+    def add(self, slot: Slot) -> None:
+        """Put *slot* on the list as the newest."""
+        self._slots[slot] = None
+
+    def discard(self, slot: Slot) -> None:
+        """Take *slot* off the list, if it is there."""
+        self._slots.pop(slot, None)
+
+    def take_victims(self, bytes_wanted: int, pages_max: int) -> list[Slot]:
+        """Take off the oldest slots that hold *bytes_wanted* together, *pages_max* at most; return them.
+
+        A slot that somebody looked at is passed over once, and is the newest then. It may be that all are passed over,
+        or that the search ends before: then fewer come, or none.
+
+        Models: shrink_memcg_cb(). There the bit is also set by the store, which gives every page one round more.
+        """
+        victims: list[Slot] = []
+        for _ in range(min(len(self._slots), SCANS_MAX)):
+            if bytes_wanted <= 0 or len(victims) >= pages_max:
+                break
+            slot = next(iter(self._slots))
+            if slot.is_referenced:
+                slot.is_referenced = False
+                self._slots.move_to_end(slot)
+                continue
+            assert slot.entry is not None, f"{slot} is on the LRU without an entry"
+            del self._slots[slot]
+            victims.append(slot)
+            bytes_wanted -= slot.entry.length
+        return victims
+
 
 class Pool:
     """The pool's account. The pages themselves hang on their slots."""
 
-    __slots__ = ("_lru", "accept_bytes", "bytes", "bytes_max", "limit_hits", "reached_full")
+    __slots__ = ("_lrus", "accept_bytes", "accept_threshold_percent", "bytes", "bytes_max", "limit_hits",
+                 "reached_full", "wants_shrink")  # fmt: skip
 
     def __init__(self, bytes_max: int, accept_threshold_percent: int) -> None:
         self.bytes: int = 0
         self.bytes_max: Final = bytes_max
+        self.accept_threshold_percent: Final = accept_threshold_percent
         self.accept_bytes: Final = bytes_max * accept_threshold_percent // 100
         """Once full, the pool takes pages again when it holds no more than this (zswap: accept_threshold_percent)."""
         self.reached_full: bool = False
         """The limit was met, and no store since then found the pool down at its accept threshold."""
         self.limit_hits: int = 0
         """Stores that did not fit under the limit (zswap: pool_limit_hit). A refusal above the threshold is none."""
-        self._lru: dict[Slot, None] = {}
+        self.wants_shrink: bool = False
+        """The limit was met, and nobody has shrunk the pool since, or found that it cannot be shrunk."""
+        self._lrus: dict[str, Lru] = {}
 
-    def add(self, slot: Slot, length: int) -> bool:
-        """Account *length* bytes, at least 1, to *slot* as the newest; return False when the pool refuses them.
+    def charge(self, length: int) -> bool:
+        """Account *length* bytes, at least 1; return False when the pool refuses them.
 
-        Models: zswap_check_limits() and zswap_lru_add().
+        Models: zswap_check_limits(); `wants_shrink` is its queue_work().
         """
         # The kernel refuses once it *is* at the limit, so one store may overshoot it by a page. Here a store that
         # would end above the limit is the one that hits it, so that `bytes <= bytes_max` always holds and a bound
@@ -41,31 +97,38 @@ class Pool:
         if self.bytes + length > self.bytes_max:
             self.limit_hits += 1
             self.reached_full = True
+            self.wants_shrink = True
         elif self.reached_full and self.bytes <= self.accept_bytes:
             self.reached_full = False
         if self.reached_full:
             return False
         self.bytes += length
-        self._lru[slot] = None
         return True
 
-    def remove(self, slot: Slot, length: int) -> None:
-        """Give back the *length* bytes that were added for *slot*."""
-        del self._lru[slot]
+    def uncharge(self, length: int) -> None:
+        """Give back *length* bytes that were charged."""
         self.bytes -= length
 
-    def oldest_first(self) -> Iterator[Slot]:
-        """Yield the slots that hold pool bytes in the order they were stored: a load does not renew, as in zswap."""
-        return iter(self._lru)
+    def lru_of(self, area: str) -> Lru:
+        """Return the LRU of *area*, empty if it had none."""
+        return self._lrus.setdefault(area, Lru())
 
-    def check_invariants(self, holders: Iterable[Slot]) -> None:
-        """Recount, given every slot that must be on the LRU.
+    def forget_lru(self, area: str) -> None:
+        """Drop the LRU of an area that ends."""
+        self._lrus.pop(area, None)
+
+    def oldest_first(self) -> Iterator[Slot]:
+        """Yield the slots that may be written back, area by area, each in the order they were stored."""
+        for lru in self._lrus.values():
+            yield from lru
+
+    def check_invariants(self, on_lru: Iterable[Slot], held_bytes: int) -> None:
+        """Recount, given every slot that must be on an LRU and the bytes of every entry.
 
         Raises:
             AssertionError: the account does not agree with the slots. A defect of the tier.
         """
-        held = set(holders)
-        assert self._lru.keys() == held, "the LRU and the entries disagree"
-        lengths = sum(slot.entry.length for slot in held if slot.entry is not None)
-        assert self.bytes == lengths, f"the pool counts {self.bytes} bytes, its entries take {lengths}"
+        listed = list(self.oldest_first())
+        assert len(listed) == len(set(listed)) and set(listed) == set(on_lru), "the LRUs and the entries disagree"
+        assert self.bytes == held_bytes, f"the pool counts {self.bytes} bytes, its entries take {held_bytes}"
         assert 0 <= self.bytes <= self.bytes_max, f"the pool holds {self.bytes} bytes, its limit is {self.bytes_max}"

@@ -1,24 +1,30 @@
 """The tier: which areas are open, whose they are, and the pool they share.
 
-Pure; every method is one atomic step. Rules of conduct:
+Pure; every method is one atomic step, and takes time from the clock that the tier was given. Rules of conduct:
   - An area belongs to one client id, and to one epoch of it. Nobody else reads, frees or counts its pages.
   - The highest epoch that opened an area is the client's present life. A lower one is a host that was replaced: it
     is refused everywhere, and its areas end at once, since nobody could ever read them again.
+  - An area that the swap file kept is open from the start, with the pages that its device has, for the same life of
+    its client.
 
 Models: sys_swapon() and sys_swapoff() in mm/swapfile.c as far as zswap sees them (zswap_swapon(), zswap_swapoff()).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from swaptier_server.tier.area import Area, Client
-from swaptier_server.tier.device import MemoryDevice, SwapDevice
+from swaptier_server.tier.area import Area
+from swaptier_server.tier.device import DeviceError, MemoryDevice, SwapDevice
+from swaptier_server.tier.holdings import Common, Durability
+from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.pool import Pool
+from swaptier_server.tier.shrinker import SHRINK_PAGES_MAX, DrainProgress, Shrinker
 from swaptier_server.tier.slot import Slot
+from swaptier_server.tier.swap_file import Client, SavedArea, SwapFile, VolatileSwapFile
 from swaptier_wire.errors import AreaExists, AreaNotOwned, ClientReplaced, InvalidRequest, LimitReached, UnknownArea
 from swaptier_wire.types import AreaOptions
 
-__all__ = ["Area", "Client", "Tier", "TierLimits"]
+__all__ = ["Area", "Client", "Durability", "Tier", "TierLimits"]
 
 NAME_BYTES_MAX: Final = 128
 """Of a client id or an area name, in UTF-8: they label metrics and log lines."""
@@ -27,6 +33,12 @@ CLIENTS_REMEMBERED_MAX: Final = 1024
 """Clients without an area whose last epoch is remembered. Forgetting one lets a past life in, to new areas."""
 
 PERCENT_MAX: Final = 100
+
+LEASES_ENDED_MAX: Final = 1024
+"""Leases that one call ends, unless said otherwise: about 1 ms."""
+
+NO_EPOCH: Final = 0
+"""Epoch of no server."""
 
 
 class TierLimits(NamedTuple):
@@ -38,9 +50,13 @@ class TierLimits(NamedTuple):
     """0 to 100. A pool that reached its limit takes pages again at this share of it."""
     areas_max: int = 64
     slots_per_area_max: int = 1 << 20
-    """4 GiB of pages. Each slot that was ever used costs a few hundred bytes besides its page."""
+    """4 GiB of pages. Each slot that was ever used costs about 450 bytes besides its page."""
     keeps_incompressible: bool = True
     """Pages that lz4 does not make shorter are kept raw; else the pool refuses them."""
+    lease_ns: int = 10_000_000_000
+    """How long a claim has, from its last answer to its acknowledgement."""
+    leases_per_area_max: int = 4096
+    """Claims not yet acknowledged. Nobody can write their pages back: up to 16 MiB of the pool."""
 
 
 class Tier:
@@ -50,33 +66,56 @@ class Tier:
     """
 
     def __init__(
-        self, limits: TierLimits, epoch: int, device_for: Callable[[str], SwapDevice] = lambda _name: MemoryDevice()
+        self,
+        limits: TierLimits,
+        epoch: int,
+        device_for: Callable[[str], SwapDevice] = lambda _name: MemoryDevice(),
+        *,
+        swap_file: SwapFile | None = None,
+        durability: Durability = Durability.MEMORY,
+        now_ns: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Start empty; *device_for* makes the device of a new area, by name.
+        """Start empty, or with what *swap_file* kept.
+
+        *device_for* makes the device of a new area, by name, where there is no swap file. *now_ns* is a monotonic
+        clock; without one, leases end only when `expire_leases()` is told a time.
 
         Raises:
-            ValueError: a limit that nothing can satisfy.
+            ValueError: a limit that nothing can satisfy, or that what the swap file kept does not.
+            DeviceError: the swap file cannot be read.
         """
         _check_limits(limits)
         self.limits: Final = limits
         self.epoch: Final = epoch
         """Rises each time the server starts: a host that sees it change knows that pages in memory are lost."""
+        self.durability: Final = durability
         self.pool: Final = Pool(limits.pool_bytes_max, limits.accept_threshold_percent)
         self.areas: dict[str, Area] = {}
-        self._device_for: Final = device_for
+        self._leases: Final = Leases(limits.lease_ns, now_ns)
+        self._common: Final = Common(
+            self.pool, self._leases, limits.leases_per_area_max, limits.keeps_incompressible, durability
+        )
+        self._swap_file: Final[SwapFile] = VolatileSwapFile(device_for) if swap_file is None else swap_file
+        self._shrinker: Final = Shrinker(self.pool, self._leases, self.areas)
         self._epochs: dict[str, int] = {}
         """The highest epoch that opened an area, by client id; the least recently opened first."""
+        self._restore(self._swap_file.saved_areas())
 
-    def swapon(self, client: Client, name: str, slots: int, options: AreaOptions) -> tuple[Area, bool]:
+    # Areas
+
+    def swapon(
+        self, client: Client, name: str, slots: int, options: AreaOptions, *, seen_server_epoch: int = NO_EPOCH
+    ) -> tuple[Area, bool]:
         """Open an area; return it and whether it was open already and kept its pages.
 
         A higher epoch of the same client is that host after a reboot: all its older areas end, and this one starts
-        empty, with whatever slots and options are now asked for.
+        empty, with whatever slots and options are now asked for. A host that has used the area before says of which
+        server (*seen_server_epoch*): if that was another than this one, what is missing was lost by a restart.
 
         Raises:
             InvalidRequest, LimitReached, ClientReplaced, AreaNotOwned, AreaExists: nothing changed. Definite.
         """
-        self._check_swapon(client, name, slots)
+        self._check_swapon(client, name, slots, options)
         self._refuse_replaced(client)
         area = self.areas.get(name)
         if area is not None:
@@ -94,17 +133,14 @@ class Tier:
             raise LimitReached(
                 f"all {self.limits.areas_max} areas are open; {name!r} was not opened. Swapoff one, or raise the limit"
             )
+        saved = SavedArea(name, client, slots, options)
+        try:
+            device = self._swap_file.open_area(saved, ended)
+        except DeviceError as error:
+            raise _not_recorded(f"area {name!r} was not opened", error) from error
         for name_ended in ended:
-            self.drop_area(name_ended)
-        opened = Area(
-            name,
-            slots,
-            options,
-            client,
-            pool=self.pool,
-            device=self._device_for(name),
-            keeps_incompressible=self.limits.keeps_incompressible,
-        )
+            self.areas.pop(name_ended).close()
+        opened = Area(saved, device, self._common, is_restored=seen_server_epoch not in (NO_EPOCH, self.epoch))
         self.areas[name] = opened
         self._remember(client)
         return opened, False
@@ -132,7 +168,7 @@ class Tier:
         """Close the client's area and forget its pages, in the pool and on its device; return how many the pool held.
 
         Raises:
-            UnknownArea, AreaNotOwned, ClientReplaced: nothing changed. Definite.
+            UnknownArea, AreaNotOwned, ClientReplaced, LimitReached: nothing changed. Definite.
         """
         self.area(client, name)
         return self.drop_area(name)
@@ -141,12 +177,45 @@ class Tier:
         """Close an area whoever owns it, as when its client is gone; return how many pages the pool held.
 
         Raises:
-            UnknownArea: definite.
+            UnknownArea, LimitReached: nothing changed. Definite.
         """
-        area = self.areas.pop(name, None)
-        if area is None:
+        if name not in self.areas:
             raise UnknownArea(f"no area {name!r} is open; nothing changed")
-        return area.close()
+        try:
+            self._swap_file.forget_area(name)
+        except DeviceError as error:
+            # It may not stay on record: opened again after a restart, it would have the pages of this time.
+            raise _not_recorded(f"area {name!r} was not closed", error) from error
+        return self.areas.pop(name).close()
+
+    # Time, and room
+
+    def expire_leases(self, now_ns: int | None = None, leases_max: int = LEASES_ENDED_MAX) -> int:
+        """End the leases that are over by *now_ns*, or by the clock: those that ended first, *leases_max* at most.
+
+        Returns how many. Their pages are the tier's again (R5). Call it again while that is *leases_max*.
+        """
+        for ended in range(leases_max):
+            slot = self._leases.overdue(now_ns)
+            if slot is None:
+                return ended
+            self.areas[slot.area].end_lease(slot.offset)
+        return leases_max
+
+    def next_lease_end_ns(self) -> int | None:
+        """Return when the next lease ends, by the clock; None when nothing is handed off."""
+        return self._leases.next_end_ns()
+
+    def shrink(self, pages_max: int = SHRINK_PAGES_MAX) -> int:
+        """If the pool met its limit, write its oldest pages back, down to its accept threshold; return how many.
+
+        Stops after *pages_max* pages or some more; call it again while `pool.wants_shrink`. Models: shrink_worker().
+        """
+        return self._shrinker.shrink(pages_max)
+
+    def drain(self, pages_max: int = SHRINK_PAGES_MAX) -> Iterator[DrainProgress]:
+        """Write the whole pool back, *pages_max* at a time, because the server stops; yield how far it came."""
+        return self._shrinker.drain(pages_max)
 
     def check_invariants(self) -> None:
         """Recount everything.
@@ -155,17 +224,36 @@ class Tier:
             AssertionError: a defect of the tier.
         """
         on_lru: list[Slot] = []
+        held_bytes = leases = 0
         for name, area in self.areas.items():
             assert area.name == name, f"area {area.name!r} is filed under {name!r}"
             assert not area.is_closed, f"area {name!r} is closed and still listed"
             assert area.client.epoch == self._epochs[area.client.id], f"area {name!r} is of a life that is over"
             on_lru += area.check_invariants()
-        self.pool.check_invariants(on_lru)
-        assert self.pool.bytes == sum(area.pool_bytes for area in self.areas.values()), "pool bytes and areas disagree"
+            held_bytes += area.pool_bytes
+            leases += area.handed_off_pages
+        self.pool.check_invariants(on_lru, held_bytes)
+        assert len(self._leases) == leases, "the leases and the areas disagree"
         assert len(self.areas) <= self.limits.areas_max, "too many areas"
         assert len(self._epochs) <= max(CLIENTS_REMEMBERED_MAX, self.limits.areas_max), "too many clients remembered"
 
-    def _check_swapon(self, client: Client, name: str, slots: int) -> None:
+    def _restore(self, saved_areas: Sequence[SavedArea]) -> None:
+        """Open what the swap file kept."""
+        limits = self.limits
+        slots_max = max((saved.slots for saved in saved_areas), default=0)
+        if len(saved_areas) > limits.areas_max or slots_max > limits.slots_per_area_max:
+            raise ValueError(
+                f"the swap file has {len(saved_areas)} areas of up to {slots_max} slots, and the limits are "
+                f"{limits.areas_max} and {limits.slots_per_area_max}; nothing was changed. Raise the limits"
+            )
+        # The oldest life first, so that the newest is what is remembered.
+        for saved in sorted(saved_areas, key=lambda saved: saved.client.epoch):
+            device, pages = self._swap_file.reopen_area(saved.name)
+            area = self.areas[saved.name] = Area(saved, device, self._common, is_restored=True)
+            area.restore(pages)
+            self._remember(saved.client)
+
+    def _check_swapon(self, client: Client, name: str, slots: int, options: AreaOptions) -> None:
         for what, text in (("client id", client.id), ("area name", name)):
             length = len(text.encode())
             if not 1 <= length <= NAME_BYTES_MAX:
@@ -176,6 +264,11 @@ class Tier:
             raise LimitReached(
                 f"area {name!r} was asked for with {slots} slots; nothing changed. This server allows "
                 f"{self.limits.slots_per_area_max} slots an area"
+            )
+        if self.durability is Durability.WRITE_THROUGH and not options.writeback:
+            raise InvalidRequest(
+                f"area {name!r} was asked for without writeback, and this server writes every page through to its "
+                "device; nothing changed. Ask for writeback, or use a server that keeps pages in memory"
             )
 
     def _refuse_replaced(self, client: Client) -> None:
@@ -197,6 +290,13 @@ class Tier:
                 del self._epochs[forgotten]
 
 
+def _not_recorded(what: str, error: DeviceError) -> LimitReached:
+    return LimitReached(
+        f"{what}: the swap file could not record it ({error.fault.value}); nothing changed. Ask again when the device "
+        "has room and can be written"
+    )
+
+
 def _check_limits(limits: TierLimits) -> None:
     if limits.pool_bytes_max < 0:
         raise ValueError(f"the pool limit is {limits.pool_bytes_max} bytes; it must be 0 or more")
@@ -205,4 +305,8 @@ def _check_limits(limits: TierLimits) -> None:
     if limits.areas_max < 1 or limits.slots_per_area_max < 1:
         raise ValueError(
             f"{limits.areas_max} areas of {limits.slots_per_area_max} slots hold nothing; allow at least 1"
+        )
+    if limits.lease_ns < 1 or limits.leases_per_area_max < 1:
+        raise ValueError(
+            f"{limits.leases_per_area_max} leases of {limits.lease_ns} ns let nobody claim; allow at least 1 of each"
         )

@@ -6,7 +6,16 @@ import re
 import pytest
 
 from swaptier_server.tier import slot as slot_module
-from swaptier_server.tier.slot import LOST_REASONS, TRANSITIONS, Slot, SlotEvent, SlotState
+from swaptier_server.tier.slot import (
+    DEVICE_STATES,
+    HANDED_OFF_STATES,
+    LOST_REASONS,
+    POOL_STATES,
+    TRANSITIONS,
+    Slot,
+    SlotEvent,
+    SlotState,
+)
 from swaptier_wire.types import Reason
 
 EVERY_PAIR = list(itertools.product(SlotState, SlotEvent))
@@ -55,14 +64,23 @@ def test_no_slot_forgets_that_it_was_used() -> None:
 
 
 def test_every_state_either_has_the_page_or_says_why_not() -> None:
-    assert set(LOST_REASONS) | {SlotState.POOLED, SlotState.ON_DEVICE} == set(SlotState)
+    assert set(LOST_REASONS) | set(POOL_STATES) | set(DEVICE_STATES) == set(SlotState)
+    assert set(HANDED_OFF_STATES) < set(POOL_STATES) | set(DEVICE_STATES), "who hands a page off still has it"
     assert len(set(LOST_REASONS.values())) == len(LOST_REASONS), "two states, one reason"
     assert Reason.NONE not in LOST_REASONS.values()
 
 
 def test_only_a_page_that_the_tier_has_can_be_taken() -> None:
     takers = {state for (state, event), after in TRANSITIONS.items() if after is SlotState.TAKEN and event}
-    assert takers == {SlotState.POOLED, SlotState.ON_DEVICE}
+    assert takers == set(POOL_STATES) | set(DEVICE_STATES)
+
+
+def test_a_page_changes_hands_only_where_it_was_claimed() -> None:
+    for event in (SlotEvent.ACKNOWLEDGED, SlotEvent.LEASE_ENDED):
+        assert {state for state, happens in TRANSITIONS if happens is event} == set(HANDED_OFF_STATES)
+    for before in HANDED_OFF_STATES:
+        after = TRANSITIONS[before, SlotEvent.LEASE_ENDED]
+        assert TRANSITIONS[after, SlotEvent.CLAIMED] is before, "a lease that ends leaves the page where it was"
 
 
 def test_a_slot_says_in_an_error_what_it_is_and_no_byte_of_its_page() -> None:

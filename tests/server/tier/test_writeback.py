@@ -29,7 +29,7 @@ def test_a_page_written_back_is_read_from_the_device_as_the_generation_it_was_st
     area.store(0, 5, PAGE, page_checksum(PAGE))
     assert area.write_back(0)
     tier.check_invariants()
-    assert (tier.pool.bytes, area.stored_pages, area.device_pages, area.written_back_pages) == (0, 0, 1, 1)
+    assert (tier.pool.bytes, area.stored_pages, area.device_pages, area.counters.written_back_pages) == (0, 0, 1, 1)
     reply = area.load(0, 5, LoadMode.EXCLUSIVE, require_generation=True)
     assert (reply.outcome, reply.generation, reply.page) == (Outcome.DEVICE, 5, PAGE)
 

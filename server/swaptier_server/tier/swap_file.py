@@ -1,0 +1,126 @@
+"""What outlives the server: the areas and, for each, the device with its pages.
+
+Pure; `swaptier_server.swapfile` keeps one on disk. Rules of conduct:
+  - An area and its pages are recorded and forgotten together: an area of the same name never finds the pages of
+    another, or of another life of its client.
+  - What is recorded before a call returns is there for the next server. What failed with DeviceError changed nothing.
+
+`MemorySwapFile` outlives a tier, not the process: for worlds in which the tier's process dies and comes back.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from swaptier_server.tier.device import MemoryDevice, SwapDevice
+from swaptier_wire.types import AreaOptions
+
+
+class Client(NamedTuple):
+    """A host, in one of its lives."""
+
+    id: str
+    epoch: int
+    """Rises each time the host starts anew."""
+
+
+class SavedArea(NamedTuple):
+    """What is recorded of an area."""
+
+    name: str
+    client: Client
+    slots: int
+    options: AreaOptions
+
+
+class SavedPage(NamedTuple):
+    """What is known of a slot's page without reading it."""
+
+    offset: int
+    generation: int
+    checksum: int
+    """XXH3-64 of the page."""
+
+
+class SwapFile(Protocol):
+    """The areas of one server, and their devices."""
+
+    def saved_areas(self) -> Sequence[SavedArea]:
+        """Return the areas that an earlier server left.
+
+        Raises:
+            DeviceError: they cannot be read.
+        """
+
+    def reopen_area(self, name: str) -> tuple[SwapDevice, Iterable[SavedPage]]:
+        """Return the device of a saved area, and which pages it has: whole ones only, of slots inside the area.
+
+        Raises:
+            DeviceError: it cannot be read.
+        """
+
+    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> SwapDevice:
+        """Record a new area, forget those it replaces, and any of its own name; return its device, with no page.
+
+        Raises:
+            DeviceError: nothing changed.
+        """
+
+    def forget_area(self, name: str) -> None:
+        """Forget an area and its pages.
+
+        Raises:
+            DeviceError: nothing changed.
+        """
+
+
+class VolatileSwapFile:
+    """Records nothing: each new area gets whatever device it is given, and loses it with the server."""
+
+    def __init__(self, device_for: Callable[[str], SwapDevice]) -> None:
+        """Let *device_for* make the device of a new area, by name."""
+        self._device_for: Final = device_for
+
+    def saved_areas(self) -> Sequence[SavedArea]:
+        """Return none."""
+        return ()
+
+    def reopen_area(self, name: str) -> tuple[SwapDevice, Iterable[SavedPage]]:
+        """Not to be called: there is no saved area."""
+        raise AssertionError(f"nothing was saved, so area {name!r} was not")
+
+    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> SwapDevice:
+        """Return the device of a new area."""
+        return self._device_for(area.name)
+
+    def forget_area(self, name: str) -> None:
+        """Do nothing: what the device had is gone with it."""
+
+
+class MemorySwapFile:
+    """Areas and devices that a second tier can be given after the first."""
+
+    def __init__(self, device_for: Callable[[str], MemoryDevice] = lambda _name: MemoryDevice()) -> None:
+        """Start with no area; let *device_for* make the device of a new one, by name."""
+        self._device_for: Final = device_for
+        self._areas: dict[str, tuple[SavedArea, MemoryDevice]] = {}
+
+    def saved_areas(self) -> Sequence[SavedArea]:
+        """Return the areas that are recorded."""
+        return [area for area, _ in self._areas.values()]
+
+    def reopen_area(self, name: str) -> tuple[SwapDevice, Iterable[SavedPage]]:
+        """Return the device of a saved area, and which pages it has."""
+        device = self._areas[name][1]
+        return device, [SavedPage(offset, page.generation, page.checksum) for offset, page in device.written().items()]
+
+    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> SwapDevice:
+        """Record a new area, forget those it replaces; return its device."""
+        for name in replaced:
+            self._areas.pop(name, None)
+        device = self._device_for(area.name)
+        self._areas[area.name] = area, device
+        return device
+
+    def forget_area(self, name: str) -> None:
+        """Forget an area and its pages."""
+        self._areas.pop(name, None)

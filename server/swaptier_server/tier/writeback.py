@@ -1,0 +1,103 @@
+"""Writeback: pages move from the pool to the device and stay the same pages.
+
+Pure; every method is one atomic step, so nothing can come between the look at an entry and its end: the kernel, which
+drops its lock to write, must recheck that the entry is still the same. Rules of conduct:
+  - An entry leaves the pool when the device has it, never before. A device that fails leaves it where it was.
+  - A page that is handed off is never written back: who claimed it may already have changed it.
+  - The generation stays, so a load that asks for it gets the device's page.
+
+Models: zswap_writeback_entry() and shrink_memcg() in mm/zswap.c.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final, NamedTuple
+
+from swaptier_server.tier.device import DeviceError
+from swaptier_server.tier.holdings import Holdings
+from swaptier_server.tier.slot import Slot, SlotState
+
+RECLAIM_RETRIES_MAX: Final = 16
+"""Failures after which a search for room is given up. Models: MAX_RECLAIM_RETRIES."""
+
+
+class WrittenBack(NamedTuple):
+    """What an attempt came to, in pages."""
+
+    written: int = 0
+    """Out of the pool, on the device."""
+    failed: int = 0
+    """Still in the pool: the device refused them."""
+
+
+class Writeback(Holdings):
+    """The part of an area that moves pages to its device."""
+
+    def write_back(self, offset: int) -> bool:
+        """Move the slot's pool entry to the device, as the same generation; False when none was moved.
+
+        None is when there is none, when it is handed off, when it is same-filled (it takes no memory), when the area
+        has no writeback, or when the device refuses.
+
+        Models: zswap_writeback_entry().
+        """
+        slot = self._slots.get(offset)
+        if not self.options.writeback or slot is None or slot.state is not SlotState.POOLED:
+            return False
+        if slot.entry is None or slot.entry.length == 0:
+            return False
+        return self._write_back_slots([slot]).written == 1
+
+    def write_back_oldest(self, bytes_wanted: int, pages_max: int) -> WrittenBack:
+        """Move the oldest entries that take *bytes_wanted* together to the device, *pages_max* at most.
+
+        Those that somebody looked at are passed over once. If the device refuses, the entries are the newest then.
+
+        Models: shrink_memcg().
+        """
+        if not self.options.writeback:
+            return WrittenBack()
+        victims = self._lru.take_victims(bytes_wanted, pages_max)
+        done = self._write_back_slots(victims)
+        if done.failed:
+            for slot in victims:
+                self._lru.add(slot)
+        return done
+
+    def write_back_rest(self, pages_max: int) -> WrittenBack:
+        """Move any entries to the device, same-filled ones too, *pages_max* at most: the server stops.
+
+        No lease runs any more. If the device refuses them together, they are tried one by one, until
+        RECLAIM_RETRIES_MAX failed.
+        """
+        rest = list(islice((slot for slot in self._slots.values() if slot.entry is not None), pages_max))
+        done = self._write_back_slots(rest)
+        if not done.failed or len(rest) == 1:
+            return done
+        written = failed = 0
+        for slot in rest:
+            one = self._write_back_slots([slot])
+            written += one.written
+            failed += one.failed
+            if failed == RECLAIM_RETRIES_MAX:
+                break
+        return WrittenBack(written, failed)
+
+    def _write_back_slots(self, slots: Sequence[Slot]) -> WrittenBack:
+        """Move the entries of POOLED *slots* to the device together: all of them or none."""
+        unwritten = [(slot.offset, slot.entry) for slot in slots if not slot.is_backed and slot.entry is not None]
+        if unwritten:
+            try:
+                self._device.write_many(unwritten)
+            except DeviceError as error:
+                self._count_fault(error)
+                self.counters.reject_reclaim_fail += len(unwritten)
+                # A failed write may have left half a page; the pool still has the whole one.
+                for offset, _ in unwritten:
+                    self._drop_from_device(self._slots[offset])
+                return WrittenBack(failed=len(slots))
+        for slot in slots:
+            slot.device_generation = slot.generation
+            self._leave_pool(slot)
+        self.counters.written_back_pages += len(slots)
+        return WrittenBack(written=len(slots))
