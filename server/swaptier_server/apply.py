@@ -27,7 +27,7 @@ def apply(area: Area, request: Request) -> Replies:
     if invalidate is not None:
         area.check_offsets(invalidate.offsets)
     return Replies(
-        store=None if store is None else list(map(area.store, *store)),
+        store=None if store is None else area.store_many(*store),
         load=None
         if load is None
         else [

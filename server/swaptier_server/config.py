@@ -13,7 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, NoReturn, Self
 
-from pydantic import BeforeValidator, ByteSize, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, GetCoreSchemaHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema, core_schema
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from swaptier_server.addresses import Address, MetricsAddress
@@ -54,12 +55,39 @@ class Size(ByteSize):
         return self.human_readable(separator="").replace(".0", "")
 
 
+class Device(str):
+    """Where the areas' devices are: `memory`, or `sqlite:PATH`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return *text* as a device.
+
+        Raises:
+            ValueError: it is neither form.
+        """
+        if text != "memory" and not (text.startswith("sqlite:") and len(text) > len("sqlite:")):
+            raise ValueError(f"expected memory or sqlite:PATH, got {text!r}")
+        return cls(text)
+
+    @property
+    def path(self) -> str | None:
+        """Of the file; None for memory."""
+        return None if self == "memory" else self.removeprefix("sqlite:")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate with `parse`."""
+        return core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema())
+
+
 class ServerConfig(BaseSettings):
     """Serve a remote swap tier: zswap's compressed pool and the swapfile behind it, over gRPC.
 
     When ready, prints one line of JSON to stdout: {"listening": ADDRESS, "metrics": ADDRESS or null, "epoch": N}.
-    Logs go to stderr. SIGTERM or SIGINT drains and exits 0; a second one exits at once. Pages are held in memory
-    only: they are gone when the server stops.
+    Logs go to stderr. SIGTERM or SIGINT drains and exits 0; a second one exits at once. Pages in memory are gone
+    when the server stops; a drain writes them to --device sqlite:PATH first, where the next server finds them.
     """
 
     model_config = SettingsConfigDict(
@@ -85,10 +113,23 @@ class ServerConfig(BaseSettings):
         ge=0,
         le=POOL_BYTES_MAX,
         description="compressed bytes the pool may hold, as in 64MiB; pages it refuses go to the areas' devices, "
-        "which are in memory too and not limited by this",
+        "which this does not limit",
     )
     accept_threshold_percent: int = Field(
         90, ge=1, le=100, description="a pool that reached its limit accepts again below this part of it"
+    )
+    device: Device = Field(
+        Device("memory"),
+        description="where pages go that the pool refuses or gives up: memory, or sqlite:PATH, which outlives this "
+        "process",
+    )
+    durability: Literal["memory", "write-through"] = Field(
+        "memory",
+        description="a store is acknowledged when the pool has the page (memory), or when --device has it too "
+        "(write-through)",
+    )
+    lease_seconds: float = Field(
+        10, gt=0, le=SECONDS_MAX, allow_inf_nan=False, description="how long a claimed page waits to be acknowledged"
     )
     insecure: bool = Field(
         False, description="serve beyond this machine although anyone there could read and replace pages"
@@ -155,6 +196,10 @@ class ServerConfig(BaseSettings):
             for field in sorted(self.model_fields_set):
                 if field.startswith("tenant_"):
                     raise ValueError(f"{flag(field)} needs --tokens or --tls-client-ca: without either nobody is known")
+        if self.durability == "write-through" and self.device.path is None:
+            raise ValueError(
+                "--durability write-through needs --device sqlite:PATH: memory does not outlive the server"
+            )
         if not self.listen.is_local and not self.insecure:
             missing = " and ".join(
                 what

@@ -5,7 +5,8 @@ Touches gRPC, sockets, the event loop and the clock. Order of a drain, and why:
   2. new requests are refused as Draining, which tells a client that they had no effect;
   3. open streams end, each after the answer it is about to give;
   4. what is in flight is finished, for at most --drain-seconds;
-  5. the port is closed. An open Health.Watch would hold gRPC's own grace to its end, so that is short.
+  5. the pool is written to the device, where the next server finds it if --device outlives this one;
+  6. the port is closed. An open Health.Watch would hold gRPC's own grace to its end, so that is short.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from swaptier_server.access import Access
 from swaptier_server.activity import ClientActivity
 from swaptier_server.addresses import Address
+from swaptier_server.backing import Upkeep, open_swap_file
 from swaptier_server.config import ConfigError, ServerConfig
 from swaptier_server.grpc_server import SERVICE, SERVICES, make_grpc_server
 from swaptier_server.guard import Guard
@@ -29,9 +31,11 @@ from swaptier_server.metrics import MetricsServer, TierCollector, make_registry
 from swaptier_server.rpc_metrics import RpcMetrics
 from swaptier_server.service import SwapTierService
 from swaptier_server.snapshot import LoopSnapshots, TierSnapshot, take_snapshot
+from swaptier_server.swapfile import SqliteSwapFile, SwapFileUnusable
 from swaptier_server.tenants import TenantLimits, Tenants
-from swaptier_server.tier.device import MemoryDevice, SwapDevice
-from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_server.tier.device import DeviceError, MemoryDevice, SwapDevice
+from swaptier_server.tier.shrinker import DrainProgress
+from swaptier_server.tier.tier import Durability, Tier, TierLimits
 from swaptier_server.tls import Tls
 from swaptier_server.traffic import Traffic
 from swaptier_wire.errors import Unauthenticated
@@ -54,7 +58,12 @@ class TierServer:
     """A tier served over gRPC. Made and started by `start()`, ended by `drain()`."""
 
     def __init__(
-        self, config: ServerConfig, epoch: int, now_ns: Callable[[], int], device_for: Callable[[str], SwapDevice]
+        self,
+        config: ServerConfig,
+        epoch: int,
+        now_ns: Callable[[], int],
+        device_for: Callable[[str], SwapDevice],
+        swap_file: SqliteSwapFile | None,
     ) -> None:
         """Wire the parts together; nothing is bound yet. See `start()`.
 
@@ -69,10 +78,16 @@ class TierServer:
                 areas_max=config.areas_max,
                 slots_per_area_max=config.slots_per_area_max,
                 keeps_incompressible=config.keep_incompressible,
+                lease_ns=round(config.lease_seconds * 1e9),
             ),
             epoch,
             device_for,
+            swap_file=swap_file,
+            durability=Durability(config.durability),
+            now_ns=now_ns,
         )
+        self.upkeep: Final = Upkeep(self.tier)
+        self._swap_file: Final = swap_file
         self.traffic: Final = Traffic(now_ns)
         self.activity: Final = ClientActivity()
         self.registry: Final[CollectorRegistry] = make_registry()
@@ -99,7 +114,7 @@ class TierServer:
         self._housekeeper: asyncio.Task[None] | None = None
         self._reaped_ns = now_ns()
         self._grpc = make_grpc_server(
-            SwapTierService(self.tier, self.activity, tenants, now_ns, config.batch_slots_max),
+            SwapTierService(self.tier, self.activity, tenants, self.upkeep, now_ns, config.batch_slots_max),
             self._health,
             Guard(SERVICE, RpcMetrics(self.registry, SERVICES), self.traffic, self._access, tenants),
             config.batch_slots_max,
@@ -116,13 +131,22 @@ class TierServer:
     ) -> Self:
         """Return a server that serves.
 
-        *epoch* is the time when it is not given; *now_ns* is a monotonic clock; *device_for* makes the device of an
-        area, by name.
+        *epoch* is the time when it is not given, and more if an earlier server on the same swap file had that;
+        *now_ns* is a monotonic clock; *device_for* makes the device of an area, by name, where --device is memory.
 
         Raises:
-            ConfigError: an address cannot be had; nothing was left running.
+            ConfigError: an address or the swap file cannot be had; nothing was left running.
         """
-        server = cls(config, time.time_ns() if epoch is None else epoch, now_ns, device_for)
+        epoch = time.time_ns() if epoch is None else epoch
+        swap_file = open_swap_file(config)
+        try:
+            if swap_file is not None:
+                epoch = swap_file.begin_life(epoch)
+            server = cls(config, epoch, now_ns, device_for, swap_file)
+        except (SwapFileUnusable, DeviceError, ValueError) as error:
+            if swap_file is not None:
+                swap_file.close()
+            raise ConfigError(f"--device: {error}") from error
         try:
             await server._start()
         except BaseException:
@@ -217,6 +241,8 @@ class TierServer:
 
     def keep_house(self) -> None:
         """Do what has to be done now and then."""
+        if ended := self.upkeep.end_leases():
+            self._log.info("leases_ended", pages=ended, meaning="claimed, not acknowledged, and the tier's again")
         self.reload(is_forced=False)
         if late := self.traffic.end_late_requests():
             self._log.warning("late_requests_ended", requests=late)
@@ -250,14 +276,19 @@ class TierServer:
         if cut_off:
             self._log.warning("drain_ran_out_of_time", cut_off=cut_off, drain_seconds=self.config.drain_seconds)
         held = self._take_snapshot()
+        outlives = self._swap_file is not None
+        written = await self.upkeep.write_back_all() if outlives else DrainProgress()
         await self._stop()
         self._log.info(
             "drained",
             areas=len(held.areas),
-            dropped_pool_pages=sum(area.stored_pages for area in held.areas),
-            dropped_device_pages=sum(area.device_pages for area in held.areas),
+            written_back_pages=written.written,
+            dropped_pool_pages=sum(area.stored_pages for area in held.areas) - written.written,
+            dropped_device_pages=0 if outlives else sum(area.device_pages for area in held.areas),
             cut_off=cut_off,
-            meaning="pages and devices are held in memory only and are gone now",
+            meaning="the next server on this device serves what was written"
+            if outlives
+            else "pages and devices are held in memory only and are gone now",
         )
 
     async def _stop(self) -> None:
@@ -267,6 +298,8 @@ class TierServer:
         await self._grpc.stop(LAST_GRACE_SECONDS)
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.stop)
+        if self._swap_file is not None:
+            self._swap_file.close()
 
     def _take_snapshot(self) -> TierSnapshot:
         is_ready = self.listening is not None and not self.traffic.is_draining

@@ -31,6 +31,7 @@ AREA_GAUGES: Final[dict[str, tuple[str, Callable[[AreaSnapshot], int]]]] = {
         "Of the stored pages, those that are one repeated word.",
         lambda area: area.same_filled_pages,
     ),
+    "handed_off_pages": ("Pages claimed and not yet acknowledged.", lambda area: area.handed_off_pages),
     "device_pages": ("Slots whose current page is on the area's device.", lambda area: area.device_pages),
 }
 """Gauges of one area, by name without prefix."""
@@ -44,6 +45,14 @@ AREA_COUNTERS: Final[dict[str, str]] = {
     "tier_load_errors": "Loads answered ERROR, by cause (zswap: decompress_fail).",
     "tier_lost": "Loads that asked for a generation the tier does not have, by what became of it.",
     "tier_invalidates": "Slots told to be free, by outcome.",
+    "tier_device_errors": "Reads and writes that the device failed, by why.",
+    "tier_replayed_claims": "Claims asked again while their lease ran, answered with the same bytes.",
+    "tier_leases_begun": "Pages handed off to a claimant.",
+    "tier_leases_ended": "Hand-offs that are over, by what ended them.",
+    "tier_acknowledges": "Acknowledgements answered, by outcome; repeats are counted apart.",
+    "tier_repeated_acknowledges": "Acknowledgements that repeated one already applied.",
+    "tier_written_back_pages": "Entries the pool gave up for the device (zswap: written_back_pages; vmstat: zswpwb).",
+    "tier_reject_reclaim_fail": "Entries that could not be written back (zswap: reject_reclaim_fail).",
     "tier_device_reads": "Loads answered from the device; stale: an older page than the slot's, unwritten: zeros.",
 }
 """Help of each counter that `AreaCounters.rows()` yields, by its name there."""

@@ -17,6 +17,7 @@ from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server.access import Caller
 from swaptier_server.activity import ClientActivity, StreamActivity
 from swaptier_server.apply import apply
+from swaptier_server.backing import Upkeep
 from swaptier_server.call import GuardedCall, caller_of
 from swaptier_server.logs import get_log
 from swaptier_server.tenants import Tenants, qualified
@@ -46,16 +47,18 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         tier: Tier,
         activity: ClientActivity,
         tenants: Tenants,
+        upkeep: Upkeep,
         now_ns: Callable[[], int],
         batch_slots_max: int = BATCH_SLOTS_MAX,
     ) -> None:
-        """Serve *tier*; note in *activity* who is alive, by the monotonic clock *now_ns*.
+        """Serve *tier*, which *upkeep* looks after; note in *activity* who is alive, by the monotonic clock *now_ns*.
 
         *batch_slots_max* is the most slots that one message may name.
         """
         self._tier = tier
         self._activity = activity
         self._tenants = tenants
+        self._upkeep = upkeep
         self._batch_slots_max = batch_slots_max
         self._now_ns = now_ns
         self._log = get_log()
@@ -71,7 +74,9 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         options = request_codec.decode_options(request.options)
         tenant = caller_of(context).tenant
         self._tenants.check_swapon(tenant, self._tier.areas.values(), client, header.area, request.slots)
-        area, is_reopened = self._tier.swapon(client, header.area, request.slots, options)
+        area, is_reopened = self._tier.swapon(
+            client, header.area, request.slots, options, seen_server_epoch=request.seen_server_epoch
+        )
         self._activity.touch(client, self._now_ns())
         if not is_reopened:
             self._log.info(
@@ -206,7 +211,10 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
                     f"the message names {slots} slots, this server takes {self._batch_slots_max}, as it said at "
                     "Swapon; nothing was applied. Send smaller ones"
                 )
-        return apply(area, request)
+        try:
+            return apply(area, request)
+        finally:
+            self._upkeep.after_request()
 
     def _area(self, header: Header) -> Area:
         """Return the area that *header* names; its client is alive."""

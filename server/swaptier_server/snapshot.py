@@ -24,6 +24,7 @@ class AreaSnapshot(NamedTuple):
     stored_pages: int
     same_filled_pages: int
     pool_bytes: int
+    handed_off_pages: int
     device_pages: int
     counters: tuple[CounterRow, ...]
 
@@ -78,6 +79,7 @@ def take_snapshot(tier: Tier, *, areas_expired: int, is_ready: bool) -> TierSnap
                 stored_pages=area.stored_pages,
                 same_filled_pages=area.same_filled_pages,
                 pool_bytes=area.pool_bytes,
+                handed_off_pages=area.handed_off_pages,
                 device_pages=area.device_pages,
                 counters=tuple(area.counters.rows()),
             )

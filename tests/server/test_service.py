@@ -17,7 +17,6 @@ from swaptier_wire.errors import (
     ClientReplaced,
     InvalidRequest,
     LimitReached,
-    NotBuilt,
     SwapTierError,
     UnknownArea,
 )
@@ -328,19 +327,25 @@ async def test_a_full_batch_of_incompressible_pages_fits_into_one_message_both_w
     assert [reply.page for reply in replies] == pages
 
 
-async def test_claims_are_refused_as_not_built_and_nothing_else_of_the_message_is_applied(
-    serve: Serve, ask: Ask
-) -> None:
-    """Never a silent no-op."""
+async def test_a_claim_is_answered_again_until_it_is_acknowledged(serve: Serve, ask: Ask) -> None:
+    """The same request id gets the same bytes, another one CLAIMED; acknowledged, the page is gone and known to be."""
     served = await serve()
     await served.swapon()
     await ask(served, stores((0, 1, TEXT)))
-    before = await served.stat()
-    with pytest.raises(NotBuilt):
-        await ask(served, loads((0, 1), mode=LoadMode.CLAIM))
-    with pytest.raises(NotBuilt):
-        await ask(served, Request(HEADER, acknowledge=Acknowledges([0], [1], [1])))
-    assert await served.stat() == before
+
+    async def claim(request_id: int, *, must_match: bool = False) -> LoadReply:
+        batch = Loads([0], [1], [LoadMode.CLAIM], [request_id], must_match, False)
+        (reply,) = (await ask(served, Request(HEADER, load=batch))).load or []
+        return reply
+
+    first, again, other = await claim(7), await claim(7), await claim(8)
+    assert (first.outcome, first.content()) == (again.outcome, again.content()) == (Outcome.HIT, TEXT)
+    assert other.outcome is Outcome.CLAIMED
+    for _ in range(2):
+        replies = await ask(served, Request(HEADER, acknowledge=Acknowledges([0], [1], [7])))
+        assert replies.acknowledge == [SlotReply(Outcome.ACKNOWLEDGED)]
+    gone = await claim(9, must_match=True)
+    assert (gone.outcome, gone.reason, gone.content()) == (Outcome.LOST, Reason.TAKEN, None)
 
 
 # Bad input
@@ -476,15 +481,10 @@ async def test_a_bad_message_is_refused_whole_by_every_way_and_changes_nothing(s
         pb.ExchangeRequest(
             header=header_message(),
             store=store_message(generations=[2]).batch,
-            load=load_message(offsets=[1], modes=[pb.LOAD_MODE_CLAIM], request_ids=[1]).batch,
-        ),
-        pb.ExchangeRequest(
-            header=header_message(),
-            store=store_message(generations=[2]).batch,
             lookup=pb.LookupBatch(offsets=[SLOTS]),
         ),
     ],
-    ids=["no batch", "a slot in two batches", "too many slots together", "a claim beside", "a slot outside beside"],
+    ids=["no batch", "a slot in two batches", "too many slots together", "a slot outside beside"],
 )
 async def test_batches_that_cannot_be_applied_together_are_all_refused(
     serve: Serve, exchange: pb.ExchangeRequest
