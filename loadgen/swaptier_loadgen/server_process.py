@@ -9,8 +9,7 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import AsyncIterator
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Sequence
 
 from swaptier_loadgen.tied import tied_command
 
@@ -25,12 +24,78 @@ class ServerNotStarted(Exception):
     """Our own server did not come up. Its own words are on stderr."""
 
 
-class OwnServer(NamedTuple):
-    """Where our server is."""
+class OwnServer:
+    """A server process of ours, and its successors on the same address. Made and ended by `own_server`."""
 
-    target: str
-    pid: int
-    epoch: int
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.restarts = 0
+        """Times it was killed and started again."""
+        self.target = ""
+        self.epoch = 0
+        self._arguments = tuple(arguments)
+        self._process: asyncio.subprocess.Process | None = None
+        self._lock = asyncio.Lock()
+
+    @property
+    def pid(self) -> int:
+        """The process, as of now."""
+        assert self._process is not None, "it was started"
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Start it, at the address it had before if it had one, and wait until it is ready.
+
+        Raises:
+            ServerNotStarted: it ended or said nothing within START_SECONDS_MAX.
+        """
+        own = ("--listen", "127.0.0.1:0", "--metrics", "off", "--log-level", "warning")
+        again = ("--listen", self.target) if self.target else ()
+        self._process = process = await asyncio.create_subprocess_exec(
+            *tied_command("swaptier_server", *own, *self._arguments, *again),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdout is not None, "stdout is piped"
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS_MAX)
+        except TimeoutError:
+            raise ServerNotStarted(f"our own server was not ready within {START_SECONDS_MAX:.0f} s") from None
+        if not line:
+            raise ServerNotStarted(f"our own server ended with status {await process.wait()} before it was ready")
+        ready = json.loads(line)
+        self.target, self.epoch = ready["listening"], ready["epoch"]
+
+    async def kill_and_restart(self) -> None:
+        """Kill it (SIGKILL) and start it again with the same flags at the same address.
+
+        Raises:
+            ServerNotStarted: as `start`.
+        """
+        async with self._lock:
+            assert self._process is not None, "it was started"
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.communicate()
+            await self.start()
+            self.restarts += 1
+
+    async def pause(self, seconds: float) -> None:
+        """Stop it (SIGSTOP) for *seconds*, then let it go on."""
+        async with self._lock:
+            assert self._process is not None, "it was started"
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.send_signal(signal.SIGCONT)
+
+    async def stop(self) -> None:
+        """End it."""
+        if self._process is not None:
+            await _stop(self._process)
 
 
 @contextlib.asynccontextmanager
@@ -40,24 +105,12 @@ async def own_server(*arguments: str) -> AsyncIterator[OwnServer]:
     Raises:
         ServerNotStarted: it ended or said nothing within START_SECONDS_MAX.
     """
-    command = tied_command(
-        "swaptier_server", "--listen", "127.0.0.1:0", "--metrics", "off", "--log-level", "warning", *arguments
-    )
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, start_new_session=True
-    )
+    server = OwnServer(arguments)
     try:
-        assert process.stdout is not None, "stdout is piped"
-        try:
-            line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS_MAX)
-        except TimeoutError:
-            raise ServerNotStarted(f"our own server was not ready within {START_SECONDS_MAX:.0f} s") from None
-        if not line:
-            raise ServerNotStarted(f"our own server ended with status {await process.wait()} before it was ready")
-        ready = json.loads(line)
-        yield OwnServer(target=ready["listening"], pid=process.pid, epoch=ready["epoch"])
+        await server.start()
+        yield server
     finally:
-        await _stop(process)
+        await server.stop()
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

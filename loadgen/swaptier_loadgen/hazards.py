@@ -1,0 +1,117 @@
+"""Which hazard took a page: what the faulty links saw, joined with what the hosts were told.
+
+Pure. Two witnesses, neither of whom sees all. A link knows which answers it dropped, and so which exclusive loads took
+pages that never arrived. A host knows which pages it was told are lost, what the tier says of them, and how the load
+that found out had begun: with its answer overtaken, late, or its connection gone. A page is named by both as (tier,
+area, offset, generation); each generation can be taken once only, so one name has one cause.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+LEDGER_PAGES_MAX = 1 << 20
+"""Pages a ledger remembers; with more, the oldest are forgotten and their losses stay unexplained."""
+
+
+class Hazard(StrEnum):
+    """What took a page, as far as it can be known. The words are label values and keys of the JSON document."""
+
+    REPLY_DROPPED = "reply_dropped"
+    """An exclusive load took it and its answer was dropped on the way. KERNEL.md section 5, hazard 1."""
+    REPLY_LATE = "reply_late"
+    """Its answer came when the host had stopped waiting: it was held back, or the server paused. Hazard 1."""
+    CONNECTION_LOST = "connection_lost"
+    """Its answer was on its way when the connection broke. Hazard 1."""
+    REQUEST_REPEATED = "request_repeated"
+    """The second arrival of a load took it. Hazard 2."""
+    SERVER_RESTARTED = "server_restarted"
+    """The server was killed and had it in memory only. Hazard 6."""
+    UNREACHABLE = "unreachable"
+    """The tier did not answer for as long as the host was to wait."""
+    UNEXPLAINED = "unexplained"
+    """None of these, as far as the witnesses know."""
+
+
+class Unknown(StrEnum):
+    """How the first outcome of a load came to be unknown to its host."""
+
+    NO = ""
+    """It was known: the first answer said that the page is lost."""
+    OVERTAKEN = "overtaken"
+    """Later messages were answered."""
+    LATE = "late"
+    """Its deadline passed."""
+    BROKEN = "broken"
+    """The connection broke."""
+
+
+class PageName(NamedTuple):
+    """One version of one page in a tier."""
+
+    tier: int
+    """Number of the tier among those of the race, and of the swap device on each host."""
+    area: str
+    offset: int
+    generation: int
+
+
+class Loss(NamedTuple):
+    """One page that a process was told is gone."""
+
+    page: PageName
+    reason: str
+    """A `DetectedLoss`."""
+    unknown: Unknown
+
+
+class Ledger:
+    """What the links know: pages that were taken by a load whose answer did not arrive, and why it did not."""
+
+    def __init__(self) -> None:
+        self._hazards: dict[PageName, Hazard] = {}
+
+    def __len__(self) -> int:
+        return len(self._hazards)
+
+    def note(self, page: PageName, hazard: Hazard) -> None:
+        """Remember what became of the answer that carried *page*; the first word on a page stands."""
+        self._hazards.setdefault(page, hazard)
+        if len(self._hazards) > LEDGER_PAGES_MAX:
+            del self._hazards[next(iter(self._hazards))]
+
+    def hazard(self, page: PageName) -> Hazard | None:
+        """Return what took *page*, if it is known here."""
+        return self._hazards.get(page)
+
+
+RESTARTED = "epoch"
+UNREACHABLE = "unreachable"
+"""Values of `DetectedLoss` that name the hazard themselves."""
+
+
+def explain(losses: Iterable[Loss], ledger: Ledger) -> dict[str, int]:
+    """Return how many of *losses* each hazard caused; every hazard is there."""
+    hazards = Counter({str(hazard): 0 for hazard in Hazard})
+    hazards.update(str(_hazard_of(loss, ledger)) for loss in losses)
+    return dict(hazards)
+
+
+def _hazard_of(loss: Loss, ledger: Ledger) -> Hazard:
+    if loss.reason == RESTARTED:
+        return Hazard.SERVER_RESTARTED
+    if loss.reason == UNREACHABLE:
+        return Hazard.UNREACHABLE
+    seen = ledger.hazard(loss.page)
+    if seen is not None:
+        return seen
+    match loss.unknown:
+        case Unknown.BROKEN:
+            return Hazard.CONNECTION_LOST
+        case Unknown.LATE:
+            return Hazard.REPLY_LATE
+        case Unknown.OVERTAKEN:
+            return Hazard.REPLY_DROPPED
+        case Unknown.NO:
+            return Hazard.UNEXPLAINED

@@ -1,0 +1,62 @@
+"""Which hazard took a page: the word of the link first, then that of the host."""
+
+import pytest
+
+from swaptier_client.mm.counters import DetectedLoss
+from swaptier_loadgen import hazards
+from swaptier_loadgen.hazards import Hazard, Ledger, Loss, PageName, Unknown, explain
+
+PAGE = PageName(0, "exclusive-0", 7, 3)
+MISS = str(DetectedLoss.MISS_MUST_EXIST)
+
+
+def only(hazard: Hazard) -> dict[str, int]:
+    return {str(each): int(each is hazard) for each in Hazard}
+
+
+@pytest.mark.parametrize(
+    ("reason", "unknown", "seen", "hazard"),
+    [
+        (MISS, Unknown.LATE, Hazard.REPLY_DROPPED, Hazard.REPLY_DROPPED),
+        (MISS, Unknown.BROKEN, Hazard.REPLY_DROPPED, Hazard.REPLY_DROPPED),
+        (MISS, Unknown.NO, Hazard.REQUEST_REPEATED, Hazard.REQUEST_REPEATED),
+        (MISS, Unknown.BROKEN, None, Hazard.CONNECTION_LOST),
+        (MISS, Unknown.LATE, None, Hazard.REPLY_LATE),
+        (MISS, Unknown.OVERTAKEN, None, Hazard.REPLY_DROPPED),
+        (MISS, Unknown.NO, None, Hazard.UNEXPLAINED),
+        (str(DetectedLoss.EPOCH), Unknown.BROKEN, Hazard.CONNECTION_LOST, Hazard.SERVER_RESTARTED),
+        (str(DetectedLoss.UNREACHABLE), Unknown.NO, None, Hazard.UNREACHABLE),
+        (str(DetectedLoss.CHECKSUM), Unknown.NO, None, Hazard.UNEXPLAINED),
+    ],
+)
+def test_the_tier_knows_best_then_the_link_then_the_host(
+    reason: str, unknown: Unknown, seen: Hazard | None, hazard: Hazard
+) -> None:
+    """A restart is what the tier says; a dropped answer what the link saw; the rest what the host made of it."""
+    ledger = Ledger()
+    ledger.note(PAGE._replace(generation=4), Hazard.REQUEST_REPEATED)
+    if seen is not None:
+        ledger.note(PAGE, seen)
+    assert explain([Loss(PAGE, reason, unknown)], ledger) == only(hazard)
+
+
+def test_the_first_word_on_a_page_stands() -> None:
+    """A generation is taken once: what comes later is the same answer on its way through an aftermath."""
+    ledger = Ledger()
+    ledger.note(PAGE, Hazard.REPLY_DROPPED)
+    ledger.note(PAGE, Hazard.CONNECTION_LOST)
+    assert ledger.hazard(PAGE) is Hazard.REPLY_DROPPED
+
+
+def test_a_ledger_is_bounded_and_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A soak of days does not fill the memory."""
+    monkeypatch.setattr(hazards, "LEDGER_PAGES_MAX", 3)
+    ledger = Ledger()
+    for offset in range(5):
+        ledger.note(PAGE._replace(offset=offset), Hazard.REPLY_DROPPED)
+    assert [offset for offset in range(5) if ledger.hazard(PAGE._replace(offset=offset))] == [2, 3, 4]
+
+
+def test_the_reasons_that_name_their_hazard_are_those_of_the_host() -> None:
+    """Two modules, one vocabulary."""
+    assert (hazards.RESTARTED, hazards.UNREACHABLE) == (DetectedLoss.EPOCH, DetectedLoss.UNREACHABLE)

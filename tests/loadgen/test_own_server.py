@@ -1,0 +1,47 @@
+"""Our own server, killed and paused on purpose."""
+
+import asyncio
+import os
+
+import pytest
+
+from swaptier_client.area_calls import HostArea
+from swaptier_client.connection import StreamSettings
+from swaptier_client.mm.effects import Load, Store, SwapEntry
+from swaptier_client.transport import TierStream
+from swaptier_loadgen.server_process import own_server
+from swaptier_wire.types import PAGE_BYTES, LoadMode, Outcome
+
+AREA = HostArea("host", 1, "area", slots=8)
+
+
+async def test_a_killed_server_is_back_at_its_address_with_another_epoch_and_its_client_finds_it() -> None:
+    """The stream waits for it and says that the epoch is another; what was in memory comes back as lost."""
+    changes: list[tuple[int, int]] = []
+    async with own_server() as server:
+        first = (server.target, server.pid, server.epoch)
+        stream = TierStream(server.target, AREA, on_epoch_change=lambda old, new: changes.append((old, new)))
+        async with stream:
+            await stream.submit(Store(SwapEntry(0, 1), 1, bytes(range(256)) * (PAGE_BYTES // 256)))
+            await server.kill_and_restart()
+            reply = await stream.submit(Load(SwapEntry(0, 1), 1, LoadMode.SHARED, 1, require_generation=True))
+        assert reply.outcome is Outcome.LOST
+        assert changes == [(first[2], server.epoch)]
+        assert server.target == first[0]
+        assert server.pid != first[1]
+        assert server.restarts == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(server.pid, 0)
+
+
+async def test_a_paused_server_goes_on_where_it_stood() -> None:
+    """Requests are answered when it is over, within their deadline nothing fails."""
+    async with own_server() as server, TierStream(server.target, AREA, StreamSettings(give_up_seconds=0)) as stream:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        pausing = asyncio.create_task(server.pause(0.2))
+        await asyncio.sleep(0)  # stopped
+        answer = await stream.submit(Store(SwapEntry(0, 1), 1, bytes(PAGE_BYTES)))
+        assert answer.outcome is Outcome.STORED
+        assert loop.time() - began >= 0.2
+        await pausing
