@@ -291,6 +291,7 @@ def _store_back(host: Host, slot: SwapSlot, folio: Folio) -> Path[BaseException 
     """
     assert slot.reader is folio and folio.content is not None
     slot.generation += 1
+    restarts = host.device(slot.entry).restarts
     try:
         reply = yield from ask(Store(slot.entry, slot.generation, folio.content))
     except SwapTierError as error:
@@ -299,6 +300,8 @@ def _store_back(host: Host, slot: SwapSlot, folio: Folio) -> Path[BaseException 
             slot.lost = DetectedLoss.UNREACHABLE
         return host.note_failure(slot, error)
     host.note_stored(slot, reply)
+    # Recheck: the answer may be older than a restart of the tier, and the page gone again.
+    slot.in_doubt |= host.device(slot.entry).restarts != restarts
     if slot.in_pool or slot.on_device:
         host.counters.storeback_stored += 1
     else:

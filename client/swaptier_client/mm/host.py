@@ -194,8 +194,9 @@ class Host:
 
         Every slot in use is in doubt from now on, so that its next load brings its own generation or a known loss,
         never the bytes of a device that was not told of the page. A clean page in memory may be the only copy now, and
-        becomes dirty: reclaim stores it again instead of dropping it.
+        becomes dirty: reclaim stores it again instead of dropping it. A store under way finds out by `restarts`.
         """
+        self.devices[type_].restarts += 1
         for slot in self.devices[type_].slots:
             if slot.in_pool or slot.on_device:
                 slot.in_doubt = True

@@ -165,6 +165,7 @@ def _begin_write(host: Host, slot: SwapSlot, folio: Folio) -> Store | Invalidate
 def _write(host: Host, pageouts: list[Pageout]) -> Path[None]:
     """Store what is dirty, all at once, and unlock everything. Models: pageout() and swap_writepage()."""
     requests = tuple(pageout.request for pageout in pageouts if pageout.request is not None)
+    restarts = [device.restarts for device in host.devices]
     replies = iter((yield from batch(requests)) if requests else ())
     failure: BaseException | None = None
     for folio, slot, request in pageouts:
@@ -177,6 +178,9 @@ def _write(host: Host, pageouts: list[Pageout]) -> Path[None]:
         elif isinstance(request, Store):
             host.note_stored(slot, reply)
             folio.dirty |= reply.outcome not in (Outcome.STORED, Outcome.DEVICE)
+            if host.device(slot.entry).restarts != restarts[slot.entry.type]:
+                # The answer may be older than the restart, and the page gone again.
+                slot.in_doubt = folio.dirty = True
         else:
             slot.in_pool = slot.on_device = False
     for folio, slot, request in pageouts:

@@ -299,7 +299,7 @@ def take_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply: Loa
         folio.backed_checksum = reply.checksum
     if slot.generation == asked.generation:
         # Else, without a pin, the slot is another page's by now, and the reply says nothing of that one.
-        _settle(slot, folio, reply)
+        _settle(slot, folio, asked, reply)
     if reply.outcome in (Outcome.HIT, Outcome.SAME_FILLED):
         counters.zswpin += 1
         slot.pool_loads += 1
@@ -320,8 +320,12 @@ def take_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply: Loa
     host.duplication.observe(slot)
 
 
-def _settle(slot: SwapSlot, folio: Folio, reply: LoadReply) -> None:
-    """Learn from *reply* what became of the page that *slot* is in doubt about, or that it is lost for good."""
+def _settle(slot: SwapSlot, folio: Folio, asked: Load, reply: LoadReply) -> None:
+    """Learn from *reply* what became of the page that *slot* is in doubt about, or that it is lost for good.
+
+    A load that did not ask for its generation was sent before the doubt arose, and its reply does not end it.
+    """
+    is_settled = slot.in_doubt and asked.require_generation
     match reply.outcome:
         case Outcome.LOST:
             slot.in_pool = slot.on_device = slot.in_doubt = False
@@ -329,9 +333,9 @@ def _settle(slot: SwapSlot, folio: Folio, reply: LoadReply) -> None:
         case Outcome.STALE_GENERATION:
             # The tier has an older page instead, which it has still to be told to forget.
             slot.lost, slot.in_doubt = folio.read_error, True
-        case Outcome.HIT | Outcome.SAME_FILLED if slot.in_doubt:
+        case Outcome.HIT | Outcome.SAME_FILLED if is_settled:
             slot.in_pool, slot.on_device, slot.in_doubt = True, False, False
-        case Outcome.DEVICE if slot.in_doubt and reply.generation == slot.generation:
+        case Outcome.DEVICE if is_settled and reply.generation == slot.generation:
             slot.in_pool, slot.on_device, slot.in_doubt = False, True, False
 
 

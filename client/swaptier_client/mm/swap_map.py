@@ -131,6 +131,8 @@ class SwapDevice:
         """swapoff() has begun: no new slot is given out."""
         self.is_dead = False
         """Its tier cannot be reached: no new slot is given out, and its pages are lost until it can."""
+        self.restarts = 0
+        """How often its tier started anew. An answer to what was asked before may come from memory that is gone."""
         self.slots = [SwapSlot(SwapEntry(type_, offset)) for offset in range(slots)]
         self.free_offsets = list(range(slots - 1, -1, -1))
 

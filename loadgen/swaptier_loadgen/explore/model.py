@@ -127,7 +127,7 @@ class PageModel:
             if held.entry.checksum == checksum and held.generation == slot.generation:
                 return
         elif (
-            held.state is SlotState.ON_DEVICE
+            held.state in (SlotState.ON_DEVICE, SlotState.DEVICE_HANDED_OFF)
             and held.generation == slot.generation
             and area.on_device(pte.entry.offset).checksum == checksum
         ):
@@ -138,8 +138,9 @@ class PageModel:
             return
         if any(content == expected for content in _in_flight(world, slot)):
             return
-        # A host that requires its generation is told at its next fault, where that is no fault of the policy.
-        will_be_told = world.allows_known_loss and world.policy.requires_generation
+        # A host that requires its generation, or doubts the slot, is told at its next fault, where that is no fault of
+        # the policy.
+        will_be_told = world.allows_known_loss and (world.policy.requires_generation or slot.in_doubt)
         if slot.lost is not None or will_be_told or (process, address) in self.lost:
             self.lost.add((process, address))
             if world.allows_known_loss:

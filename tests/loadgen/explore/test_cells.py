@@ -81,6 +81,13 @@ def test_a_second_swap_out_takes_what_was_faulted_back_after_the_first() -> None
     assert ask(Question("shared-unpinned", "reclaim-vs-fault", bounds), now=time.process_time).is_lost
 
 
+@pytest.mark.parametrize("policy", ["store-back", *SAFE_AT_LARGE])
+def test_an_answer_older_than_a_restart_is_not_believed(policy: str) -> None:
+    """A store answered before the tier restarts and heard after: nobody maps zeros, the process is told at worst."""
+    cell = ask(Question(policy, "server-restart", Bounds(threads=1, swap_outs=1)), now=time.process_time)
+    assert cell.is_exhaustive, cell.what
+
+
 def test_every_world_says_what_it_asks_and_who_loses_in_it() -> None:
     """A world without a question or without a row in the table is not finished."""
     assert set(LOSES) == set(WORLDS)
