@@ -7,6 +7,7 @@ CPUs. Results go to standard output, progress to standard error. Ctrl-C ends eve
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -80,11 +81,15 @@ def explore(
     _check_sizes({**given, "preemptions": preemptions or 0})
     policies, worlds = _names("--policy", policy, POLICIES), _names("--world", world, WORLDS)
     questions = [
-        Question(one, other, replace(WORLDS[other].bounds, **given), preemptions, seconds or float("inf"), seed)
+        Question(one, other, replace(WORLDS[other].bounds, **given), preemptions, seconds or math.inf, seed)
         for other in worlds
         for one in policies
         if not golden or (one, other) in KNOWN_BUGS
     ]
+    if seconds is not None and not seconds > 0:
+        _fail(f"--seconds {seconds:g} is not above 0; without --seconds a cell is searched to its end")
+    if json_file is not None and json_file.is_dir():
+        _fail(f"--json {json_file} is a folder, not a file")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         _fail(f"--json {json_file} cannot be written: no such folder")
     cells: dict[tuple[str, str], Cell] = {}

@@ -63,6 +63,9 @@ def test_the_json_has_the_fields_of_the_contract(tmp_path: Path) -> None:
         (("--replay", "result.json"), "--replay needs --target"),
         (("--target", "127.0.0.1:1"), "--target is where --replay goes"),
         (("--json", "/no/such/folder/file"), "cannot be written"),
+        (("--json", "/"), "is a folder"),
+        (("--seconds", "0"), "--seconds 0 is not above 0"),
+        (("--seconds", "nan"), "--seconds nan is not above 0"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments: tuple[str, ...], words: str) -> None:
