@@ -214,6 +214,7 @@ POLICIES: dict[str, Policy] = {
         EXCLUSIVE_IF_SWAPCACHE_UNPINNED,
         EXCLUSIVE_IF_SWAPCACHE,
         NO_BYPASS,
+        CLAIM,
     )
 }
 """Every policy by name, in the order of their history."""

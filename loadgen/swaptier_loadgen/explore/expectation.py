@@ -45,6 +45,7 @@ LOSES: dict[str, tuple[str, ...]] = {
     "two-hosts": tuple(name for name, policy in POLICIES.items() if not policy.requires_generation),
     "lost-reply": _TAKES_FIRST,
     "retried-load": _TAKES_FIRST,
+    "lease-end": _TAKES_FIRST,
     "delayed-invalidate": _TAKES_AND_DROPS,
     "server-restart": (),
 }

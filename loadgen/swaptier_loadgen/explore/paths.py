@@ -13,6 +13,9 @@ from swaptier_client.mm.process import Process, exit_process, fork, zap
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_loadgen.explore.pages import page_token, token_version, version_page
 
+AFTER_EVERY_LEASE_NS = 1 << 62
+"""A time at which no lease is left."""
+
 if TYPE_CHECKING:
     from swaptier_loadgen.explore.world import World, WorldHost
 
@@ -100,3 +103,10 @@ def restart(world: World) -> Path[None]:
     """Let the tier's process die and come back, at any time."""
     world.restart_tier()
     yield Preempt("tier.restart")
+
+
+def end_leases(world: World, times: int) -> Path[None]:
+    """Let every lease end, at any time, *times* over: the clients were too slow."""
+    for _ in range(times):
+        world.tier.expire_leases(AFTER_EVERY_LEASE_NS)
+        yield Preempt("tier.leases_ended")

@@ -189,7 +189,7 @@ def _told_held(area: Area, offset: int) -> str:
     held = area.held(offset)
     if held.entry is not None:
         return f"{_told_page(held.entry)} in the pool"
-    if held.state is SlotState.ON_DEVICE:
+    if held.state in (SlotState.ON_DEVICE, SlotState.DEVICE_HANDED_OFF):
         return f"{_told_page(area.on_device(offset))} on the device"
     on_device = area.on_device(offset)
     behind = "zeros" if on_device is UNWRITTEN else f"an old {_told_page(on_device)}"

@@ -4,7 +4,7 @@ Pure. KERNEL.md section 5 numbers the hazards.
 """
 
 from swaptier_client.mm.policy import Policy
-from swaptier_loadgen.explore.paths import fork_process, increment_page, read_page, restart
+from swaptier_loadgen.explore.paths import end_leases, fork_process, increment_page, read_page, restart
 from swaptier_loadgen.explore.world import Bounds, World
 from swaptier_loadgen.explore.worlds.spec import WorldSpec, spawn_reclaim, swapped_out_page
 
@@ -42,6 +42,28 @@ def retried_load(policy: Policy, bounds: Bounds) -> World:
     for cpu in range(bounds.threads):
         world.spawn(f"read {cpu}", read_page(world, there, process, 0), there, alike="read")
     spawn_reclaim(world, there)
+    return world
+
+
+def lease_end(policy: Policy, bounds: Bounds) -> World:
+    """A lost reply, a load that arrives twice and leases that end too soon, all in one run: is the page still there?
+
+    Hazards 1, 2, 8 and 11 together. A claim whose lease has ended is the tier's page again: the claimant's repeat claims
+    it anew, its acknowledgement comes too late and changes nothing, and the generation keeps an older copy from
+    coming back.
+    """
+    world = World(policy, bounds)
+    world.budget.retried_loads = 1
+    world.repeats_requests = True
+    there = world.add_host()
+    process = world.add_process(there)
+    swapped_out_page(world, there, process)
+    for _ in range(bounds.processes - 1):
+        world.run_alone(there, fork_process(world, there, process))
+    for cpu in range(bounds.threads):
+        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
+    spawn_reclaim(world, there)
+    world.spawn("lease end", end_leases(world, 1), None)
     return world
 
 
@@ -85,6 +107,7 @@ def server_restart(policy: Policy, bounds: Bounds) -> World:
 WORLDS = (
     WorldSpec("lost-reply", Bounds(threads=1, swap_outs=1, lost_replies=1), lost_reply),
     WorldSpec("retried-load", Bounds(threads=1, swap_outs=0), retried_load),
+    WorldSpec("lease-end", Bounds(threads=1, swap_outs=1, lost_replies=1), lease_end),
     WorldSpec("delayed-invalidate", Bounds(threads=1, swap_outs=1), delayed_invalidate),
     WorldSpec("server-restart", Bounds(threads=1, swap_outs=0), server_restart),
 )
