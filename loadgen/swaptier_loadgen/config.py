@@ -109,6 +109,8 @@ class RaceSettings:
         check_range("--processes", self.processes, 1, PROCESSES_MAX - 1)
         check_range("--threads", self.threads, 1, THREADS_MAX)
         check_range("--processes times --threads", self.threads_per_host, 1, THREADS_PER_HOST_MAX)
+        if self.workload is WorkloadKind.TWO_HOSTS:
+            check_range("--hosts, each of which gets a twin,", self.hosts, 1, HOSTS_MAX // 2)
         check_range("--servers", self.servers, 1, SWAP_DEVICES_MAX)
         if self.target is not None and self.servers != 1:
             raise UsageProblem("--servers is how many servers to start, --target names some that run: give one of them")

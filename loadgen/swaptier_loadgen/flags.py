@@ -59,7 +59,8 @@ Workload: TypeAlias = Annotated[
     _flag(
         "--workload",
         "What the emulated threads do. forks: besides, processes fork, exit and move pages. stress-race: all add one "
-        "to every page while everything is paged out, as the kernel's swap race stress.",
+        "to every page while everything is paged out, as the kernel's swap race stress. "
+        "two-hosts: each host gets a clone that uses the same area.",
     ),
 ]
 InstallFailureRate: TypeAlias = Annotated[

@@ -23,6 +23,7 @@ from swaptier_loadgen.content import Contents
 from swaptier_loadgen.corpus import read_corpus
 from swaptier_loadgen.emulated import EmulatedHost
 from swaptier_loadgen.messages import LINE_BYTES_MAX, REPORT_SECONDS, STALL_SECONDS_MAX, Ended, HostReport, HostSpec
+from swaptier_loadgen.workload import WorkloadKind
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions
 
@@ -38,16 +39,22 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     contents = Contents(spec.seed, read_corpus([Path(name) for name in spec.corpus_files]))
     options = AreaOptions(device_free_on_read=POLICIES[spec.policy].device_free_on_read)
     at_once = StreamSettings(give_up_seconds=0)
-    tiers = [
-        TierStream(
-            tier.address,
-            HostArea(spec.client_id, spec.client_epoch, device_area(spec.area, type_), spec.slots, options),
-            at_once,
-            on_epoch_change=lambda _old, _new: host.on_tier_restarted(),
-        )
-        for type_, tier in enumerate(spec.tiers)
-    ]
-    host = EmulatedHost(spec, contents, *tiers)
+
+    def streams_to_all() -> list[TierStream]:
+        return [
+            TierStream(
+                tier.address,
+                HostArea(spec.client_id, spec.client_epoch, device_area(spec.area, type_), spec.slots, options),
+                at_once,
+                on_epoch_change=lambda _old, _new: host.on_tier_restarted(),
+            )
+            for type_, tier in enumerate(spec.tiers)
+        ]
+
+    tiers = streams_to_all()
+    # The clone says that it is the same client, so the server opens the same areas again.
+    twin = streams_to_all() if spec.workload is WorkloadKind.TWO_HOSTS else []
+    host = EmulatedHost(spec, contents, *tiers, twin=twin)
     gc.freeze()  # nothing made so far dies before the end: spare the collector the sight of it
     leaked_pages = 0
     ended, message = Ended.FINISHED, ""
@@ -57,7 +64,7 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     ]
     try:
         async with contextlib.AsyncExitStack() as streams:
-            for tier in tiers:
+            for tier in (*tiers, *twin):
                 await streams.enter_async_context(tier)
             await host.run()
             if not host.is_stopping:
@@ -109,10 +116,10 @@ async def _report_often(host: EmulatedHost, tiers: Sequence[TierStream]) -> None
     checked, checked_at = -1, monotonic()
     while True:
         await asyncio.sleep(REPORT_SECONDS)
-        if host.is_running:
-            await _note_written_back(host, tiers)
         report = host.report()
-        say(report)
+        if host.is_running:  # the first report says that all tiers have answered
+            await _note_written_back(host, tiers)
+            say(report)
         if report.pages_checked != checked:
             checked, checked_at = report.pages_checked, monotonic()
         elif monotonic() - checked_at > STALL_SECONDS_MAX:

@@ -153,6 +153,7 @@ class PolicyRun:
 
     policy: str
     reports: tuple[HostReport, ...]
+    workload: WorkloadKind = WorkloadKind.RANDOM
 
     @property
     def ended(self) -> Ended:

@@ -186,7 +186,10 @@ class Oracle:
         """Say what wrong *content* is, by its own stamp and by the load that brought it."""
         from_device = source is Outcome.DEVICE
         origin = self._origins.get(page)
-        is_own = found is not None and (found.page == page or (origin is not None and found.page == origin.page))
+        is_inherited = found is not None and origin is not None and found.page == origin.page
+        if is_inherited and found is not None and origin is not None:
+            is_inherited = found.version <= origin.version  # what the original wrote later is another page's
+        is_own = is_inherited or (found is not None and found.page == page)
         if content == ZERO_PAGE and source is not None:
             return Corruption.DEVICE_ZERO
         if source is None:
@@ -199,8 +202,8 @@ class Oracle:
         if from_device:
             return Corruption.DEVICE_OLD
         oldest = min(self._under_way[page])
-        if origin is not None and found.page == origin.page:
-            was_current = oldest == 0 and found.version >= origin.version
+        if origin is not None and is_inherited:
+            was_current = oldest == 0 and found.version == origin.version
         else:
             was_current = found.version >= oldest
         return Corruption.LOST_UPDATE if was_current else Corruption.TIER_OLD

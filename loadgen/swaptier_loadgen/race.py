@@ -97,7 +97,7 @@ class Race:
             self._kill()
             if self._killer is not None:
                 self._killer.cancel()
-        return PolicyRun(policy, tuple(task.result() for task in tasks))
+        return PolicyRun(policy, tuple(task.result() for task in tasks), self._settings.workload)
 
     async def _run_host(self, spec: HostSpec) -> HostReport:
         """Run one host process to its last report, passing on the others."""

@@ -17,6 +17,7 @@ from swaptier_loadgen.config import RaceSettings
 from swaptier_loadgen.latency import LatencyUs, merge
 from swaptier_loadgen.messages import Ended, HostReport, PolicyRun
 from swaptier_loadgen.oracle import Corruption, Fate
+from swaptier_loadgen.workload import WorkloadKind
 
 SCHEMA_VERSION = 1
 """Of the JSON document; rises when a field changes its meaning or goes."""
@@ -125,15 +126,20 @@ def summarise(run: PolicyRun) -> RunSummary:
     lost_updates = corruptions.get(Corruption.LOST_UPDATE, 0)
     leaked = sum(report.leaked_pages for report in reports)
     firsts = [r.first_corruption_seconds for r in reports if r.first_corruption_seconds is not None]
+    lost = sum(count for reason, count in told.items() if reason not in TIER_GONE)
+    # Where two hosts share an area, each frees and takes what the other needs: pages are left behind, and only the
+    # tier can keep a loss from being silent.
+    is_shared = run.workload is WorkloadKind.TWO_HOSTS
+    is_safe = POLICIES[run.policy].is_safe and not (is_shared and not POLICIES[run.policy].requires_generation)
     examples = [example for report in reports for example in report.examples]
     return RunSummary(
         policy=run.policy,
         verdict=judge(
-            is_safe=POLICIES[run.policy].is_safe,
+            is_safe=is_safe,
             ended=run.ended,
             corrupted=sum(corruptions.values()) + sum(r.counters_wrong + r.index_words_wrong for r in reports),
-            lost=sum(count for reason, count in told.items() if reason not in TIER_GONE),
-            leaked=leaked,
+            lost=0 if is_shared and is_safe else lost,
+            leaked=0 if is_shared else leaked,
         ),
         faults=_counter(reports, "faults"),
         install_failures=_counter(reports, "install_failures"),
@@ -150,7 +156,7 @@ def summarise(run: PolicyRun) -> RunSummary:
         loads=_counter(reports, "loads"),
         faults_per_second=race_faults / race_seconds if race_seconds else 0.0,
         latency_us=merge(report.latency_histogram for report in reports),
-        is_safe_by_specification=POLICIES[run.policy].is_safe,
+        is_safe_by_specification=is_safe,
         ended=run.ended,
         message=next((report.message for report in reports if report.message), ""),
         corruptions_by_kind=corruptions,

@@ -23,6 +23,8 @@ class WorkloadKind(StrEnum):
     """As random, and now and then a process forks, lets its child work and exit, or moves a page."""
     STRESS_RACE = "stress-race"
     """All threads of a process add one to every page, in opposite directions, while everything is paged out."""
+    TWO_HOSTS = "two-hosts"
+    """As random, on each host and on a clone of it with the same memory image: both believe the area is theirs."""
 
 
 class OpKind(Enum):

@@ -13,6 +13,7 @@ from swaptier_loadgen.emulated import EmulatedHost
 from swaptier_loadgen.explore.in_process import InProcessTiers
 from swaptier_loadgen.messages import Ended, HostSpec, PolicyRun
 from swaptier_loadgen.report import RunSummary, summarise
+from swaptier_loadgen.workload import WorkloadKind
 from swaptier_server.tier.area import Client
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.types import AreaOptions
@@ -71,11 +72,12 @@ def run_host() -> RunHost:
         tier = Tier(TierLimits(pool_bytes_max=1 << 20), epoch=1)
         options = AreaOptions(device_free_on_read=POLICIES[policy].device_free_on_read)
         area, _ = tier.swapon(Client("c", 1), "a", spec.slots, options)
-        host = EmulatedHost(spec, CONTENTS, NextTurnLink(InProcessTiers([area])))
+        twin = [NextTurnLink(InProcessTiers([area]))] if spec.workload is WorkloadKind.TWO_HOSTS else []
+        host = EmulatedHost(spec, CONTENTS, NextTurnLink(InProcessTiers([area])), twin=twin)
         await host.run()
         await (host.swapoff() if spec.swapoff else host.exit_processes())
         leaked = tier.swapoff(Client("c", 1), "a")
         report = host.final_report().model_copy(update={"ended": Ended.FINISHED, "leaked_pages": leaked})
-        return summarise(PolicyRun(policy, (report,)))
+        return summarise(PolicyRun(policy, (report,), spec.workload))
 
     return run

@@ -18,7 +18,7 @@ RunHost = Callable[..., Awaitable[RunSummary]]
 
 
 @pytest.mark.parametrize("policy", SAFE)
-@pytest.mark.parametrize("workload", list(WorkloadKind))
+@pytest.mark.parametrize("workload", [kind for kind in WorkloadKind if kind is not WorkloadKind.TWO_HOSTS])
 async def test_a_safe_policy_survives_every_cause_of_failure_in_every_workload(
     run_host: RunHost, workload: WorkloadKind, policy: str
 ) -> None:
@@ -100,3 +100,22 @@ async def test_swapoff_brings_every_page_back_and_leaves_nothing_in_the_tier(run
     if POLICIES[policy].is_safe:
         assert run.verdict is Verdict.SAFE, run.examples
     assert run.pages_checked > 2000 + 64 + 64
+
+
+@pytest.mark.parametrize("policy", [name for name, policy in POLICIES.items() if not policy.requires_generation])
+async def test_a_pin_of_one_host_keeps_no_other_host_off_its_page(run_host: RunHost, policy: str) -> None:
+    """Two hosts with one memory image on one area: even policies that are safe on their own lose pages, silently."""
+    run = await run_host(policy, workload=WorkloadKind.TWO_HOSTS)
+    assert run.verdict is Verdict.AS_SPECIFIED
+    assert run.corrupted_pages > 0
+    assert not run.is_safe_by_specification
+
+
+async def test_a_claim_keeps_losses_between_two_hosts_from_being_silent(run_host: RunHost) -> None:
+    """Each load asks for its own generation: what the twin took or replaced is told lost, and never mapped."""
+    if "claim" not in POLICIES:
+        pytest.skip("claim is not raced yet")
+    run = await run_host("claim", workload=WorkloadKind.TWO_HOSTS)
+    assert run.verdict is Verdict.SAFE, run.examples
+    assert run.corrupted_pages == 0
+    assert run.detected_losses > 0
