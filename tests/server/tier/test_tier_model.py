@@ -502,6 +502,7 @@ class TierMachine(RuleBasedStateMachine):
         leases_max=st.sampled_from([100, 100, 2]),
         durability=st.sampled_from([Durability.MEMORY, Durability.MEMORY, Durability.WRITE_THROUGH]),
         quota=QUOTAS,
+        is_freeing=RARELY,
         turn_pages=st.sampled_from([1, SLOTS]),
     )
     def begin(
@@ -512,6 +513,7 @@ class TierMachine(RuleBasedStateMachine):
         leases_max: int,
         durability: Durability,
         quota: int | None,
+        is_freeing: bool,
         turn_pages: int,
     ) -> None:
         """Start both empty, with two areas open so that most requests find one."""
@@ -525,7 +527,8 @@ class TierMachine(RuleBasedStateMachine):
         self.make_swap_file()
         self.start_tier()
         for client_id, name in zip(CLIENTS, NAMES, strict=True):
-            self.swapon(client_id, 1, name, False, quota if name == NAMES[0] else None, True, False)
+            is_first = name == NAMES[0]
+            self.swapon(client_id, 1, name, is_freeing and not is_first, quota if is_first else None, True, False)
 
     def make_swap_file(self) -> None:
         """Make what outlives the tier."""
@@ -675,17 +678,41 @@ class TierMachine(RuleBasedStateMachine):
             self.time_passes(passes, 100)
             self.load(pick, claims, True, False)
 
-    @rule(pick=PICKS, batch=batch_of(st.tuples(st.sampled_from([0, 0, 0, -1, 1]), st.booleans(), CLAIM_IDS)))
-    def acknowledge(self, pick: int, batch: dict[int, tuple[int, bool, int]]) -> None:
-        """End hand-offs: those that are under way, those that are over, and those that never were."""
+    @rule(
+        pick=PICKS,
+        batch=batch_of(st.tuples(st.sampled_from([0, 0, 0, -1, 1]), st.booleans(), CLAIM_IDS)),
+        times=st.integers(1, 2),
+    )
+    def acknowledge(self, pick: int, batch: dict[int, tuple[int, bool, int]], times: int) -> None:
+        """End hand-offs: those that are under way, those that are over, and those that never were; or twice."""
         for name, area in self._some_area(pick):
             area.check_acknowledge(list(batch))
             for offset, (ahead, is_own, drawn) in batch.items():
                 slot = self.model.areas[name].slots[offset]
-                generation = max(1, slot.seen + ahead)
                 claim = slot.lease[0] if is_own and slot.lease else drawn
-                reply = area.acknowledge(offset, generation, claim)
-                assert reply.outcome is self.model.acknowledge(name, offset, generation, claim)
+                for _ in range(times):
+                    self._acknowledge(name, offset, max(1, slot.seen + ahead), claim)
+
+    @rule(pick=PICKS, then=st.sampled_from(["sleep", "free", "store", "restart"]))
+    def acknowledge_late(self, pick: int, then: str) -> None:
+        """Acknowledge what was handed off, after that had ended in another way."""
+        for name, _ in self._some_area(pick):
+            slots = list(enumerate(self.model.areas[name].slots))
+            claims = [(offset, slot.seen, slot.lease[0]) for offset, slot in slots if slot.lease]
+            if then == "sleep":
+                self.time_passes(LEASE_NS, 100)
+            elif then == "free":
+                self.invalidate(pick, {offset: 0 for offset, _, _ in claims})
+            elif then == "store":
+                self.store(pick, {offset: (1, "text") for offset, _, _ in claims})
+            else:
+                self.restart(bool(claims))
+            for claim in claims:
+                self._acknowledge(name, *claim)
+
+    def _acknowledge(self, name: str, offset: int, generation: int, claim: int) -> None:
+        reply = self.tier.areas[name].acknowledge(offset, generation, claim)
+        assert reply.outcome is self.model.acknowledge(name, offset, generation, claim)
 
     @rule(pick=PICKS, batch=batch_of(st.sampled_from([0, 0, 0, -1, 1])))
     def invalidate(self, pick: int, batch: dict[int, int]) -> None:
@@ -1065,22 +1092,6 @@ def _forget_the_quota(patch: pytest.MonkeyPatch) -> None:
 def _refuse_at_the_quota_at_once(patch: pytest.MonkeyPatch) -> None:
     """An area that has used up its quota does not make room."""
     patch.setattr(Storing, "_make_room", lambda _area, _length, _quota: False)
-
-
-def _ask_everybody_in_turn(patch: pytest.MonkeyPatch) -> None:
-    """Who has used up a quota is not asked first."""
-    patch.setattr(Holdings, "has_used_up_quota", False)
-
-
-def _ask_always_the_first(patch: pytest.MonkeyPatch) -> None:
-    """The first area pays for all."""
-    applied = Shrinker._next
-
-    def first(asked: Shrinker) -> Area | None:
-        asked._last = ""
-        return applied(asked)
-
-    patch.setattr(Shrinker, "_next", first)
 
 
 def _give_no_second_chance(patch: pytest.MonkeyPatch) -> None:
