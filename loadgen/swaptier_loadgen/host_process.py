@@ -27,7 +27,7 @@ from swaptier_loadgen.workload import WorkloadKind
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions
 
-WRITTEN_BACK = "written_back"
+WRITTEN_BACK = "written_back_pages"
 """How the name of the tier's counter ends."""
 
 STALLED_STATUS = 75

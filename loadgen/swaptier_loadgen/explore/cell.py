@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.explore.expectation import Expected, expected
-from swaptier_loadgen.explore.search import Bound, Limits, Progress, Result, explore, walk
+from swaptier_loadgen.explore.search import Bound, Limits, Progress, Result, explore
 from swaptier_loadgen.explore.trace import Step, trace
+from swaptier_loadgen.explore.walk import walk
 from swaptier_loadgen.explore.world import Bounds, World
 from swaptier_loadgen.explore.worlds import WORLDS
 

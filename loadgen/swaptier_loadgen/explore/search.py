@@ -10,12 +10,12 @@ and is not exhaustive. Memory: about 300 bytes a state.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from swaptier_loadgen.explore.endless import Edges
 from swaptier_loadgen.explore.state_key import state_key
 from swaptier_loadgen.explore.violation import Kind, Violation
 from swaptier_loadgen.explore.world import World
@@ -142,6 +142,9 @@ class _Search:
     covered: set[int] = field(default_factory=set)
     """Keys of the states from which somebody ran ahead."""
     interned: dict[Transition, Transition] = field(default_factory=dict)
+    edges: Edges = field(default_factory=Edges)
+    ended: list[int] = field(default_factory=list)
+    """Numbers of the states in which nobody has anything left to do."""
     started: float = 0.0
     report_at: int = REPORT_EVERY
 
@@ -150,6 +153,8 @@ class _Search:
         self.started = self.now()
         try:
             self._search()
+            if result.is_exhaustive:
+                self._find_livelock()
         except KeyboardInterrupt:
             result.bound = Bound.INTERRUPTED
         result.seconds = self.now() - self.started
@@ -179,6 +184,13 @@ class _Search:
             if self.result.depth >= self.limits.depth_max:
                 self.result.bound = Bound.DEPTH
                 return
+
+    def _find_livelock(self) -> None:
+        """Everything was met: is there a state from which no schedule ends?"""
+        number = self.edges.first_without_end(len(self.ways), self.ended)
+        if number is not None:
+            what = "from here on the tasks go on for ever: no schedule ends"
+            self.result.found = Found(Violation(Kind.LIVELOCK, what), self._schedule_to(number))
 
     def _is_cut(self) -> bool:
         if len(self.numbers) >= self.limits.states_max:
@@ -219,6 +231,7 @@ class _Search:
             if met.violation is not None:
                 self.result.found = Found(met.violation, (*schedule, transition))
                 return
+            self.edges.add(number, self.numbers.get(met.key, len(self.ways)))
             if met.key not in self.numbers:
                 reached = len(self.ways)
                 following.append(reached)
@@ -287,6 +300,8 @@ class _Search:
         return _Met(key, enabled, others, violation)
 
     def _meet(self, met: _Met, parent: int, way: Transition, spent: int) -> None:
+        if not met.enabled:
+            self.ended.append(len(self.ways))
         self.numbers[met.key] = len(self.ways)
         self.keys.append(met.key)
         self.parents.append(parent)
@@ -332,59 +347,6 @@ def explore(
     *now* gives seconds from any start. An interrupt (KeyboardInterrupt) ends the search with what was covered.
     """
     return _Search(build, limits or Limits(), now, report).run()
-
-
-def walk(
-    build: Callable[[], World],
-    seed: int,
-    walks: int,
-    *,
-    now: Callable[[], float],
-    report: Callable[[Progress], None] = lambda _progress: None,
-) -> Result:
-    """Run *walks* schedules drawn from *seed*; stop at the first violation. Proves nothing, reaches far."""
-    result = Result(bound=Bound.WALKS)
-    started = now()
-    met: set[int] = set()
-    try:
-        for index in range(walks):
-            result.replays += 1
-            result.found = _walk_once(build, random.Random(seed * walks + index), met, result)
-            if result.found is not None:
-                break
-            if result.replays % REPORT_EVERY == 0:
-                report(Progress(len(met), result.depth, result.schedules, now() - started))
-    except KeyboardInterrupt:
-        result.bound = Bound.INTERRUPTED
-    result.states, result.seconds = len(met), now() - started
-    return result
-
-
-def _walk_once(build: Callable[[], World], draw: random.Random, met: set[int], result: Result) -> Found | None:
-    world = build()
-    world.start()
-    schedule: list[Transition] = []
-    try:
-        for _ in range(DEPTH_MAX):
-            enabled = world.enabled()
-            if not enabled:
-                break
-            task = draw.choice(enabled)
-            world.choices.begin_at_random(draw)
-            schedule.append(Transition(task))
-            try:
-                world.step(task)
-            finally:
-                schedule[-1] = Transition(task, world.choices.taken())
-            world.check()
-            if len(met) < STATES_MAX:
-                met.add(state_key(world))
-            result.depth = max(result.depth, len(schedule))
-        result.schedules += 1
-        world.finish()
-    except Violation as violation:
-        return Found(violation, tuple(schedule))
-    return None
 
 
 def replay(build: Callable[[], World], schedule: Schedule) -> World:

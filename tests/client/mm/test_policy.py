@@ -21,7 +21,7 @@ def test_a_policy_is_filed_under_its_name_and_cannot_change(name: str) -> None:
 def test_a_policy_is_safe_exactly_if_no_failed_install_and_no_reuse_can_take_a_page(policy: Policy) -> None:
     """A bypass needs the pin, and must leave a copy: in the tier, in the swapcache, or put back."""
     leaves_a_copy = (
-        policy.bypass_mode is LoadMode.SHARED or policy.pool_lookup is PoolLookup.AFTER_PIN or policy.stores_back
+        policy.bypass_mode is not LoadMode.EXCLUSIVE or policy.pool_lookup is PoolLookup.AFTER_PIN or policy.stores_back
     )
     assert policy.is_safe == (not policy.bypasses_swapcache or (policy.pins and leaves_a_copy))
 

@@ -7,7 +7,8 @@ import sys
 PROGRAM = """
 import time, xxhash
 from swaptier_client.mm.policy import POLICIES
-from swaptier_loadgen.explore.search import explore, walk
+from swaptier_loadgen.explore.search import explore
+from swaptier_loadgen.explore.walk import walk
 from swaptier_loadgen.explore.worlds import WORLDS
 digest = xxhash.xxh3_64()
 for name in ("slot-reuse", "fork-share", "zap-vs-fault"):

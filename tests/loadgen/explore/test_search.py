@@ -11,8 +11,9 @@ from swaptier_client.mm.swap_map import SwapSlot
 from swaptier_loadgen.explore import key_fields, state_key
 from swaptier_loadgen.explore.cell import Question, ask
 from swaptier_loadgen.explore.expectation import Expected, expected
-from swaptier_loadgen.explore.search import Bound, Limits, Schedule, Transition, explore, replay, walk
+from swaptier_loadgen.explore.search import Bound, Limits, Schedule, Transition, explore, replay
 from swaptier_loadgen.explore.violation import Kind, Violation
+from swaptier_loadgen.explore.walk import walk
 from swaptier_loadgen.explore.world import Bounds, World
 from swaptier_loadgen.explore.worlds import WORLDS
 

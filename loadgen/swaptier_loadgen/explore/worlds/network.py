@@ -48,8 +48,8 @@ def retried_load(policy: Policy, bounds: Bounds) -> World:
 def lease_end(policy: Policy, bounds: Bounds) -> World:
     """A lost reply, a load that arrives twice and leases that end too soon, all at once: is the page still there?
 
-    Hazards 1, 2, 8 and 11 together. A claim whose lease has ended is the tier's page again: the claimant's repeat claims
-    it anew, its acknowledgement comes too late and changes nothing, and the generation keeps an older copy from
+    Hazards 1, 2, 8 and 11 together. A page whose lease has ended is the tier's again: the claimant's repeat claims it
+    anew, its acknowledgement comes too late and changes nothing, and the generation keeps an older copy from
     coming back.
     """
     world = World(policy, bounds)
