@@ -4,15 +4,13 @@ Pure. A state that waits for luck is no such state: some schedule from it ends. 
 however many tasks take part in it.
 """
 
-from array import array
-
 
 class Edges:
     """Which state leads to which, by their numbers."""
 
     def __init__(self) -> None:
-        self._froms = array("L")
-        self._tos = array("L")
+        self._froms: list[int] = []
+        self._tos: list[int] = []
 
     def add(self, source: int, target: int) -> None:
         """Note that a transition leads from *source* to *target*."""

@@ -241,7 +241,7 @@ def test_a_shared_load_leaves_the_page_and_an_exclusive_one_takes_it(page: bytes
 
 
 def test_a_page_taken_by_a_load_whose_reply_is_dropped_reads_as_zeros_without_an_error() -> None:
-    """The seed's bug, as far as the tier sees it: nothing in this answer says that the bytes are wrong."""
+    """The bug of March 2024, as far as the tier sees it: nothing in this answer says that the bytes are wrong."""
     area = open_area()
     store(area, 0, 1, page_of(1))
     load(area, 0, LoadMode.EXCLUSIVE)
