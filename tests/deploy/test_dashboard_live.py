@@ -233,7 +233,7 @@ def _by_policy(prometheus: Prometheus, asked: list[Asked], title: str) -> dict[s
 
 
 def test_the_first_panels_tell_the_bug_from_its_fix(prometheus: Prometheus, asked: list[Asked]) -> None:
-    """Wrong pages in red for the seed's bug and none for the others; shared pays in pages kept twice."""
+    """Wrong pages in red for the bug of March 2024 and none for the others; shared pays in pages kept twice."""
     wrong = _by_policy(prometheus, asked, "Pages that came back wrong")
     assert wrong["exclusive"] > 0
     assert wrong["exclusive-if-swapcache"] == wrong["shared"] == 0

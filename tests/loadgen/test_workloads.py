@@ -45,7 +45,7 @@ async def test_the_seeds_bug_loses_a_page_whatever_the_cause_as_long_as_the_page
 
 
 async def test_a_page_that_its_owner_zaps_under_a_fault_is_no_corruption(run_host: RunHost) -> None:
-    """The seed's bug does no harm where nobody needs the page any more: it reads zeros, as it must."""
+    """The bug of March 2024 does no harm where nobody needs the page any more: it reads zeros, as it must."""
     # One thread: no lock is contended, so that no other install fails.
     failures = {"zapped": 0.05}
     run = await run_host("exclusive", processes=1, threads=1, install_failure_rate=0, install_failures=failures)
@@ -56,7 +56,7 @@ async def test_a_page_that_its_owner_zaps_under_a_fault_is_no_corruption(run_hos
 
 
 async def test_forks_exits_and_moves_happen_and_pages_are_copied(run_host: RunHost) -> None:
-    """The workload does what it is there for, and the seed's bug is still found in it."""
+    """The workload does what it is there for, and the bug of March 2024 is still found in it."""
     run = await run_host("exclusive", workload=WorkloadKind.FORKS)
     without = await run_host("exclusive")
     assert run.pages_checked > without.pages_checked + 200, "children access pages besides the accesses asked for"

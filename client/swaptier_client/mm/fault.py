@@ -287,7 +287,7 @@ def _store_back(host: Host, slot: SwapSlot, folio: Folio) -> Path[BaseException 
     If nobody takes the page, it is lost and known to be. If it is unknown whether the tier took it, the slot is in
     doubt, and its next load will tell.
 
-    Models: Yosry Ahmed's proposal in the seed's thread.
+    Models: Yosry Ahmed's proposal in the thread of March 2024.
     """
     assert slot.reader is folio and folio.content is not None
     slot.generation += 1

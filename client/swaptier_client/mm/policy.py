@@ -77,7 +77,7 @@ EXCLUSIVE_UNPINNED = Policy(
 EXCLUSIVE = Policy(
     name="exclusive",
     origin="Linux 6.8 with exclusive_loads=Y, 6.9-rc: b9c91c43412f with the pin of 13ddaf26be32",
-    effect="the seed's bug: a fault that cannot install its page takes the only copy with it",
+    effect="the bug of March 2024: a fault that cannot install its page takes the only copy with it",
     is_safe=False,
     bypasses_swapcache=True,
     pins=True,

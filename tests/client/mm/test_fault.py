@@ -93,7 +93,7 @@ def test_a_fault_that_cannot_install_does_not_take_the_page_along(policy: str, c
 
 @pytest.mark.parametrize("policy", ["exclusive", "exclusive-unpinned", "free-on-read"])
 def test_a_fault_that_cannot_install_takes_the_page_along(policy: str) -> None:
-    """The seed's bug: T1's private folio was the only copy; the next fault maps zeros and no error is seen."""
+    """The bug of March 2024: T1's private folio was the only copy; the next fault maps zeros and no error is seen."""
     stage, process = swapped_out(policy)
     stage.failures.arm(0, InstallFailure.LOCK_CONTENDED)
     assert stage.do(stage.read(process, 0)) == ZERO_PAGE

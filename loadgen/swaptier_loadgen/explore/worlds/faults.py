@@ -15,7 +15,7 @@ def double_fault(policy: Policy, bounds: Bounds) -> World:
 
     Nothing fails and nothing is swapped out again. Without a pin, and with loads that take the page, the second thread
     reads a slot that the first one emptied: zram's bug of 2013 to 2022. The pin alone cures it: `exclusive` is right
-    here, which is why the seed's bug needed an install failure to be seen.
+    here, which is why the bug of March 2024 needed an install failure to be seen.
     """
     world = World(policy, bounds)
     there = world.add_host()
@@ -28,7 +28,7 @@ def double_fault(policy: Policy, bounds: Bounds) -> World:
 
 
 def aborted_install(policy: Policy, bounds: Bounds) -> World:
-    """A fault has read its page and cannot install it: who has the page then? The seed's bug.
+    """A fault has read its page and cannot install it: who has the page then? The bug of March 2024.
 
     The install fails at the folio lock, or because a bit of the entry changed: soft-dirty, or write protection by
     userfaultfd, which the retry must then respect.
