@@ -19,10 +19,13 @@ VARIABLES = "SWAPTIER_LOADGEN_RACE_"
 """Prefix of the variables that stand for flags."""
 
 
-def _flag(flag: str, text: str) -> OptionInfo:
-    """Return an option that a variable can set as well."""
+def _flag(flag: str, text: str, *, metavar: str | None = None) -> OptionInfo:
+    """Return an option that a variable can set as well.
+
+    A long *metavar*, as a list of choices is one, would leave no room for policy names in a help of 80 columns.
+    """
     variable = f"{VARIABLES}{flag.removeprefix('--').replace('-', '_').upper()}"
-    option: OptionInfo = typer.Option(flag, help=text, envvar=variable, show_envvar=False)
+    option: OptionInfo = typer.Option(flag, help=text, metavar=metavar, envvar=variable, show_envvar=False)
     return option
 
 
@@ -58,9 +61,10 @@ Workload: TypeAlias = Annotated[
     WorkloadKind,
     _flag(
         "--workload",
-        "What the emulated threads do. forks: besides, processes fork, exit and move pages. stress-race: all add one "
-        "to every page while everything is paged out, as the kernel's swap race stress. "
-        "two-hosts: each host gets a clone that uses the same area.",
+        "What the emulated threads do. random: they read and write. forks: besides, processes fork, exit and move "
+        "pages. stress-race: all add one to every page while everything is paged out, as the kernel's swap race "
+        "stress. two-hosts: each host gets a clone that uses the same area.",
+        metavar="<name>",
     ),
 ]
 InstallFailureRate: TypeAlias = Annotated[
@@ -73,10 +77,19 @@ InstallFailureRate: TypeAlias = Annotated[
 ]
 InstallFailure: TypeAlias = Annotated[
     list[str] | None,
-    _flag("--install-failure", f"CAUSE=RATE, again for each cause: {', '.join(map(str, INJECTABLE))}."),
+    _flag(
+        "--install-failure",
+        f"CAUSE=RATE, again for each cause: {', '.join(map(str, INJECTABLE))}.",
+        metavar="<str>",
+    ),
 ]
 Readahead: TypeAlias = Annotated[
-    ReadaheadMode, _flag("--readahead", "Which neighbours a fault through the swapcache reads along.")
+    ReadaheadMode,
+    _flag(
+        "--readahead",
+        "Which neighbours a fault through the swapcache reads along: none, cluster or vma.",
+        metavar="<name>",
+    ),
 ]
 Zeromap: TypeAlias = Annotated[
     bool, _flag("--zeromap", "Keep pages of zeros in the host's swap map, as since 6.12, and never store them.")
