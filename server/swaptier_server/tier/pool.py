@@ -83,7 +83,7 @@ class Pool:
         self.limit_hits: int = 0
         """Stores that did not fit under the limit (zswap: pool_limit_hit). A refusal above the threshold is none."""
         self.wants_shrink: bool = False
-        """The limit was met, and nobody has shrunk the pool since, or found that it cannot be shrunk."""
+        """A page was refused because the pool is full, and nobody has shrunk it since, or tried in vain."""
         self._lrus: dict[str, Lru] = {}
 
     def charge(self, length: int) -> bool:
@@ -97,10 +97,10 @@ class Pool:
         if self.bytes + length > self.bytes_max:
             self.limit_hits += 1
             self.reached_full = True
-            self.wants_shrink = True
         elif self.reached_full and self.bytes <= self.accept_bytes:
             self.reached_full = False
         if self.reached_full:
+            self.wants_shrink = True
             return False
         self.bytes += length
         return True

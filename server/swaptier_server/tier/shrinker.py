@@ -3,7 +3,7 @@
 Pure; each call does a bounded part of the work, so whoever calls can let others run in between. Rules of conduct:
   - Those who have used up their own quota are asked first, then everyone in turn, a cluster of pages each.
   - The pool is shrunk to its accept threshold and no further. Who cannot give up pages is a failure, and after
-    RECLAIM_RETRIES_MAX failures, or when nobody has a page to give, the attempt is over until the limit is met again.
+    RECLAIM_RETRIES_MAX failures, or when nobody has a page to give, the attempt is over until a page is refused again.
 
 Models: shrink_worker() in mm/zswap.c. There, a turn is one page, being passed over (second chance) is a failure too,
 and nobody is asked first.
@@ -47,7 +47,7 @@ class Shrinker:
         """Name of the area whose turn was last."""
 
     def shrink(self, pages_max: int) -> int:
-        """Bring the pool down to its accept threshold, if it met its limit; return how many pages were written back.
+        """Bring the pool down to its accept threshold, if it refused pages; return how many were written back.
 
         Stops after *pages_max* pages or some more; `pool.wants_shrink` says whether there is more to do.
         """
@@ -76,9 +76,9 @@ class Shrinker:
             if not area.options.writeback:
                 done = done._replace(kept=done.kept + area.stored_pages)
                 continue
-            while area.stored_pages:
-                part = area.write_back_rest(pages_max)
-                assert part.written or part.failed, f"area {area.name!r} holds {area.stored_pages} pages and gives none"
+            slots = area.pooled_slots()
+            for start in range(0, len(slots), pages_max):
+                part = area.write_back_all(slots[start : start + pages_max])
                 done = done._replace(written=done.written + part.written)
                 if part.failed:
                     done = done._replace(failed=done.failed + area.stored_pages)

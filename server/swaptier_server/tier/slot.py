@@ -111,7 +111,7 @@ class Slot:
     """One slot that has been stored to or invalidated; also its tombstone.
 
     Invariants: `entry` is set exactly in POOL_STATES. `generation` never falls. There is at most one Slot per slot of
-    the area, so what is remembered about the dead is bounded by the area's slot count: about 450 bytes each, with
+    the area, so what is remembered about the dead is bounded by the area's slot count: about 400 bytes each, with
     the dictionary's share and the numbers in it.
     """
 

@@ -50,7 +50,7 @@ class TierLimits(NamedTuple):
     """0 to 100. A pool that reached its limit takes pages again at this share of it."""
     areas_max: int = 64
     slots_per_area_max: int = 1 << 20
-    """4 GiB of pages. Each slot that was ever used costs about 450 bytes besides its page."""
+    """4 GiB of pages. Each slot that was ever used costs about 400 bytes besides its page."""
     keeps_incompressible: bool = True
     """Pages that lz4 does not make shorter are kept raw; else the pool refuses them."""
     lease_ns: int = 10_000_000_000
@@ -207,7 +207,7 @@ class Tier:
         return self._leases.next_end_ns()
 
     def shrink(self, pages_max: int = SHRINK_PAGES_MAX) -> int:
-        """If the pool met its limit, write its oldest pages back, down to its accept threshold; return how many.
+        """If the pool refused pages, write its oldest ones back, down to its accept threshold; return how many.
 
         Stops after *pages_max* pages or some more; call it again while `pool.wants_shrink`. Models: shrink_worker().
         """

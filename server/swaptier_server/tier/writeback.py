@@ -10,7 +10,6 @@ Models: zswap_writeback_entry() and shrink_memcg() in mm/zswap.c.
 """
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Final, NamedTuple
 
 from swaptier_server.tier.device import DeviceError
@@ -64,18 +63,20 @@ class Writeback(Holdings):
                 self._lru.add(slot)
         return done
 
-    def write_back_rest(self, pages_max: int) -> WrittenBack:
-        """Move any entries to the device, same-filled ones too, *pages_max* at most: the server stops.
+    def pooled_slots(self) -> list[Slot]:
+        """Return the slots whose entries no lease holds, same-filled ones too."""
+        return [slot for slot in self._slots.values() if slot.state is SlotState.POOLED]
 
-        No lease runs any more. If the device refuses them together, they are tried one by one, until
-        RECLAIM_RETRIES_MAX failed.
+    def write_back_all(self, slots: Sequence[Slot]) -> WrittenBack:
+        """Move the entries of these pooled slots to the device: the server stops.
+
+        If the device refuses them together, they are tried one by one, until RECLAIM_RETRIES_MAX failed.
         """
-        rest = list(islice((slot for slot in self._slots.values() if slot.entry is not None), pages_max))
-        done = self._write_back_slots(rest)
-        if not done.failed or len(rest) == 1:
+        done = self._write_back_slots(slots)
+        if not done.failed or len(slots) == 1:
             return done
         written = failed = 0
-        for slot in rest:
+        for slot in slots:
             one = self._write_back_slots([slot])
             written += one.written
             failed += one.failed

@@ -110,11 +110,15 @@ def test_a_pool_of_no_bytes_takes_nothing() -> None:
     assert not pool.charge(1)
 
 
-def test_only_a_page_that_does_not_fit_asks_for_the_pool_to_be_shrunk() -> None:
+def test_every_page_that_a_full_pool_refuses_asks_for_it_to_be_shrunk() -> None:
+    """Also one that would fit under the limit: else a pool that could not be shrunk once would stay full for ever."""
     pool = Pool(1000, 90)
-    fill(pool, 600, 400)
+    fill(pool, 600, 399)
     assert not pool.wants_shrink
-    pool.charge(1)
+    pool.charge(2)
+    assert pool.wants_shrink
+    pool.wants_shrink = False
+    assert not pool.charge(1)
     assert pool.wants_shrink
 
 

@@ -6,7 +6,6 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.server.tier.tier_model import CLAIM, CLIENTS, COSTS, EXCLUSIVE, LEASE_NS, NAMES, PAGES, SHARED, SLOTS, Model
@@ -374,10 +373,6 @@ class TierMachine(RuleBasedStateMachine):
         return [(names[pick % len(names)], self.tier.areas[names[pick % len(names)]])] if names else []
 
 
-TestTier = TierMachine.TestCase
-TestTier.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
-
-
 # The same, on a file
 
 
@@ -406,10 +401,3 @@ class FileMachine(TierMachine):
             if self.file is not None:
                 self.file.close()
             self.directory.cleanup()
-
-
-TestTierOnAFile = FileMachine.TestCase
-TestTierOnAFile.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
-
-
-# The negative control

@@ -242,6 +242,7 @@ class Model:
             self.is_full = self.wants_shrink = True
             return Reason.POOL_LIMIT
         if self.is_full and self.pool_bytes() * 100 > limit * self.limits.accept_threshold_percent:
+            self.wants_shrink = True
             return Reason.POOL_LIMIT
         self.is_full = False
         return Reason.NONE
@@ -286,7 +287,7 @@ class Model:
         return 0
 
     def shrink(self) -> int:
-        """Shrink the pool to its accept threshold, if it met its limit; say how many pages were written back."""
+        """Shrink the pool to its accept threshold, if it refused pages; say how many were written back."""
         written = failures = 0
         percent = self.limits.accept_threshold_percent
         goal = self.limits.pool_bytes_max * percent // 100
