@@ -152,7 +152,7 @@ class Guard(aio.ServerInterceptor):
             raise
         except aio.InternalError:  # gRPC could not send or receive: the client is gone
             code = grpc.StatusCode.CANCELLED
-            raise
+            raise asyncio.CancelledError from None  # anything else gRPC logs with a traceback, whoever caused it
         except Exception:  # noqa: BLE001 - whatever it is, its text must not reach the client
             code = grpc.StatusCode.INTERNAL
             request_id = caller_id or secrets.token_hex(8)
@@ -168,7 +168,10 @@ async def _abort(context: RawContext, error: SwapTierError, request_id: str | No
     """End the RPC with the status of *error*."""
     rich = rpc_status.to_status(status.rich_status(error))
     trailers = () if request_id is None else ((REQUEST_ID_METADATA, request_id),)
-    await context.abort(rich.code, rich.details, (*rich.trailing_metadata, *trailers))
+    try:
+        await context.abort(rich.code, rich.details, (*rich.trailing_metadata, *trailers))
+    except aio.InternalError:  # the client is gone
+        raise asyncio.CancelledError from None
 
 
 def _caller_request_id(context: RawContext) -> str | None:

@@ -15,6 +15,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from swaptier_server.config import ServerConfig
 
 LOGGER_NAME = "swaptier.server"
+GRPC_LOGGER_NAME = "grpc._cython.cygrpc"
 
 _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -48,7 +49,16 @@ def configure_logs(config: ServerConfig) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger(GRPC_LOGGER_NAME).addFilter(_is_no_metadata)
     logging.getLogger(LOGGER_NAME).setLevel(config.log_level.upper())
+
+
+def _is_no_metadata(record: logging.LogRecord) -> bool:
+    """Tell whether *record* of gRPC may be logged: it complains of metadata that are no text by repeating them.
+
+    They may be a token with one byte wrong, and whoever connects could fill the log with them.
+    """
+    return not record.getMessage().startswith("Invalid encoding on")
 
 
 def _renderer(log_format: Literal["auto", "json", "console"]) -> list[Processor]:
