@@ -22,7 +22,6 @@ from swaptier_loadgen.explore.world import Bounds
 from swaptier_loadgen.explore.worlds import WORLDS
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.holdings import Holdings
-from swaptier_server.tier.page import StoredPage
 from swaptier_server.tier.slot import Slot, SlotEvent
 from swaptier_wire.types import LoadMode, LoadReply, Outcome, SlotReply
 
@@ -119,36 +118,36 @@ def late_invalidations_count(real: Callable[..., SlotReply]) -> object:
 
 
 def shared_takes(real: Callable[..., LoadReply]) -> object:
-    def load_entry(area: Area, slot: Slot, entry: StoredPage, wanted: int | None, _mode: LoadMode) -> LoadReply:
-        return real(area, slot, entry, wanted, LoadMode.EXCLUSIVE)
+    def load_entry(area: Area, slot: Slot, wanted: int | None, _mode: LoadMode, request_id: int) -> LoadReply:
+        return real(area, slot, wanted, LoadMode.EXCLUSIVE, request_id)
 
     return load_entry
 
 
 def exclusive_keeps(real: Callable[..., LoadReply]) -> object:
-    def load_entry(area: Area, slot: Slot, entry: StoredPage, wanted: int | None, _mode: LoadMode) -> LoadReply:
-        return real(area, slot, entry, wanted, LoadMode.SHARED)
+    def load_entry(area: Area, slot: Slot, wanted: int | None, _mode: LoadMode, request_id: int) -> LoadReply:
+        return real(area, slot, wanted, LoadMode.SHARED, request_id)
 
     return load_entry
 
 
 def refused_is_called_stored(real: Callable[..., SlotReply]) -> object:
-    def place(area: Area, slot: Slot, stored: StoredPage) -> SlotReply:
-        reply = real(area, slot, stored)
+    def store(area: Area, offset: int, generation: int, page: bytes, checksum: int) -> SlotReply:
+        reply = real(area, offset, generation, page, checksum)
         return SlotReply(Outcome.STORED) if reply.outcome is Outcome.REJECTED else reply
 
-    return place
+    return store
 
 
 def written_back_to_nowhere(_real: object) -> object:
-    def write_back(area: Holdings, offset: int) -> bool:
+    def write_back(area: Area, offset: int) -> bool:
         slot = area._slots.get(offset)
         if slot is None or slot.entry is None:
             return False
         area._end_page(slot)
         slot.step(SlotEvent.STORED_ON_DEVICE)
         area.device_pages += 1
-        area.written_back_pages += 1
+        area.counters.written_back_pages += 1
         return True
 
     return write_back
@@ -229,13 +228,13 @@ MUTATIONS = [
         "a refused store is called stored",
         "shared",
         "store-back-rejected",
-        replace(Holdings, "_place", refused_is_called_stored),
+        replace(Area, "store", refused_is_called_stored),
     ),
     Mutation(
         "writeback writes nothing",
         "shared",
         "writeback-vs-load",
-        replace(Holdings, "write_back", written_back_to_nowhere),
+        replace(Area, "write_back", written_back_to_nowhere),
     ),
     Mutation(
         "the pool does not give bytes back",
