@@ -92,6 +92,8 @@ class SqliteSwapFile:
             # SQLite would make the file for everyone to read; the one beside it gets the same mode as this.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, OWNER_ONLY))
             self._db: Final = sqlite3.connect(path, timeout=0, isolation_level=None)
+            # What is no text where text should be is a damaged row, not an error: its seal does not fit.
+            self._db.text_factory = lambda text: text.decode(errors="replace")
         except (OSError, sqlite3.Error) as error:
             raise SwapFileUnusable(f"cannot open the swap file {path}: {error}") from error
         try:
