@@ -1,14 +1,16 @@
 """What `--check-config` tells: every value with where it came from, and whether the files can be used.
 
-Touches the environment, the files that the configuration names, and for a moment the ports it wants. Nothing is served,
-and no secret is shown: of a token file the tenants' names, of a key its path.
+Touches the environment, the files that the configuration names, and for a moment the ports it wants. Nothing is served
+or made, and no secret is shown: of a token file the tenants' names, of a key its path.
 """
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from swaptier_server.access import Access
+from swaptier_server.backing import open_swap_file
 from swaptier_server.config import ConfigError, ServerConfig, flag, is_flag_of, variable
 from swaptier_server.listening import check_can_listen
 from swaptier_server.tls import Tls
@@ -39,7 +41,7 @@ def effective_values(
 
 def check_files(config: ServerConfig) -> Iterator[Finding]:
     """Yield what is found at the files and addresses of *config*."""
-    for check in (_check_tls, _check_tokens, _check_listen):
+    for check in (_check_tls, _check_tokens, _check_device, _check_listen):
         yield from _findings(check, config)
 
 
@@ -60,6 +62,22 @@ def _check_tokens(config: ServerConfig) -> Iterator[Finding]:
         yield Finding("tokens: not asked for")
     else:
         yield Finding(f"tokens: {len(tokens)}, of {', '.join(tokens.tenants)}")
+
+
+def _check_device(config: ServerConfig) -> Iterator[Finding]:
+    if config.device.path is None:
+        yield Finding("device: in memory")
+        return
+    path = Path(config.device.path)
+    if path.exists():
+        swap_file = open_swap_file(config)
+        assert swap_file is not None, "it has a path"
+        swap_file.close()
+        yield Finding(f"device: {path} can be used")
+    elif os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        yield Finding(f"device: {path} will be made")
+    else:
+        yield Finding(f"--device: cannot make {path}: no such folder, or no permission", is_problem=True)
 
 
 def _check_listen(config: ServerConfig) -> Iterator[Finding]:

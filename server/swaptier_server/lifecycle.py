@@ -147,6 +147,10 @@ class TierServer:
             if swap_file is not None:
                 swap_file.close()
             raise ConfigError(f"--device: {error}") from error
+        except ConfigError:
+            if swap_file is not None:
+                swap_file.close()
+            raise
         try:
             await server._start()
         except BaseException:

@@ -22,8 +22,8 @@ REQUEST_SECONDS_MAX: Final = 30.0
 """From the head of a request to its one message. A batch takes milliseconds; who needs longer holds a place for it."""
 
 DRAINING_TEXT: Final = (
-    "the server is shutting down and takes no new requests; nothing was applied. "
-    "Its pages are held in memory only and end with it"
+    "the server is shutting down and takes no new requests; nothing was applied. Ask again when another one serves: "
+    "its epoch, if it is new, says that pages held in memory only are lost"
 )
 
 

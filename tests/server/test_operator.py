@@ -64,19 +64,37 @@ def test_every_problem_of_a_configuration_is_a_line_and_the_status_is_2(tmp_path
     """Not the first only: an operator wants to fix them all at once. The same lines keep the server from starting."""
     cert, key = Authority(tmp_path).issue("old", "localhost", is_expired=True)
     (tmp_path / "tokens").write_text("alice")
+    device = f"sqlite:{tmp_path}/none/swap"
     with running() as server:
         flags = ("--tls-cert", str(cert), "--tls-key", str(key), "--tokens", str(tmp_path / "tokens"))
         listen = ("--listen", server.listening, "--metrics", "off")
-        checked = run("--check-config", *listen, *flags)
+        checked = run("--check-config", *listen, *flags, "--device", device)
         started = run(*listen, *flags)
     assert checked.returncode == started.returncode == 2
     problems = checked.stderr.splitlines()
-    assert [line.split(": ")[1] for line in problems] == ["--tls-cert", "--tokens", "--listen"]
+    assert [line.split(": ")[1] for line in problems] == ["--tls-cert", "--tokens", "--device", "--listen"]
     assert "certificate has expired" in problems[0]
     assert "line 1 is not NAME:SHA256" in problems[1]
-    assert "it is in use" in problems[2]
+    assert "no such folder" in problems[2]
+    assert "it is in use" in problems[3]
     [first] = started.stderr.splitlines()
     assert first in problems
+
+
+def test_a_device_is_tried_and_neither_made_nor_changed(tmp_path: Path) -> None:
+    """One that another server has is a problem; one that is not there yet is not."""
+    path = tmp_path / "swap"
+    flags = ("--check-config", *ANYWHERE, "--device", f"sqlite:{path}")
+    assert "will be made" in run(*flags).stdout
+    assert not path.exists()
+    with running("--device", f"sqlite:{path}") as server:
+        taken = run(*flags)
+        assert server.end()[0] == 0
+    assert taken.returncode == 2
+    assert "another server has it" in taken.stderr
+    before = path.read_bytes()
+    assert f"device: {path} can be used" in run(*flags).stdout
+    assert path.read_bytes() == before
 
 
 def test_values_that_do_not_fit_each_other_are_refused_by_the_check_too() -> None:
