@@ -38,7 +38,7 @@ from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import Durability, Tier, TierLimits
 from swaptier_server.tls import Tls
 from swaptier_server.traffic import Traffic
-from swaptier_wire.errors import Unauthenticated
+from swaptier_wire.errors import LimitReached, Unauthenticated
 
 LAST_GRACE_SECONDS: Final = 0.5
 """For what a drain cannot end, such as Health.Watch."""
@@ -101,6 +101,9 @@ class TierServer:
         self._tls: Final = Tls.of(config)
         self._now_ns = now_ns
         self._log = get_log()
+        for area in self.tier.areas.values():
+            # Found in the swap file: its client has as long to come back as if it had been here a moment ago.
+            self.activity.touch(area.client, now_ns())
         tenants = Tenants(
             TenantLimits(
                 areas_max=config.tenant_areas_max,
@@ -159,11 +162,29 @@ class TierServer:
         return server
 
     async def _start(self) -> None:
+        if self._swap_file is not None:
+            self._say_what_was_found(self._swap_file)
         self._start_metrics()
         await self._start_grpc()
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._housekeeper = asyncio.create_task(self._keep_house_forever(), name="housekeeper")
+
+    def _say_what_was_found(self, swap_file: SqliteSwapFile) -> None:
+        self._log.info(
+            "swap_file_opened",
+            path=str(swap_file.path),
+            areas=len(self.tier.areas),
+            pages=sum(area.device_pages for area in self.tier.areas.values()),
+        )
+        if swap_file.damaged_areas or swap_file.damaged_pages:
+            self._log.error(
+                "swap_file_damaged",
+                path=str(swap_file.path),
+                damaged_areas=swap_file.damaged_areas,
+                damaged_pages=swap_file.damaged_pages,
+                meaning="what is damaged is not served: loads that ask for its generation answer LOST",
+            )
 
     def _start_metrics(self) -> None:
         snapshots = LoopSnapshots(self._take_snapshot)
@@ -225,10 +246,16 @@ class TierServer:
         now_ns = self._now_ns()
         owners = {name: area.client for name, area in self.tier.areas.items()}
         expired = self.activity.expired_areas(owners, now_ns, round(self.config.area_idle_seconds * 1e9))
+        dropped = []
         for name in expired:
             area = self.tier.areas[name]
             device_pages = area.device_pages
-            pool_pages = self.tier.drop_area(name)
+            try:
+                pool_pages = self.tier.drop_area(name)
+            except LimitReached as error:  # the swap file cannot be written now
+                self._log.error("area_not_expired", area=name, reason=str(error))
+                continue
+            dropped.append(name)
             self._log.warning(
                 "area_expired",
                 area=name,
@@ -239,9 +266,9 @@ class TierServer:
                 idle_seconds=self.config.area_idle_seconds,
             )
             del owners[name]
-        self.areas_expired += len(expired)
+        self.areas_expired += len(dropped)
         self.activity.forget_strangers(owners)
-        return expired
+        return dropped
 
     def keep_house(self) -> None:
         """Do what has to be done now and then."""
