@@ -10,6 +10,9 @@ PACKAGES := proto server client loadgen
 
 # What `make run` races. For example: make run RACE="--policy exclusive,shared --seed 7"
 RACE ?= --policy all --seed 1 --install-failure-rate 0.02
+# How much `make fuzz` throws, and more for it. For example: make fuzz SEED=7 FUZZ="--sqlite"
+INPUTS ?= 100000
+FUZZ ?=
 # More for pytest. For example: make test ARGS="-x tests/proto"
 ARGS ?=
 
@@ -24,7 +27,7 @@ SERVICES ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv run test explore check lint format type proto lock wheel up down test-containers clean .compose
+.PHONY: help venv run test explore fuzz check lint format type proto lock wheel up down test-containers clean .compose
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS='	' read -r target text; do \
@@ -43,6 +46,9 @@ explore: venv ## Set up, then search every schedule of every small world (minute
 	$(BIN)/swaptier-loadgen explore --matrix
 	$(BIN)/python -m pytest -m exhaustive -k three_threads $(ARGS)
 	@echo ok
+
+fuzz: venv ## Set up, then throw INPUTS=100000 inputs at a server, from SEED=... or a new one (minutes)
+	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) $(if $(SEED),--seed $(SEED)) $(FUZZ)
 
 check: lint type ## Lint, format and types
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.fuzz.campaign import SAMPLES, Outcome, run
+from tests.fuzz.campaign import PROGRAM, SAMPLES, Outcome, run
 
 INPUTS = 100_000
 SLOPE_BYTES_MAX = 200.0
@@ -25,12 +25,15 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=INPUTS)
     parser.add_argument("--seed", type=int, default=None, help="of the inputs; without it a new one, which is told")
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
+    parser.add_argument("--sqlite", action="store_true", help="let the server keep pages in a swap file")
     asked = parser.parse_args()
     seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed
-    _say(f"seed {seed}; to repeat: make fuzz SEED={seed} INPUTS={asked.inputs}")
+    more = ' FUZZ="--sqlite"' if asked.sqlite else ""
+    _say(f"seed {seed}; to repeat: make fuzz SEED={seed} INPUTS={asked.inputs}{more}")
     with tempfile.TemporaryDirectory() as folder:
         numbers = range(asked.first, asked.first + asked.inputs)
-        outcome = asyncio.run(run(Path(folder), seed, numbers, _dots()))
+        program = [*PROGRAM, "--device", f"sqlite:{folder}/swap"] if asked.sqlite else PROGRAM
+        outcome = asyncio.run(run(Path(folder), seed, numbers, _dots(), program))
     _say()
     for kind, count in outcome.thrown.items():
         _say(f"{count:>9}  {kind}")

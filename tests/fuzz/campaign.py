@@ -32,11 +32,15 @@ from swaptier_wire.types import PAGE_BYTES, page_checksum
 HANG_SECONDS = 20.0
 QUIET_ATTEMPTS = 100
 WORKERS = 12
+INPUTS_PER_CHECK = 50
+"""Of the victim's pages."""
 SAMPLES = 50
 """Of the server's memory, over the whole campaign."""
 SETTLED = 0.4
 """After this part of the inputs every area, slot and buffer has been used, and memory must not grow any more."""
 ATTACKER = "alice"
+PROGRAM = ("-m", "swaptier_server")
+"""The server, as Python is told."""
 LOOPBACKS = 200
 """Source addresses, so that closed connections do not use up the ports of one."""
 
@@ -283,7 +287,7 @@ async def run(
     seed: int,
     numbers: range,
     progress: Iterator[None] | None = None,
-    program: Sequence[str] = ("-m", "swaptier_server"),
+    program: Sequence[str] = PROGRAM,
 ) -> Outcome:
     """Throw inputs *numbers* of *seed* at a server of its own, with files in *folder*; return what came of it.
 
@@ -329,9 +333,10 @@ async def _throw_all(
             with _noting(outcome, f"input {number}, {thrown.kind}"):
                 await attacker.throw(thrown)
                 outcome.thrown[thrown.kind] += 1
+                if outcome.thrown.total() % INPUTS_PER_CHECK == 0:
+                    await victim.check_all()
                 if outcome.thrown.total() % every == 0:
                     outcome.memory.append((outcome.thrown.total(), server.resident_bytes))
-                    await victim.check_all()
                     if progress is not None:
                         next(progress)
             if outcome.wrongs:
