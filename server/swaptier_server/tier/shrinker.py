@@ -67,7 +67,7 @@ class Shrinker:
         """Write every entry back, *pages_max* at a time; yield how far it came after each part.
 
         Hand-offs end: what was claimed and not acknowledged is written back too. An area whose device refuses is given
-        up with all that it still has in the pool. Nothing else may be done to the tier meanwhile.
+        up with all that it still has in the pool. Meanwhile no request may be applied; an area may be closed.
         """
         while (slot := self._leases.next_to_end()) is not None:
             self._areas[slot.area].end_lease(slot.offset, LeaseEnd.DRAINED)
@@ -78,6 +78,8 @@ class Shrinker:
                 continue
             slots = area.pooled_slots()
             for start in range(0, len(slots), pages_max):
+                if area.is_closed:
+                    break
                 part = area.write_back_all(slots[start : start + pages_max])
                 done = done._replace(written=done.written + part.written)
                 if part.failed:

@@ -289,6 +289,21 @@ def test_a_device_that_takes_nothing_at_a_drain_is_given_up() -> None:
     assert broken.counters.device_errors[DeviceFault.FULL] == 1 + RECLAIM_RETRIES_MAX
 
 
+def test_an_area_that_is_closed_during_a_drain_is_left_alone() -> None:
+    """Its pages are nobody's any more, and its place on the device may be another's."""
+    pages = Pages(100)
+    closed, other = pages.area("closed"), pages.area("other")
+    store(closed, *range(5))
+    store(other, 0)
+    drain = pages.tier.drain(2)
+    assert next(drain).written == 2
+    pages.tier.drop_area("closed")
+    *_, last = drain
+    assert last == DrainProgress(written=3)
+    assert pages.devices["closed"].batches == [2]
+    pages.tier.check_invariants()
+
+
 def test_an_empty_tier_is_drained_at_once() -> None:
     assert list(Pages(1).tier.drain()) == [DrainProgress()]
 
