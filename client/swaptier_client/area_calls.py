@@ -66,14 +66,20 @@ class AreaCalls:
         self._deadline_seconds = deadline_seconds
         self._metadata = metadata
 
-    async def swapon(self) -> Opened:
+    async def swapon(self, seen_server_epoch: int = 0) -> Opened:
         """Open the area, or find it open.
+
+        *seen_server_epoch* is that of the last answer about this area, 0 without one: a server that is another says of
+        pages it does not have that a restart lost them.
 
         Raises:
             SwapTierError: as the contract's Swapon.
         """
         request = pb.SwaponRequest(
-            header=self._header, slots=self._area.slots, options=encode_options(self._area.options)
+            header=self._header,
+            slots=self._area.slots,
+            options=encode_options(self._area.options),
+            seen_server_epoch=seen_server_epoch,
         )
         response = await _answer(self._stub.Swapon(request, timeout=self._deadline_seconds, metadata=self._metadata))
         if response.page_size_bytes != PAGE_BYTES:

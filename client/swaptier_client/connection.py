@@ -118,8 +118,10 @@ class Connection:
         self._pump_sleeps: asyncio.Future[None] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
 
-    async def open(self, connect_seconds: float) -> Opened:
+    async def open(self, connect_seconds: float, seen_server_epoch: int) -> Opened:
         """Connect within *connect_seconds* and open the area; return what the server says.
+
+        *seen_server_epoch* as for `AreaCalls.swapon`.
 
         Raises:
             TierUnreachable: nobody answers at the address. Definite, but for a connection that broke during Swapon.
@@ -131,7 +133,7 @@ class Connection:
             self.calls = AreaCalls(
                 self._channel, self._area, self._settings.deadline_seconds, metadata=security.metadata()
             )
-            opened = await self.calls.swapon()
+            opened = await self.calls.swapon(seen_server_epoch)
         except BaseException:
             await self._channel.close()
             raise

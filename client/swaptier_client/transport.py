@@ -305,7 +305,7 @@ class TierStream:
         connection = Connection(
             self.address, self.area, self._settings, self._waiting, self._request_ids, self.counters, self
         )
-        opened = await connection.open(min(seconds, self._settings.connect_seconds))
+        opened = await connection.open(min(seconds, self._settings.connect_seconds), self.server_epoch)
         if self.server_epoch == 0:
             self.server_epoch, self.reopened = opened.server_epoch, opened.reopened
         elif opened.server_epoch != self.server_epoch or not opened.reopened:

@@ -10,13 +10,13 @@ from swaptier_client.connection import StreamSettings
 from swaptier_client.mm.effects import Load, Store, SwapEntry
 from swaptier_client.transport import TierStream
 from swaptier_loadgen.server_process import own_server
-from swaptier_wire.types import PAGE_BYTES, LoadMode, Outcome
+from swaptier_wire.types import PAGE_BYTES, LoadMode, LoadReply, Outcome, Reason
 
 AREA = HostArea("host", 1, "area", slots=8)
 
 
 async def test_a_killed_server_is_back_at_its_address_with_another_epoch_and_its_client_finds_it() -> None:
-    """The stream waits for it and says that the epoch is another; what was in memory comes back as lost."""
+    """The stream waits for it and says that the epoch is another; what was in memory is lost, and by the restart."""
     changes: list[tuple[int, int]] = []
     async with own_server() as server:
         first = (server.target, server.pid, server.epoch)
@@ -25,7 +25,8 @@ async def test_a_killed_server_is_back_at_its_address_with_another_epoch_and_its
             await stream.submit(Store(SwapEntry(0, 1), 1, bytes(range(256)) * (PAGE_BYTES // 256)))
             await server.kill_and_restart()
             reply = await stream.submit(Load(SwapEntry(0, 1), 1, LoadMode.SHARED, 1, require_generation=True))
-        assert reply.outcome is Outcome.LOST
+        assert isinstance(reply, LoadReply)
+        assert (reply.outcome, reply.reason) == (Outcome.LOST, Reason.RESTARTED)
         assert changes == [(first[2], server.epoch)]
         assert server.target == first[0]
         assert server.pid != first[1]
