@@ -110,9 +110,9 @@ class SwapTierServiceStub:
                         handed off, not even a copy is given away.
       ERROR             the entry could not be decompressed or failed its checksum, or the device failed. What the
                         slot holds stays, and is not handed off. No bytes.
-    SHARED is idempotent. EXCLUSIVE is not: a repeat finds no entry, and then answers from the device or with LOST.
-    Never retry an EXCLUSIVE load whose outcome is unknown; the kernel never had to. An EXCLUSIVE load takes the pool's
-    entry; a page that the device has too (written through) is read from there by the next load.
+    SHARED is idempotent. EXCLUSIVE is not: it takes a page that the pool answers, and the copy of it that was written
+    through. A repeat finds no entry, and then answers what else the device has, zeros as a rule, or LOST. Never retry an
+    EXCLUSIVE load whose outcome is unknown; the kernel never had to. A page that the device answers stays there.
 
     CLAIM hands off the page that the slot holds, in the pool or on the device, to the slot's request id. Until the
     hand-off ends the same request id gets the same bytes again, however often. It ends by Acknowledge, by Invalidate,
@@ -130,7 +130,8 @@ class SwapTierServiceStub:
     """Ends a hand-off that a CLAIM load began: the client has the page safe, the tier forgets its copy. Outcomes per
     slot:
       ACKNOWLEDGED      the page is the client's alone. Also the answer to a repeat by the same request id, until the
-                        slot is stored again; the bytes stay on a device until overwritten, but are nobody's.
+                        slot is stored again; the bytes stay on a device until overwritten, but are nobody's. (A
+                        server that starts anew finds such bytes, under their generation.)
       STALE_GENERATION  the slot has seen a higher generation. Nothing changed.
       LEASE_ENDED       no such hand-off is under way: its lease ended before, whether or not the page was claimed
                         anew, or the slot was freed, or the server started anew. Nothing changed: a page that the
@@ -211,9 +212,9 @@ class SwapTierServiceAsyncStub(SwapTierServiceStub):
                         handed off, not even a copy is given away.
       ERROR             the entry could not be decompressed or failed its checksum, or the device failed. What the
                         slot holds stays, and is not handed off. No bytes.
-    SHARED is idempotent. EXCLUSIVE is not: a repeat finds no entry, and then answers from the device or with LOST.
-    Never retry an EXCLUSIVE load whose outcome is unknown; the kernel never had to. An EXCLUSIVE load takes the pool's
-    entry; a page that the device has too (written through) is read from there by the next load.
+    SHARED is idempotent. EXCLUSIVE is not: it takes a page that the pool answers, and the copy of it that was written
+    through. A repeat finds no entry, and then answers what else the device has, zeros as a rule, or LOST. Never retry an
+    EXCLUSIVE load whose outcome is unknown; the kernel never had to. A page that the device answers stays there.
 
     CLAIM hands off the page that the slot holds, in the pool or on the device, to the slot's request id. Until the
     hand-off ends the same request id gets the same bytes again, however often. It ends by Acknowledge, by Invalidate,
@@ -231,7 +232,8 @@ class SwapTierServiceAsyncStub(SwapTierServiceStub):
     """Ends a hand-off that a CLAIM load began: the client has the page safe, the tier forgets its copy. Outcomes per
     slot:
       ACKNOWLEDGED      the page is the client's alone. Also the answer to a repeat by the same request id, until the
-                        slot is stored again; the bytes stay on a device until overwritten, but are nobody's.
+                        slot is stored again; the bytes stay on a device until overwritten, but are nobody's. (A
+                        server that starts anew finds such bytes, under their generation.)
       STALE_GENERATION  the slot has seen a higher generation. Nothing changed.
       LEASE_ENDED       no such hand-off is under way: its lease ended before, whether or not the page was claimed
                         anew, or the slot was freed, or the server started anew. Nothing changed: a page that the
@@ -339,9 +341,9 @@ class SwapTierServiceServicer(metaclass=_abc_1.ABCMeta):
                             handed off, not even a copy is given away.
           ERROR             the entry could not be decompressed or failed its checksum, or the device failed. What the
                             slot holds stays, and is not handed off. No bytes.
-        SHARED is idempotent. EXCLUSIVE is not: a repeat finds no entry, and then answers from the device or with LOST.
-        Never retry an EXCLUSIVE load whose outcome is unknown; the kernel never had to. An EXCLUSIVE load takes the pool's
-        entry; a page that the device has too (written through) is read from there by the next load.
+        SHARED is idempotent. EXCLUSIVE is not: it takes a page that the pool answers, and the copy of it that was written
+        through. A repeat finds no entry, and then answers what else the device has, zeros as a rule, or LOST. Never retry an
+        EXCLUSIVE load whose outcome is unknown; the kernel never had to. A page that the device answers stays there.
 
         CLAIM hands off the page that the slot holds, in the pool or on the device, to the slot's request id. Until the
         hand-off ends the same request id gets the same bytes again, however often. It ends by Acknowledge, by Invalidate,
@@ -371,7 +373,8 @@ class SwapTierServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends a hand-off that a CLAIM load began: the client has the page safe, the tier forgets its copy. Outcomes per
         slot:
           ACKNOWLEDGED      the page is the client's alone. Also the answer to a repeat by the same request id, until the
-                            slot is stored again; the bytes stay on a device until overwritten, but are nobody's.
+                            slot is stored again; the bytes stay on a device until overwritten, but are nobody's. (A
+                            server that starts anew finds such bytes, under their generation.)
           STALE_GENERATION  the slot has seen a higher generation. Nothing changed.
           LEASE_ENDED       no such hand-off is under way: its lease ended before, whether or not the page was claimed
                             anew, or the slot was freed, or the server started anew. Nothing changed: a page that the

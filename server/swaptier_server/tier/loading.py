@@ -2,8 +2,9 @@
 
 Pure; every method is one atomic step. Rules of conduct:
   - A load that fails takes nothing and begins no hand-off.
-  - SHARED copies. EXCLUSIVE takes the pool's entry when it answers. CLAIM hands off what the slot holds now, wherever
-    that is, and takes nothing: until it is acknowledged the bytes stay, and the same request id gets them again.
+  - SHARED copies. EXCLUSIVE takes a page that the pool answers, and with it the copy that was written through: that is
+    the durable half of the entry and dies with it. CLAIM hands off what the slot holds now, wherever that is, and
+    takes nothing: until it is acknowledged the bytes stay, and the same request id gets them again.
   - While a page is handed off nobody else is answered (R6): who claimed it may be writing to it already, and a
     second copy would be a second owner.
   - An acknowledgement counts only while its lease runs. What comes later finds the page the tier's again, or
@@ -51,10 +52,15 @@ class Loading(Storing):
         STALE_GENERATION when the slot holds another, LOST when it holds none, even where *pool_only* asks for MISS,
         since there is nothing to look for on the device.
 
-        EXCLUSIVE takes a page that the pool answers; one on the device stays there until it is overwritten, as on any
-        swap device. CLAIM hands off the page that the slot holds, in the pool or on the device, to *request_id*; of
-        what the slot does not hold, it gets what SHARED gets. Anybody else's load of a page that is handed off answers
-        CLAIMED; the claim's own repeat answers the same bytes, and its lease begins anew.
+        EXCLUSIVE takes a page that the pool answers (HIT, SAME_FILLED). If it was written through, the device reads as
+        never written afterwards, and so does the next server's: nothing of the page outlives it, no tombstone either,
+        so a store of it that comes late after a restart is kept as if it were the first. That costs memory until the
+        slot is stored or freed, and no page: the bytes are those of its generation. A page that the device answers
+        stays there until it is overwritten, as on any swap device.
+
+        CLAIM hands off the page that the slot holds, in the pool or on the device, to *request_id*; of what the slot
+        does not hold, it gets what SHARED gets. Anybody else's load of a page that is handed off answers CLAIMED; the
+        claim's own repeat answers the same bytes, and its lease begins anew.
 
         Models: zswap_load() and, on a miss, swap_read_folio().
         """
@@ -79,6 +85,11 @@ class Loading(Storing):
         Answers ACKNOWLEDGED, also to a repeat, STALE_GENERATION when the slot has seen a higher generation, or
         LEASE_ENDED when no such hand-off is under way. In the last two, nothing changed: if the slot holds a page, the
         page stays, claimed anew or not.
+
+        The device keeps its bytes, written through or not, as at an invalidation: that spares a write a page, and what
+        stays is the one tombstone that outlives the server. The next server finds the page under its generation,
+        refuses late stores of older ones and answers a late repeat of its own as the first time. Nobody gets it by
+        mistake: before it loads this slot again, the host has stored a higher generation.
 
         A device that frees on read drops a page that it handed off now, when it is certain that it was read.
         """
@@ -117,11 +128,11 @@ class Loading(Storing):
             slot.is_referenced = True
         elif mode is _CLAIM:
             self._begin_lease(slot, request_id)
-        elif slot.is_backed:
-            self._leave_pool(slot)
         else:
             self._end_page(slot)
             slot.step(SlotEvent.TAKEN_BY_LOAD)
+            if self._writes_through:
+                self._drop_from_device(slot)
         return reply
 
     def _read_entry(self, entry: StoredPage) -> LoadReply:

@@ -61,12 +61,13 @@ class SlotEvent(IntEnum):
     STORED_ON_DEVICE = 1
     STORE_REFUSED = 2
     TAKEN_BY_LOAD = 3
-    """An exclusive load answered from the pool. One answered from the device leaves the page there."""
+    """An exclusive load answered from the pool, which takes a copy that was written through along. One answered from
+    the device leaves the page there."""
     DROPPED_BY_DEVICE = 4
     """The device read the page out and forgot it (AreaOptions.device_free_on_read)."""
     INVALIDATED = 5
     DROPPED_BY_POOL = 6
-    """The device has the page, so the pool's entry could go: written back, or taken from a write-through area."""
+    """Written back: the device has the page, so the pool's entry could go. In a write-through area it had it before."""
     FOUND_ON_DEVICE = 7
     """The server started, and the device had kept the page."""
     CLAIMED = 8

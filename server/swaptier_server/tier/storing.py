@@ -3,6 +3,7 @@
 Pure; every method is one atomic step. Rules of conduct:
   - A store that is applied ends the slot's older page before anything can go wrong: an older page never comes back.
   - The answer is made when everything it promises is so: with write-through, when the device has the page too.
+  - What is written through is the durable half of the pool's entry, not a second page: who takes the one takes both.
   - Stores of one batch that need the device go to it together, and fail together.
 
 Models: zswap_store() in mm/zswap.c, and swap_writepage() when it declines. Left out: large folios. Write-through is

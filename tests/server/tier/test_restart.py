@@ -150,7 +150,7 @@ def test_a_claim_ends_with_its_server_and_its_repeat_is_a_new_one() -> None:
     assert servers.area.acknowledge(0, 1, 7).outcome is Outcome.ACKNOWLEDGED
 
 
-def test_what_was_taken_or_freed_may_come_back_under_its_own_generation_and_no_other() -> None:
+def test_what_was_acknowledged_or_freed_may_come_back_under_its_own_generation_and_no_other() -> None:
     """The tombstones die with the server. The bytes are still those that were stored under that name."""
     servers = Servers(Durability.WRITE_THROUGH)
     for offset in range(2):
@@ -164,6 +164,50 @@ def test_what_was_taken_or_freed_may_come_back_under_its_own_generation_and_no_o
     assert servers.load(0, 2) == LoadReply(Outcome.LOST, Reason.RESTARTED, 1)
     assert servers.area.invalidate(0, 1).outcome is Outcome.MISS
     assert servers.load(0, 1) == LoadReply(Outcome.LOST, Reason.FREED)
+
+
+@pytest.mark.parametrize("page", [page_of(0), fill_page(7)])
+def test_what_an_exclusive_load_took_does_not_come_back(page: bytes) -> None:
+    servers = Servers(Durability.WRITE_THROUGH)
+    servers.store(0, 1, page)
+    assert servers.load(0, 1, LoadMode.EXCLUSIVE).content() == page
+    servers.restart()
+    assert servers.load(0, 1) == LoadReply(Outcome.LOST, Reason.RESTARTED)
+    assert servers.area.load(0, 1, LoadMode.SHARED).page == ZERO_PAGE
+    assert servers.area.device_pages == 0
+
+
+def test_a_late_store_of_a_page_that_was_taken_before_a_restart_costs_memory_and_no_page() -> None:
+    """Nothing says that it is late. It is kept under its own generation, until the slot is stored or freed."""
+    servers = Servers(Durability.WRITE_THROUGH)
+    for offset in range(2):
+        servers.store(offset, 1, page_of(0))
+        servers.store(offset, 2, page_of(1))
+        servers.load(offset, 2, LoadMode.EXCLUSIVE)
+    servers.restart()
+    for offset in range(2):
+        assert servers.store(offset, 1, page_of(0)).outcome is Outcome.STORED
+        assert servers.load(offset, 2) == LoadReply(Outcome.LOST, Reason.RESTARTED, 1)
+    assert servers.area.invalidate(0, 2).outcome is Outcome.INVALIDATED
+    assert servers.store(1, 3, page_of(2)).outcome is Outcome.STORED
+    assert servers.load(1, 3).page == page_of(2)
+    assert servers.area.stored_pages == 1
+
+
+def test_a_late_store_of_a_page_that_was_acknowledged_before_a_restart_is_known_to_be_late() -> None:
+    """The row stays behind, and is the one tombstone that outlives the server."""
+    servers = Servers(Durability.WRITE_THROUGH)
+    servers.store(0, 1, page_of(0))
+    servers.store(0, 2, page_of(1))
+    servers.load(0, 2, LoadMode.CLAIM, request_id=7)
+    servers.area.acknowledge(0, 2, 7)
+    servers.restart()
+    assert servers.store(0, 1, page_of(0)).outcome is Outcome.STALE_GENERATION
+    assert servers.store(0, 2, page_of(1)) == SlotReply(Outcome.DEVICE)
+    assert servers.area.stored_pages == 0
+    assert servers.store(0, 3, page_of(2)).outcome is Outcome.STORED
+    servers.restart()
+    assert servers.load(0, 3).page == page_of(2)
 
 
 def test_an_area_belongs_to_the_same_life_of_the_same_client_after_a_restart() -> None:

@@ -14,10 +14,12 @@ from swaptier_server.tier.tier import Area, Client, Durability, Tier, TierLimits
 from swaptier_server.tier.writeback import RECLAIM_RETRIES_MAX
 from swaptier_wire.errors import InvalidRequest
 from swaptier_wire.types import (
+    NO_GENERATION,
     PAGE_BYTES,
     ZERO_PAGE,
     AreaOptions,
     LoadMode,
+    LoadReply,
     Outcome,
     Reason,
     SlotReply,
@@ -349,15 +351,27 @@ def test_what_was_written_through_leaves_the_pool_without_another_write() -> Non
     assert last.written == 2
 
 
-def test_an_exclusive_load_takes_the_pools_entry_and_leaves_what_was_written_through() -> None:
-    """A reply that is lost then costs nothing: the next load is answered by the device."""
+def test_an_exclusive_load_takes_what_was_written_through_along() -> None:
+    """Gone when the reply leaves: a repeat reads the device as never written, or is told."""
+    pages = Pages(4, durability=Durability.WRITE_THROUGH)
+    area = pages.area("swap")
+    store(area, 0, 1)
+    assert area.load(0, 1, LoadMode.EXCLUSIVE, require_generation=True).outcome is Outcome.HIT
+    assert (pages.tier.pool.bytes, list(pages.devices["swap"].written())) == (PAGE_BYTES, [1])
+    repeat = area.load(0, 1, LoadMode.EXCLUSIVE)
+    assert (repeat.outcome, repeat.generation, repeat.page) == (Outcome.DEVICE, NO_GENERATION, ZERO_PAGE)
+    assert area.load(0, 1, LoadMode.EXCLUSIVE, require_generation=True) == LoadReply(Outcome.LOST, Reason.TAKEN)
+    pages.tier.check_invariants()
+
+
+def test_an_exclusive_load_leaves_a_page_that_was_written_back() -> None:
+    """The host takes it for clean and backed, as a page that any swap device answered."""
     pages = Pages(4, durability=Durability.WRITE_THROUGH)
     area = pages.area("swap")
     store(area, 0)
-    assert area.load(0, 1, LoadMode.EXCLUSIVE, require_generation=True).outcome is Outcome.HIT
-    assert pages.tier.pool.bytes == 0
-    reply = area.load(0, 1, LoadMode.EXCLUSIVE, require_generation=True)
-    assert (reply.outcome, reply.page) == (Outcome.DEVICE, NOISE)
+    assert area.write_back(0)
+    for _ in range(2):
+        assert area.load(0, 1, LoadMode.EXCLUSIVE, require_generation=True).page == NOISE
 
 
 def test_an_area_that_may_not_write_back_cannot_be_had_where_everything_is_written_through() -> None:

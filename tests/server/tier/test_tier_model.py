@@ -362,14 +362,19 @@ def _refuse_repeats_across_a_restart(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Holdings, "restore", restore)
 
 
-def _take_from_the_device_what_was_written_through(patch: pytest.MonkeyPatch) -> None:
-    """An exclusive load of the pool's entry ends the device's page as well."""
+def _leave_on_the_device_what_was_written_through(patch: pytest.MonkeyPatch) -> None:
+    """An exclusive load takes the pool's entry only, and its repeat gets the device's copy."""
+    applied = Loading._load_entry
 
-    def leave(area: Area, slot: Slot) -> None:
-        area._end_page(slot)
-        slot.step(SlotEvent.TAKEN_BY_LOAD)
+    def load_entry(area: Area, slot: Slot, wanted: int | None, mode: LoadMode, request_id: int) -> LoadReply:
+        if mode is not LoadMode.EXCLUSIVE or not slot.is_backed:
+            return applied(area, slot, wanted, mode, request_id)
+        reply = applied(area, slot, wanted, LoadMode.SHARED, request_id)
+        if reply.content() is not None:
+            area._leave_pool(slot)
+        return reply
 
-    patch.setattr(Holdings, "_leave_pool", leave)
+    patch.setattr(Loading, "_load_entry", load_entry)
 
 
 def _let_leases_outlive_a_drain(patch: pytest.MonkeyPatch) -> None:

@@ -361,9 +361,9 @@ class Model:
             slot.lease = claim, self.now + LEASE_NS, self.leases_begun
         elif slot.pooled and mode is SHARED:
             slot.is_looked_at = True
-        elif slot.pooled and slot.pooled == slot.on_device:
-            slot.pooled, slot.is_device_current = None, True
         elif slot.pooled:
+            if self.writes_through:
+                slot.on_device = 0, ZERO_PAGE
             slot.end(Reason.TAKEN)
         elif area.options.device_free_on_read:
             slot.on_device = 0, ZERO_PAGE
