@@ -71,6 +71,8 @@ class TierStream:
         """None while there is none."""
         self._broken: SwapTierError | None = None
         """Why nothing can be sent any more."""
+        self._is_patient = self._settings.give_up_seconds > 0
+        """A lost connection is replaced."""
         self._is_closing = False
         self._room_waiters: list[asyncio.Future[None]] = []
         self._drain_waiters: list[asyncio.Future[None]] = []
@@ -112,11 +114,6 @@ class TierStream:
             if self._connection is not None:  # the keeper was cancelled before it began
                 await self._connection.close()
             self._break(self._unreachable("this host closed the stream"))
-
-    @property
-    def _is_patient(self) -> bool:
-        """Whether a lost connection is replaced."""
-        return self._settings.give_up_seconds > 0
 
     # What mm's driver sees.
 
@@ -179,6 +176,15 @@ class TierStream:
     @property
     def _is_drained(self) -> bool:
         return not self._waiting and (self._connection is None or not self._connection.unanswered)
+
+    def give_up(self) -> None:
+        """Wait for no connection any more: what needs one that is not there fails, now and from now on. Definite.
+
+        For a host that is to end while its tier is gone.
+        """
+        self._is_patient = False
+        if self._connection is None:
+            self._break(self._unreachable("there is no connection, and this host waits for none"))
 
     async def swapoff(self) -> int:
         """Close the area once everything submitted has ended; return how many pages the pool still held.
