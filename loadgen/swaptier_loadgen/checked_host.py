@@ -6,11 +6,14 @@ Touches the event loop and the tiers' streams, through the driver. Rules of cond
   runs: there the page is checked, and only there it is written.
 - What the host tells of a failed install is only noted; nothing it says makes a page right.
 - While one of several tiers lives, another one's end is not the race's: pages that were on it are lost and told so.
+- Where hosts outlive their tiers, a process that is told of a loss drops the page and writes it anew, as one that
+  handles SIGBUS does: a race goes on losing pages instead of running out of them.
 """
 
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from time import monotonic_ns
 
 from swaptier_client.driver import Driver, Preemption
@@ -27,14 +30,18 @@ from swaptier_client.mm.readahead import Readahead
 from swaptier_client.mm.reclaim import pageout, swap_out
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
 from swaptier_client.mm.swapoff import swapoff
+from swaptier_loadgen.config import device_area
 from swaptier_loadgen.content import PageId
 from swaptier_loadgen.counter_words import CounterWords
+from swaptier_loadgen.hazards import Loss, PageName
 from swaptier_loadgen.injection import InstallFailures, rates_of
 from swaptier_loadgen.latency import LatencyRecorder
 from swaptier_loadgen.messages import Duplicates, HostReport, HostSpec
-from swaptier_loadgen.oracle import Finding, Oracle
+from swaptier_loadgen.oracle import Access, Finding, Oracle
+from swaptier_loadgen.witness import Witness
 from swaptier_loadgen.workload import WorkloadKind
 from swaptier_wire.errors import SwapTierError, TierUnreachable
+from swaptier_wire.types import NO_GENERATION
 
 EXAMPLES_MAX = 3
 """Findings told in words; the rest are counted."""
@@ -53,11 +60,15 @@ class CheckedHost:
         self, spec: HostSpec, number: int, oracle: Oracle, latency: LatencyRecorder, tiers: Sequence[TierLink]
     ) -> None:
         chance = random.Random(f"{spec.seed}/{number}/install")
+        self._area = spec.area
+        self._survives_restarts = spec.survives_restarts
+        self._witnesses = [Witness(tier) for tier in tiers]
         self.number = number
         self.oracle = oracle
         self.words = CounterWords() if spec.workload is WorkloadKind.STRESS_RACE else None
+        policy = POLICIES[spec.policy]
         self.mm = Host(
-            POLICIES[spec.policy],
+            replace(policy, requires_generation=policy.requires_generation or spec.require_generation),
             [SwapDevice(type_, spec.slots, priority=spec.priority(type_)) for type_ in range(len(tiers))],
             resident_pages_max=spec.resident,
             now_ns=monotonic_ns,
@@ -67,7 +78,7 @@ class CheckedHost:
             on_only_copy_dropped=self._on_only_copy_dropped,
             on_entry_taken=self._on_entry_taken,
         )
-        self._driver = Driver(tiers, seed=spec.seed + number, preemption=Preemption(spec.preemption_rate))
+        self._driver = Driver(self._witnesses, seed=spec.seed + number, preemption=Preemption(spec.preemption_rate))
         self._latency = latency
         self._moved: dict[int, deque[int]] = {}
         """Where the pages are that were moved in each process, until they are read there."""
@@ -75,8 +86,19 @@ class CheckedHost:
         self.first_corruption_ns = 0
         self.has_tier_restarted = False
         """Nothing read from now on can be held against a policy."""
+        self.losses: deque[Loss] = deque()
+        """Pages that were lost or read wrong and not yet reported; whoever reports takes them."""
+        self._names: dict[PageId, PageName] = {}
+        """What the tier called each page when it was last found swapped out."""
         self.is_adding_over = False
         """In stress-race: no thread adds any more, so the words of every page can be checked."""
+
+    def on_tier_restarted(self, type_: int) -> None:
+        """Note that the tier behind a swap device forgot what it held in memory."""
+        if self._survives_restarts:
+            self.mm.tier_restarted(type_)
+        else:
+            self.has_tier_restarted = True
 
     async def access(self, process: Process, address: int, *, write: bool) -> None:
         """Fault the page in if need be, check it, write its next version if asked, or if it was wrong or blank."""
@@ -87,9 +109,9 @@ class CheckedHost:
             try:
                 is_done = await self._access_once(process, page, write=write)
             except SwapTierError as error:
-                self._end_unless_survived(error)
                 if self._is_unreachable(process, address):
-                    self._tell(page, DetectedLoss.UNREACHABLE)
+                    self._tell(process, page, DetectedLoss.UNREACHABLE)
+                self._end_unless_survived(error)
                 continue
             except OutOfMemory as error:
                 if all(device.is_dead for device in self.mm.devices):
@@ -104,7 +126,7 @@ class CheckedHost:
         """Return whether the access is over; else it must be made again, for writing."""
         address = page.address
         access = self.oracle.begin(page)
-        is_swapped = isinstance(process.page_table.get(address), SwapPte)
+        is_swapped = self._note_name(process, page)
         began_ns = monotonic_ns()
         try:
             folio = await self._driver.run(self.mm.access(process, address, write=write))
@@ -116,6 +138,8 @@ class CheckedHost:
             finding = self.oracle.check(access, folio.content, folio.source)
             if finding is not None:
                 self._note(finding)
+                # Perhaps another thread's fault mapped it, and we are the first to read it: the name is the page's.
+                self._note_loss(page, str(finding.corruption), was_dropped=finding.owed_installs > 0)
             if self.words is not None and self.is_adding_over and not write:
                 self.words.check(page, folio.content)
             pte = process.page_table[address]
@@ -126,17 +150,43 @@ class CheckedHost:
                 self.mm.write(process, address, self.oracle.write(access, version))
                 must_write = False
         except PageLost as lost:
-            self.oracle.told(access, str(lost.reason))
-            return True
+            self._note_name(process, page)
+            self._note_told(access, str(lost.reason))
         finally:
             self.oracle.end(access)
-        return not must_write
+        if not self.oracle.is_told(page):
+            return not must_write
+        if self._survives_restarts:
+            await self.discard(process, address)
+        return True
 
-    def _tell(self, page: PageId, reason: str) -> None:
+    def _tell(self, process: Process, page: PageId, reason: str) -> None:
         """Note that *page* is lost, and its process told so."""
+        self._note_name(process, page)
         access = self.oracle.begin(page)
-        self.oracle.told(access, reason)
+        self._note_told(access, reason)
         self.oracle.end(access)
+
+    def _note_told(self, access: Access, reason: str) -> None:
+        if not self.oracle.is_told(access.page):
+            self._note_loss(access.page, reason, was_dropped=self.oracle.is_owed(access.page))
+        self.oracle.told(access, reason)
+
+    def _note_loss(self, page: PageId, reason: str, *, was_dropped: bool) -> None:
+        """Keep what is known here of a page that was lost; one that never had a name was lost on its host."""
+        name = self._names.get(page, PageName(0, self._area, 0, NO_GENERATION))
+        unknown = self._witnesses[name.tier].unknown(name.offset, name.generation)
+        self.losses.append(Loss(name, reason, unknown, was_dropped))
+
+    def _note_name(self, process: Process, page: PageId) -> bool:
+        """Remember what the tier calls a page, if it is swapped out; tell whether it is."""
+        pte = process.page_table.get(page.address)
+        if not isinstance(pte, SwapPte):
+            return False
+        type_, offset = pte.entry
+        area = device_area(self._area, type_)
+        self._names[page] = PageName(type_, area, offset, self.mm.slot(pte.entry).generation)
+        return True
 
     def _end_unless_survived(self, error: SwapTierError) -> None:
         """Raise *error* unless it is the end of one tier while another lives."""
@@ -215,8 +265,10 @@ class CheckedHost:
                 try:
                     await self._driver.run(swapoff(self.mm, device))
                 except PageLost as lost:
-                    self._tell(PageId(self.number, lost.pid, lost.address), str(lost.reason))
-                    await self._driver.run(zap(self.mm, self.mm.processes[lost.pid], [lost.address]))
+                    process = self.mm.processes[lost.pid]
+                    page = PageId(self.number, lost.pid, lost.address)
+                    self._tell(process, page, str(lost.reason))
+                    await self._driver.run(zap(self.mm, process, [lost.address]))
 
     def _on_only_copy_dropped(self, slot: SwapSlot) -> None:
         """Note whose page a failed install took along."""

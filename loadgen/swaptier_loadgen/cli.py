@@ -24,6 +24,7 @@ from swaptier_loadgen.metrics import LatestReports, MetricsPortTaken, RaceCollec
 from swaptier_loadgen.oracle import Fate
 from swaptier_loadgen.progress import Watcher, configure_logging
 from swaptier_loadgen.report import RunSummary, summarise
+from swaptier_loadgen.server_flags import FlagsRefused, ServerFlags
 from swaptier_loadgen.server_process import ServerNotStarted
 from swaptier_loadgen.table import ALL_COLUMNS, tables
 from swaptier_loadgen.workload import WorkloadKind
@@ -83,6 +84,16 @@ def race(
     readahead: flags.Readahead = ReadaheadMode.NONE,
     zeromap: flags.Zeromap = False,
     swapoff: flags.Swapoff = False,
+    require_generation: flags.RequireGeneration = False,
+    fault: flags.Fault = None,
+    give_up: flags.GiveUp = None,
+    pool_limit: flags.PoolLimit = None,
+    device: flags.Device = None,
+    durability: flags.Durability = None,
+    tls_ca: flags.TlsCa = None,
+    tls_cert: flags.TlsCert = None,
+    tls_key: flags.TlsKey = None,
+    token_file: flags.TokenFile = None,
     corpus: flags.Corpus = None,
     json_file: flags.JsonFile = None,
     metrics: flags.Metrics = None,
@@ -111,14 +122,29 @@ def race(
             swapoff=swapoff,
             preemption_rate=preemption_rate,
             corpus=corpus,
+            require_generation=require_generation,
+            faults=config.parse_faults(fault),
+            give_up_seconds=give_up,
+            server_flags=ServerFlags(pool_limit, device, durability),
+            security=config.security(tls_ca, tls_cert, tls_key, token_file),
         )
-        files = corpus_files(corpus)
+    except UsageProblem as problem:
+        _fail(str(problem), report.STATUS_USAGE)
+    _race(settings, json_file, metrics)
+
+
+def _race(settings: RaceSettings, json_file: Path | None, metrics: str | None) -> NoReturn:
+    """Check what is outside the settings, race, publish, and exit."""
+    try:
+        files = corpus_files(settings.corpus)
         read_corpus(files)
         config.check_writable(json_file)
+        if settings.server_flags:
+            settings.server_flags.check()
         latest = LatestReports.of(settings)
         if metrics is not None:
             metrics = serve(config.parse_endpoint("--metrics", metrics, unix=False), RaceCollector(settings, latest))
-    except (UsageProblem, CorpusUnreadable, MetricsPortTaken) as problem:
+    except (UsageProblem, FlagsRefused, CorpusUnreadable, MetricsPortTaken) as problem:
         _fail(str(problem), report.STATUS_USAGE)
     configure_logging()
     try:
@@ -155,7 +181,7 @@ def _publish(settings: RaceSettings, conducted: Conducted, json_file: Path | Non
     for table in tables(summaries, console.width):
         console.print(table)
     for summary in summaries:
-        for line in (_fates(summary), _words(summary)):
+        for line in (_fates(summary), _words(summary), _hazards(summary)):
             if line:
                 console.print(line, soft_wrap=True)
     console.print(report.closing_sentence(summaries), soft_wrap=True)
@@ -175,6 +201,7 @@ def _headline(settings: RaceSettings) -> str:
         f"{settings.threads} threads, {settings.pages} pages a host, {settings.resident} resident, "
         f"{settings.install_failure_rate + sum(settings.install_failures.values()):.1%} of installs made to fail"
         f"{'' if settings.workload is WorkloadKind.RANDOM else f', workload {settings.workload}'}"
+        f"{f', faults {settings.faults}' if settings.faults else ''}"
     )
 
 
@@ -194,6 +221,19 @@ def _fates(summary: RunSummary) -> str:
     }
     told = ", ".join(f"{fates[fate]} {word}" for fate, word in words.items() if fates.get(fate))
     return f"{summary.policy}: {total} failed installs took the only copy of a page that was still needed: {told}"
+
+
+def _hazards(summary: RunSummary) -> str:
+    """Return what went wrong on purpose and which hazard took each page; empty where nothing was to go wrong."""
+    if not summary.damage:
+        return ""
+    done = ", ".join(f"{count:,} x {fault}" for fault, count in sorted(summary.damage.items()))
+    took = ", ".join(f"{count:,} {hazard}" for hazard, count in summary.lost_to.items() if count)
+    lost = sum(summary.lost_to.values())
+    line = f"{summary.policy}: {done}; {f'{lost:,} pages lost: {took}' if lost else 'no page lost'}"
+    if summary.predicted_losses:
+        line += f"; p x loads predicts {summary.predicted_losses:,.0f} with dropped answers"
+    return line
 
 
 def _words(summary: RunSummary) -> str:

@@ -5,32 +5,23 @@ does not wait for them. Either way our own server and every host are gone when `
 """
 
 import asyncio
-import contextlib
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from swaptier_loadgen.config import RaceSettings
 from swaptier_loadgen.messages import PolicyRun
 from swaptier_loadgen.race import HostFailed, Observer, Race
-from swaptier_loadgen.server_process import own_server
-
-
-class Tier(NamedTuple):
-    """What the race runs against."""
-
-    target: str
-    own_pids: tuple[int, ...]
-    """Of our own servers; none for those that were named."""
+from swaptier_loadgen.race_tiers import RaceTiers, ServerFaults, race_tiers
 
 
 class Watcher(Observer, Protocol):
     """Who is told how the race goes, from its start."""
 
-    def on_tier(self, tier: Tier) -> None:
-        """The tier is there, and the race begins."""
+    def on_tiers(self, tiers: RaceTiers) -> None:
+        """The tiers are there, and the race begins."""
 
     def on_signal(self, name: str) -> None:
         """The race was asked to stop."""
@@ -47,22 +38,11 @@ class Conducted:
     """Why a host ended without a result; empty when none did."""
 
 
-@contextlib.asynccontextmanager
-async def _tier(target: str | None, servers: int) -> AsyncIterator[Tier]:
-    """Give the tier: the one named, or *servers* of our own for the length of the block."""
-    if target is not None:
-        yield Tier(target, own_pids=())
-        return
-    async with contextlib.AsyncExitStack() as stack:
-        own = [await stack.enter_async_context(own_server()) for _ in range(servers)]
-        yield Tier(",".join(server.target for server in own), tuple(server.pid for server in own))
-
-
 async def conduct(settings: RaceSettings, corpus_files: Sequence[Path], watcher: Watcher) -> Conducted:
     """Run the whole race and return what came of it.
 
     Raises:
-        ServerNotStarted: our own server did not come up.
+        ServerNotStarted: our own server did not come up, or not again after it was killed on purpose.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
@@ -81,10 +61,13 @@ async def conduct(settings: RaceSettings, corpus_files: Sequence[Path], watcher:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
     try:
-        async with _tier(settings.target, settings.servers) as tier:
-            watcher.on_tier(tier)
-            race = Race(settings, tier.target, corpus_files, watcher)
-            await race.run()
+        async with race_tiers(settings) as tiers:
+            watcher.on_tiers(tiers)
+            race = Race(settings, tiers.host_target, corpus_files, watcher, tiers.damage)
+            async with ServerFaults(tiers, settings.faults, race.stop) as server_faults:
+                await race.run()
+            if server_faults.failure is not None:  # and what ran until then says nothing about a policy
+                raise server_faults.failure
     except HostFailed as failure:
         defect = str(failure)
     except asyncio.CancelledError:

@@ -10,10 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from swaptier_client.connection import GIVE_UP_SECONDS
 from swaptier_client.mm.counters import INJECTABLE, InstallFailure
 from swaptier_client.mm.policy import ERAS, POLICIES
 from swaptier_client.mm.readahead import ReadaheadMode
+from swaptier_client.security import PLAIN, Security, SecurityUnusable
 from swaptier_loadgen.content import HOSTS_MAX, PROCESSES_MAX
+from swaptier_loadgen.fault_spec import NO_FAULTS, FaultProblem, Faults
+from swaptier_loadgen.server_flags import ServerFlags
 from swaptier_loadgen.tiers import parse_tiers
 from swaptier_loadgen.workload import WorkloadKind
 
@@ -96,6 +100,16 @@ class RaceSettings:
     """Of our own, where no target is given: each host has a swap device on each of them."""
     swapoff: bool = False
     """A race ends with swapoff instead of the processes' exit."""
+    require_generation: bool = False
+    """Every policy's loads ask for the generation that was stored, or none."""
+    faults: Faults = NO_FAULTS
+    """What goes wrong between hosts and tiers, and with our own servers."""
+    give_up_seconds: float | None = None
+    """How long hosts wait for a tier that is gone; 0: its end is theirs. None is 0 without faults."""
+    server_flags: ServerFlags = field(default_factory=ServerFlags)
+    """For servers of our own."""
+    security: Security = PLAIN
+    """For the tiers of *target*."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
@@ -112,8 +126,7 @@ class RaceSettings:
         if self.workload is WorkloadKind.TWO_HOSTS:
             check_range("--hosts, each of which gets a twin,", self.hosts, 1, HOSTS_MAX // 2)
         check_range("--servers", self.servers, 1, SWAP_DEVICES_MAX)
-        if self.target is not None and self.servers != 1:
-            raise UsageProblem("--servers is how many servers to start, --target names some that run: give one of them")
+        self._check_tiers()
         check_range("--pages", self.pages, self.processes, PAGES_MAX)
         least = self.threads_per_host + RESIDENT_SPARE_MIN
         if self.resident < least:
@@ -141,6 +154,42 @@ class RaceSettings:
             raise UsageProblem(f"--preemption-rate {self.preemption_rate:g} is not within 0 and 1")
         if not 1 <= len(self.name.encode()) <= NAME_BYTES_MAX or not self.name.isprintable():
             raise UsageProblem(f"--name must be 1 to {NAME_BYTES_MAX} printable bytes, not {self.name!r}")
+
+    def _check_tiers(self) -> None:
+        """Refuse what does not fit the tiers.
+
+        Raises:
+            UsageProblem: and why.
+        """
+        if not 0 <= self.patience_seconds <= DURATION_SECONDS_MAX:
+            raise UsageProblem(f"--give-up {self.patience_seconds:g} is not within 0 and {DURATION_SECONDS_MAX:.0f} s")
+        if self.faults and not self.patience_seconds:
+            raise UsageProblem("--give-up 0 ends every host with the first connection that --fault breaks: give more")
+        if self.target is None:
+            if self.security != PLAIN:
+                raise UsageProblem("--tls-ca, --tls-cert, --tls-key and --token-file are for --target: give that too")
+            return
+        if self.servers != 1:
+            raise UsageProblem("--servers is how many servers to start, --target names some that run: give one of them")
+        if self.server_flags:
+            raise UsageProblem(
+                "--pool-limit, --device and --durability are for a server that the race starts, --target names one "
+                "that runs: give them to that one instead"
+            )
+        if self.faults.on_the_server:
+            raise UsageProblem("--fault kill-server and pause-server strike servers that the race starts, not --target")
+        try:
+            for tier in parse_tiers(self.target):
+                self.security.check(tier.address)
+        except SecurityUnusable as problem:
+            raise UsageProblem(str(problem)) from None
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long hosts wait for a tier that is gone: with faults, until it is back."""
+        if self.give_up_seconds is None:
+            return GIVE_UP_SECONDS if self.faults else 0.0
+        return self.give_up_seconds
 
     @property
     def threads_per_host(self) -> int:
@@ -246,6 +295,32 @@ def parse_install_failures(texts: Iterable[str]) -> dict[str, float]:
         except ValueError:
             raise UsageProblem(f"--install-failure {text!r} is not CAUSE=RATE, as in {cause}=0.01") from None
     return rates
+
+
+def parse_faults(text: str | None) -> Faults:
+    """Return the faults that --fault names.
+
+    Raises:
+        UsageProblem: it cannot be read.
+    """
+    if text is None:
+        return NO_FAULTS
+    try:
+        return Faults.parse(text)
+    except FaultProblem as problem:
+        raise UsageProblem(f"--fault: {problem}") from None
+
+
+def security(tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, token_file: Path | None) -> Security:
+    """Return how hosts show a tier who they are, and make sure of it.
+
+    Raises:
+        UsageProblem: the flags do not fit together.
+    """
+    try:
+        return Security(tls_ca, tls_cert, tls_key, token_file)
+    except SecurityUnusable as problem:
+        raise UsageProblem(str(problem)) from None
 
 
 def parse_target(text: str) -> str:

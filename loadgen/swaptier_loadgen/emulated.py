@@ -17,8 +17,9 @@ from swaptier_client.mm.reclaim import SWAP_CLUSTER_MAX
 from swaptier_loadgen.checked_host import CheckedHost
 from swaptier_loadgen.config import THREADS_MAX
 from swaptier_loadgen.content import HOSTS_MAX, PROCESSES_MAX, Contents
+from swaptier_loadgen.hazards import Loss
 from swaptier_loadgen.latency import LatencyRecorder
-from swaptier_loadgen.messages import HostReport, HostSpec
+from swaptier_loadgen.messages import LOSSES_MAX, HostReport, HostSpec
 from swaptier_loadgen.oracle import Oracle
 from swaptier_loadgen.workload import Op, OpKind, Shape, WorkloadKind, share, stream
 
@@ -121,10 +122,17 @@ class EmulatedHost:
         for place in self._places:
             await place.host.exit(place.process)
 
-    def on_tier_restarted(self) -> None:
-        """Note that the server forgot what it held; nothing read from now on can be held against a policy."""
+    def on_tier_restarted(self, type_: int) -> None:
+        """Note that the server behind a swap device forgot what it held in memory."""
         for host in self._hosts:
-            host.has_tier_restarted = True
+            host.on_tier_restarted(type_)
+
+    def take_losses(self) -> list[Loss]:
+        """Return the pages lost since the last time, LOSSES_MAX at most."""
+        losses = [host.losses.popleft() for host in self._hosts for _ in range(len(host.losses))]
+        for loss in losses[LOSSES_MAX:]:
+            self._host.losses.append(loss)
+        return losses[:LOSSES_MAX]
 
     async def _clone(self, twin: CheckedHost) -> None:
         """Put the host to rest, and give *twin* its memory image: from now on both run, on the same area."""

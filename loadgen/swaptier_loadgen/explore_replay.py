@@ -30,7 +30,7 @@ from swaptier_loadgen.explore.world import Bounds, World
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions, LoadReply
 
-ONLY_IN_PROCESS = ("writeback-vs-load", "early-lookup", "store-back-rejected", "server-restart")
+ONLY_IN_PROCESS = ("writeback-vs-load", "early-lookup", "store-back-rejected", "server-restart", "server-killed")
 """Worlds in which the tier does what no request asks of it: no server can be made to do it in step."""
 
 

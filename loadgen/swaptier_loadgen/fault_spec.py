@@ -223,3 +223,6 @@ _KINDS: Mapping[str, _Kind] = {
     "pause-server": _Kind("pause_server", _pause, _write_pause, "every:7s:1s"),
 }
 """By the name that the line has for it."""
+
+FAULTS = tuple(_KINDS)
+"""Every kind of fault, by that name."""

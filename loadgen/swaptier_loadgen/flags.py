@@ -9,6 +9,7 @@ from typing import Annotated, TypeAlias
 import typer
 from typer.models import OptionInfo
 
+from swaptier_client.connection import GIVE_UP_SECONDS
 from swaptier_client.mm.counters import INJECTABLE
 from swaptier_client.mm.policy import ERAS, POLICIES
 from swaptier_client.mm.readahead import ReadaheadMode
@@ -46,6 +47,56 @@ Target: TypeAlias = Annotated[
 ]
 Servers: TypeAlias = Annotated[
     int, _flag("--servers", "Servers to start without --target; each host swaps to all of them in turn.")
+]
+RequireGeneration: TypeAlias = Annotated[
+    bool,
+    _flag(
+        "--require-generation",
+        "Have every policy ask for the generation it stored: a page that is gone is told lost, never read as "
+        "something else.",
+    ),
+]
+Fault: TypeAlias = Annotated[
+    str | None,
+    _flag(
+        "--fault",
+        "What goes wrong on purpose, separated by commas: drop-reply=0.01, delay=2ms..20ms, duplicate=0.01, "
+        "reorder=0.01, disconnect=1/s, kill-server=every:5s, pause-server=every:7s:1s. Shares are of messages; the "
+        "last two strike servers that the race starts.",
+    ),
+]
+GiveUp: TypeAlias = Annotated[
+    float | None,
+    _flag(
+        "--give-up",
+        "Seconds that hosts wait for a tier that is gone, until its pages are lost to them. 0, the default without "
+        f"--fault: the race ends with its tier; with it {GIVE_UP_SECONDS:g}.",
+    ),
+]
+PoolLimit: TypeAlias = Annotated[
+    str | None, _flag("--pool-limit", "Of each server that the race starts, as in 2MiB; see swaptier-server --help.")
+]
+Device: TypeAlias = Annotated[
+    str | None,
+    _flag("--device", "Of each server that the race starts: memory, or sqlite:PATH, which outlives it."),
+]
+Durability: TypeAlias = Annotated[
+    str | None,
+    _flag(
+        "--durability",
+        "Of each server that the race starts: memory or write-through. Without --device, write-through goes to a file "
+        "that is there for this race only.",
+    ),
+]
+TlsCa: TypeAlias = Annotated[
+    Path | None, _flag("--tls-ca", "Authorities, PEM, that may have issued the certificate of --target; turns TLS on.")
+]
+TlsCert: TypeAlias = Annotated[
+    Path | None, _flag("--tls-cert", "Certificate of the hosts, PEM, for a server that asks for one.")
+]
+TlsKey: TypeAlias = Annotated[Path | None, _flag("--tls-key", "Its key, PEM, not encrypted.")]
+TokenFile: TypeAlias = Annotated[
+    Path | None, _flag("--token-file", "File with the token that lets the hosts in, and nothing else.")
 ]
 Hosts: TypeAlias = Annotated[int, _flag("--hosts", "Emulated hosts, an OS process each.")]
 Processes: TypeAlias = Annotated[int, _flag("--processes", "Emulated processes of each host.")]

@@ -28,10 +28,12 @@ class Hazard(StrEnum):
     """The second arrival of a load took it. Hazard 2."""
     SERVER_RESTARTED = "server_restarted"
     """The server was killed and had it in memory only. Hazard 6."""
+    INSTALL_FAILED = "install_failed"
+    """The fault that had it could not map it and dropped the only copy: the seed's bug, KERNEL.md 1.2."""
     UNREACHABLE = "unreachable"
     """The tier did not answer for as long as the host was to wait."""
     UNEXPLAINED = "unexplained"
-    """None of these, as far as the witnesses know."""
+    """None of these, as far as the witnesses know. Without faults on purpose: a race on the host, KERNEL.md 1.4."""
 
 
 class Unknown(StrEnum):
@@ -58,18 +60,22 @@ class PageName(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """One page that a process was told is gone."""
+    """One page that is gone, whether its process was told so or given other bytes."""
 
     page: PageName
     reason: str
-    """A `DetectedLoss`."""
+    """A `DetectedLoss`, or the `Corruption` of what was read instead."""
     unknown: Unknown
+    was_dropped: bool = False
+    """A fault that could not install the page had dropped the only copy."""
 
 
 class Ledger:
     """What the links know: pages that were taken by a load whose answer did not arrive, and why it did not."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tiers_are_durable: bool = False) -> None:
+        self.tiers_are_durable = tiers_are_durable
+        """A store is answered when the device has it: no restart takes a page that nobody was loading."""
         self._hazards: dict[PageName, Hazard] = {}
 
     def __len__(self) -> int:
@@ -90,6 +96,14 @@ RESTARTED = "epoch"
 UNREACHABLE = "unreachable"
 """Values of `DetectedLoss` that name the hazard themselves."""
 
+_BY_OUTCOME = {
+    Unknown.OVERTAKEN: Hazard.REPLY_DROPPED,
+    Unknown.LATE: Hazard.REPLY_LATE,
+    Unknown.BROKEN: Hazard.CONNECTION_LOST,
+    Unknown.NO: Hazard.UNEXPLAINED,
+}
+"""What the host's own word on the load comes to, where nobody else has one."""
+
 
 def explain(losses: Iterable[Loss], ledger: Ledger) -> dict[str, int]:
     """Return how many of *losses* each hazard caused; every hazard is there."""
@@ -99,19 +113,13 @@ def explain(losses: Iterable[Loss], ledger: Ledger) -> dict[str, int]:
 
 
 def _hazard_of(loss: Loss, ledger: Ledger) -> Hazard:
-    if loss.reason == RESTARTED:
-        return Hazard.SERVER_RESTARTED
-    if loss.reason == UNREACHABLE:
-        return Hazard.UNREACHABLE
+    if loss.was_dropped:
+        return Hazard.INSTALL_FAILED
     seen = ledger.hazard(loss.page)
     if seen is not None:
         return seen
-    match loss.unknown:
-        case Unknown.BROKEN:
-            return Hazard.CONNECTION_LOST
-        case Unknown.LATE:
-            return Hazard.REPLY_LATE
-        case Unknown.OVERTAKEN:
-            return Hazard.REPLY_DROPPED
-        case Unknown.NO:
-            return Hazard.UNEXPLAINED
+    if loss.reason == UNREACHABLE:
+        return Hazard.UNREACHABLE
+    if loss.reason == RESTARTED and not (ledger.tiers_are_durable and loss.unknown is not Unknown.NO):
+        return Hazard.SERVER_RESTARTED
+    return _BY_OUTCOME[loss.unknown]

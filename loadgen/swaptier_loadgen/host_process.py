@@ -14,15 +14,24 @@ from pathlib import Path
 from time import monotonic
 
 from swaptier_client.area_calls import HostArea
-from swaptier_client.connection import StreamSettings
+from swaptier_client.connection import DEADLINE_SECONDS, StreamSettings
 from swaptier_client.mm.errors import OutOfMemory
 from swaptier_client.mm.policy import POLICIES
+from swaptier_client.security import Security
 from swaptier_client.transport import TierStream
 from swaptier_loadgen.config import device_area
 from swaptier_loadgen.content import Contents
 from swaptier_loadgen.corpus import read_corpus
 from swaptier_loadgen.emulated import EmulatedHost
-from swaptier_loadgen.messages import LINE_BYTES_MAX, REPORT_SECONDS, STALL_SECONDS_MAX, Ended, HostReport, HostSpec
+from swaptier_loadgen.messages import (
+    LINE_BYTES_MAX,
+    LOSSES_MAX,
+    REPORT_SECONDS,
+    STALL_SECONDS_MAX,
+    Ended,
+    HostReport,
+    HostSpec,
+)
 from swaptier_loadgen.workload import WorkloadKind
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions
@@ -38,15 +47,19 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     """Run what *spec* says and report it; returns after the last report."""
     contents = Contents(spec.seed, read_corpus([Path(name) for name in spec.corpus_files]))
     options = AreaOptions(device_free_on_read=POLICIES[spec.policy].device_free_on_read)
-    at_once = StreamSettings(give_up_seconds=0)
+    settings = StreamSettings(
+        deadline_seconds=spec.deadline_seconds or DEADLINE_SECONDS,
+        give_up_seconds=spec.give_up_seconds,
+        security=Security(**{field: Path(name) for field, name in spec.security_files.items()}),
+    )
 
     def streams_to_all() -> list[TierStream]:
         return [
             TierStream(
                 tier.address,
                 HostArea(spec.client_id, spec.client_epoch, device_area(spec.area, type_), spec.slots, options),
-                at_once,
-                on_epoch_change=lambda _old, _new: host.on_tier_restarted(),
+                settings,
+                on_epoch_change=lambda _old, _new, type_=type_: host.on_tier_restarted(type_),  # type: ignore[misc]  # mypy infers no default arguments
             )
             for type_, tier in enumerate(spec.tiers)
         ]
@@ -60,7 +73,7 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     ended, message = Ended.FINISHED, ""
     helpers = [
         asyncio.create_task(_report_often(host, tiers)),
-        asyncio.create_task(_stop_when_told(stdin, host)),
+        asyncio.create_task(_stop_when_told(stdin, host, [*tiers, *twin])),
     ]
     try:
         async with contextlib.AsyncExitStack() as streams:
@@ -79,9 +92,12 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
         for helper in helpers:
             helper.cancel()
         await asyncio.wait(helpers)
-    if host.is_stopping and ended is Ended.FINISHED:
+    if host.is_stopping and ended is not Ended.OUT_OF_MEMORY:
         ended = Ended.STOPPED
-    say(host.final_report().model_copy(update={"ended": ended, "message": message, "leaked_pages": leaked_pages}))
+    while len(losses := host.take_losses()) == LOSSES_MAX:
+        say(host.report().model_copy(update={"new_losses": losses}))
+    last = {"ended": ended, "message": message, "leaked_pages": leaked_pages, "new_losses": losses}
+    say(host.final_report().model_copy(update=last))
 
 
 async def _swapoff_areas(tiers: Sequence[TierStream]) -> int:
@@ -119,7 +135,7 @@ async def _report_often(host: EmulatedHost, tiers: Sequence[TierStream]) -> None
         report = host.report()
         if host.is_running:  # the first report says that all tiers have answered
             await _note_written_back(host, tiers)
-            say(report)
+            say(report.model_copy(update={"new_losses": host.take_losses()}))
         if report.pages_checked != checked:
             checked, checked_at = report.pages_checked, monotonic()
         elif monotonic() - checked_at > STALL_SECONDS_MAX:
@@ -130,10 +146,12 @@ async def _report_often(host: EmulatedHost, tiers: Sequence[TierStream]) -> None
             os._exit(STALLED_STATUS)
 
 
-async def _stop_when_told(stdin: asyncio.StreamReader, host: EmulatedHost) -> None:
-    """Stop *host* at the next line, or when the load generator is gone."""
+async def _stop_when_told(stdin: asyncio.StreamReader, host: EmulatedHost, tiers: Sequence[TierStream]) -> None:
+    """Stop *host* at the next line, or when the load generator is gone; it then waits for no tier that is gone."""
     await stdin.readline()
     host.is_stopping = True
+    for tier in tiers:
+        tier.give_up()
 
 
 def say(report: HostReport) -> None:

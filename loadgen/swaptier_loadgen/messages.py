@@ -4,12 +4,15 @@ Pure. A host is given a `HostSpec` on its standard input and answers with `HostR
 every REPORT_SECONDS while it runs, and a last one with `ended` set. A second line on its input, or its end, means stop.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from swaptier_client.mm.readahead import ReadaheadMode
+from swaptier_loadgen.fault_spec import NO_FAULTS, Faults
+from swaptier_loadgen.hazards import Loss
 from swaptier_loadgen.tiers import Tier, parse_tiers
 from swaptier_loadgen.workload import WorkloadKind
 
@@ -21,6 +24,10 @@ STALL_SECONDS_MAX = 60.0
 
 LINE_BYTES_MAX = 1 << 20
 """A report is some 10 kB; the last one carries a latency histogram of up to 100 kB."""
+
+
+LOSSES_MAX = 4096
+"""In one report: some 100 bytes each. More go into further reports."""
 
 
 KERNEL_COUNTERS = (
@@ -71,6 +78,17 @@ class HostSpec(BaseModel):
     readahead: ReadaheadMode = ReadaheadMode.NONE
     zeromap: bool = False
     swapoff: bool = False
+    require_generation: bool = False
+    deadline_seconds: float | None = None
+    """For each answer of a tier; the stream's own without."""
+    give_up_seconds: float = 0.0
+    security_files: dict[str, str] = Field(default_factory=dict)
+    """Paths by the field of `Security` that they are for."""
+
+    @property
+    def survives_restarts(self) -> bool:
+        """A tier that ends is waited for, and what it lost is told to processes; else its end is the host's."""
+        return self.give_up_seconds > 0
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
@@ -126,6 +144,11 @@ class HostReport(BaseModel):
     orphan_entries: int = 0
     leaked_pages: int = 0
     """Pages the pool still held after every process had ended and every slot had been freed: must be 0."""
+    new_losses: list[Loss] = Field(default_factory=list)
+    """Pages lost or read wrong since the report before; LOSSES_MAX at most."""
+    lost_to: dict[str, int] = Field(default_factory=dict)
+    """By `hazards.Hazard`, what took the pages of this report and all before it. The race fills it in: it has the
+    ledger of the links."""
     zswpwb: int = 0
     """Pages the tier wrote back from the pool to its device; the tier's count, as of its last answer to Stat."""
     latency_buckets: list[int] = Field(default_factory=list)
@@ -154,6 +177,14 @@ class PolicyRun:
     policy: str
     reports: tuple[HostReport, ...]
     workload: WorkloadKind = WorkloadKind.RANDOM
+    faults: Faults = NO_FAULTS
+    """What went wrong on purpose."""
+    damage: Mapping[str, int] = field(default_factory=dict)
+    """How often, by the name that --fault has for it."""
+    tiers_are_durable: bool = False
+    """A store was answered when it survived the tier."""
+    require_generation: bool = False
+    """Loads asked for their generation, whatever the policy."""
 
     @property
     def ended(self) -> Ended:

@@ -5,7 +5,7 @@ every policy in the race exists from the start, at 0, so that increase() sees th
 labels are the policy and the area, both bounded by the race.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ from swaptier_client.mm.counters import DetectedLoss, HostCounters
 from swaptier_client.mm.duplication import DuplicationCause
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.config import RaceSettings, area_name
+from swaptier_loadgen.fault_spec import FAULTS
+from swaptier_loadgen.hazards import Hazard
 from swaptier_loadgen.latency import BOUNDS_US
 from swaptier_loadgen.messages import Duplicates, HostReport
 from swaptier_loadgen.oracle import Corruption, Fate
@@ -49,6 +51,8 @@ class LatestReports:
     """
 
     reports: dict[tuple[str, int], HostReport] = field(default_factory=dict)
+    damage: Mapping[str, int] = field(default_factory=dict)
+    """What was done on purpose so far, by the name that --fault has for it. Another's: read only."""
 
     @classmethod
     def of(cls, settings: RaceSettings) -> "LatestReports":
@@ -118,6 +122,12 @@ COUNTERS = (
         _one(lambda report: report.corruptions[Corruption.LOST_UPDATE]),
     ),
     _Series("detected_loss", "Pages a process was told are gone (SIGBUS), by reason.", "reason", _told_lost),
+    _Series(
+        "lost_pages",
+        "Pages that were lost or read wrong, by the hazard that took them.",
+        "hazard",
+        lambda report: {str(hazard): float(report.lost_to.get(str(hazard), 0)) for hazard in Hazard},
+    ),
     _Series("discarded", "Loads thrown away because nobody needed the page any more.", "", _counter("discarded")),
     _Series(
         "owed_fates",
@@ -214,6 +224,7 @@ class RaceCollector(Collector):
             for series in family:
                 yield self._family(series, kind)
         yield self._latency()
+        yield self._faults()
         yield self._race_info()
 
     def _family(
@@ -238,6 +249,15 @@ class RaceCollector(Collector):
             counts = [sum(bucket) for bucket in zip(*(report.latency_buckets for report in reports), strict=True)]
             buckets = list(zip(bounds, _cumulative(counts), strict=True))
             metric.add_metric([policy], buckets, sum(report.latency_seconds_sum for report in reports))
+        return metric
+
+    def _faults(self) -> CounterMetricFamily:
+        """Return what was done on purpose, whatever policy ran."""
+        metric = CounterMetricFamily(
+            "swaptier_faults_injected", "What went wrong on purpose on the way to a tier or with it.", labels=["fault"]
+        )
+        for fault in FAULTS:
+            metric.add_metric([fault], self._latest.damage.get(fault, 0))
         return metric
 
     def _race_info(self) -> GaugeMetricFamily:

@@ -237,6 +237,10 @@ class Oracle:
             self._told.add(page)
             self.tally.told_lost[reason] = self.tally.told_lost.get(reason, 0) + 1
 
+    def is_owed(self, page: PageId) -> bool:
+        """Return whether a failed install may have taken the only copy of *page*, and nobody has read it since."""
+        return self._owed.get(page, 0) > 0
+
     def is_told(self, page: PageId) -> bool:
         """Return whether a process was told that *page* is gone; there is nothing left to check then."""
         return page in self._told

@@ -9,10 +9,10 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from swaptier_loadgen.conduct import Tier
 from swaptier_loadgen.config import RaceSettings
 from swaptier_loadgen.messages import HostReport, PolicyRun
 from swaptier_loadgen.metrics import LatestReports
+from swaptier_loadgen.race_tiers import RaceTiers
 from swaptier_loadgen.report import summarise
 
 
@@ -65,13 +65,14 @@ class Watcher:
         """Take the bar away."""
         self._progress.stop()
 
-    def on_tier(self, tier: Tier) -> None:
+    def on_tiers(self, tiers: RaceTiers) -> None:
         """Say where everything is."""
+        self._latest.damage = tiers.damage.counts
         self._say(
             "race begins",
-            target=tier.target,
-            own_server_pid=tier.own_pids[0] if tier.own_pids else None,
-            own_server_pids=list(tier.own_pids),
+            target=tiers.target,
+            own_server_pid=tiers.own_pids[0] if tiers.own_pids else None,
+            own_server_pids=list(tiers.own_pids),
             metrics=self._metrics,
             seed=self._settings.seed,
         )

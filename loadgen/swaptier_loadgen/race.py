@@ -11,17 +11,26 @@ Touches processes and the event loop. Rules of conduct:
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
+from swaptier_client.security import PLAIN
 from swaptier_loadgen.config import RaceSettings, area_name
+from swaptier_loadgen.conversation import Damage
+from swaptier_loadgen.hazards import explain
 from swaptier_loadgen.messages import LINE_BYTES_MAX, Ended, HostReport, HostSpec, PolicyRun
 from swaptier_loadgen.tied import tied_command
 from swaptier_loadgen.workload import share
 
 STOP_SECONDS_MAX = 15.0
 """From asking a host to stop to killing it: longer than a request to a tier that hangs may take."""
+
+
+FAULTY_DEADLINE_SECONDS = 1.0
+"""For an answer where answers get lost on purpose: the last one before a lull is missed by nothing but its deadline."""
 
 
 class HostFailed(Exception):
@@ -41,9 +50,18 @@ class Observer(Protocol):
 class Race:
     """One race against one tier. Made; `run` once; `stop` at any time, from the same event loop."""
 
-    def __init__(self, settings: RaceSettings, target: str, corpus_files: Sequence[Path], observer: Observer) -> None:
+    def __init__(
+        self,
+        settings: RaceSettings,
+        target: str,
+        corpus_files: Sequence[Path],
+        observer: Observer,
+        damage: Damage | None = None,
+    ) -> None:
+        """Have hosts connect to *target*; *damage* is what is done to the tiers and on the way there, as it is done."""
         self._settings = settings
         self._target = target
+        self._damage = damage or Damage()
         self._corpus_files = tuple(map(str, corpus_files))
         self._observer = observer
         self._epoch = time.time_ns()
@@ -85,6 +103,7 @@ class Race:
     async def _run_policy(self, policy: str) -> PolicyRun:
         """Run *policy* on fresh hosts, all at once."""
         self._hosts = []
+        before = Counter(self._damage.counts)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -97,7 +116,15 @@ class Race:
             self._kill()
             if self._killer is not None:
                 self._killer.cancel()
-        return PolicyRun(policy, tuple(task.result() for task in tasks), self._settings.workload)
+        return PolicyRun(
+            policy,
+            tuple(task.result() for task in tasks),
+            self._settings.workload,
+            self._settings.faults,
+            dict(self._damage.counts - before),
+            self._settings.server_flags.is_durable,
+            self._settings.require_generation,
+        )
 
     async def _run_host(self, spec: HostSpec) -> HostReport:
         """Run one host process to its last report, passing on the others."""
@@ -109,13 +136,26 @@ class Race:
             start_new_session=True,
         )
         self._hosts.append(process)
+        try:
+            return await self._listen_to(process, spec)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.communicate()
+
+    async def _listen_to(self, process: asyncio.subprocess.Process, spec: HostSpec) -> HostReport:
+        """Give a host its *spec* and take its reports, passing on all but the last, which is returned."""
         assert process.stdin is not None and process.stdout is not None, "both are piped"
         process.stdin.write(spec.model_dump_json().encode() + b"\n")
         if self.is_stopping:
             _ask_to_stop(process)
         last: HostReport | None = None
+        lost_to: Counter[str] = Counter()
         async for line in process.stdout:
-            last = HostReport.model_validate_json(line)
+            said = HostReport.model_validate_json(line)
+            # Once, with what is known by now: a loss never moves from one cause to another while somebody counts.
+            lost_to.update(explain(said.new_losses, self._damage.ledger))
+            last = said.model_copy(update={"lost_to": dict(lost_to), "new_losses": []})
             self._observer.on_report(spec.policy, spec.host, last)
         status = await process.wait()
         if last is None or last.ended is None:
@@ -127,6 +167,8 @@ class Race:
 
     def _spec(self, policy: str, index: int) -> HostSpec:
         settings = self._settings
+        # A link on this machine does for its hosts what the tier asks for.
+        security = PLAIN if settings.faults.on_the_way else settings.security
         return HostSpec(
             host=index,
             policy=policy,
@@ -150,6 +192,10 @@ class Race:
             readahead=settings.readahead,
             zeromap=settings.zeromap,
             swapoff=settings.swapoff,
+            require_generation=settings.require_generation,
+            deadline_seconds=FAULTY_DEADLINE_SECONDS if settings.faults else None,
+            give_up_seconds=settings.patience_seconds,
+            security_files={field: str(path) for field, path in asdict(security).items() if path is not None},
         )
 
 

@@ -39,6 +39,10 @@ class Verdict(StrEnum):
 
     SAFE = "safe"
     AS_SPECIFIED = "corrupts (as specified)"
+    LOSES = "loses (as specified)"
+    """It lost pages and said so, as its specification says it can."""
+    TELLS = "tells (tier died)"
+    """Nothing was wrong and nothing silent: a tier that kept pages in memory died with them, and said so."""
     NOT_SEEN = "unsafe (not seen)"
     """The specification says that it can lose pages; this run did not make it."""
     CORRUPTED = "CORRUPTED"
@@ -102,6 +106,12 @@ class RunSummary:
     counters_wrong: int
     index_words_wrong: int
     """What the kernel's swap race stress calls data loss and misload; 0 in other workloads."""
+    lost_to: Mapping[str, int]
+    """What took the pages that were lost or read wrong, by `hazards.Hazard`."""
+    damage: Mapping[str, int]
+    """What was done on purpose while this policy ran, by the name that --fault has for it."""
+    predicted_losses: float
+    """Pages that dropped answers take along: p x loads of KERNEL.md 6.4. 0 where not every load takes its page."""
 
     @property
     def corrupted_pages(self) -> int:
@@ -124,23 +134,12 @@ def summarise(run: PolicyRun) -> RunSummary:
     race_seconds = max((report.race_seconds for report in reports), default=0.0)
     race_faults = sum(report.race_faults for report in reports)
     lost_updates = corruptions.get(Corruption.LOST_UPDATE, 0)
-    leaked = sum(report.leaked_pages for report in reports)
     firsts = [r.first_corruption_seconds for r in reports if r.first_corruption_seconds is not None]
-    lost = sum(count for reason, count in told.items() if reason not in TIER_GONE)
-    # Where two hosts share an area, each frees and takes what the other needs: pages are left behind, and only the
-    # tier can keep a loss from being silent.
-    is_shared = run.workload is WorkloadKind.TWO_HOSTS
-    is_safe = POLICIES[run.policy].is_safe and not (is_shared and not POLICIES[run.policy].requires_generation)
+    policy = POLICIES[run.policy]
     examples = [example for report in reports for example in report.examples]
     return RunSummary(
         policy=run.policy,
-        verdict=judge(
-            is_safe=is_safe,
-            ended=run.ended,
-            corrupted=sum(corruptions.values()) + sum(r.counters_wrong + r.index_words_wrong for r in reports),
-            lost=0 if is_shared and is_safe else lost,
-            leaked=0 if is_shared else leaked,
-        ),
+        verdict=_verdict(run, corruptions, told),
         faults=_counter(reports, "faults"),
         install_failures=_counter(reports, "install_failures"),
         install_failures_owed=_counter(reports, "install_failures_owed"),
@@ -156,7 +155,7 @@ def summarise(run: PolicyRun) -> RunSummary:
         loads=_counter(reports, "loads"),
         faults_per_second=race_faults / race_seconds if race_seconds else 0.0,
         latency_us=merge(report.latency_histogram for report in reports),
-        is_safe_by_specification=is_safe,
+        is_safe_by_specification=_is_safe(run),
         ended=run.ended,
         message=next((report.message for report in reports if report.message), ""),
         corruptions_by_kind=corruptions,
@@ -167,22 +166,52 @@ def summarise(run: PolicyRun) -> RunSummary:
         counters=counters,
         ops=sum(report.ops_done for report in reports),
         pages_checked=sum(report.pages_checked for report in reports),
-        leaked_pages=leaked,
+        leaked_pages=sum(report.leaked_pages for report in reports),
         race_seconds=race_seconds,
         examples=tuple(examples[:EXAMPLES_MAX]),
         first_corruption_seconds=min(firsts, default=None),
         kernel_counters=tuple(report.kernel_counters() for report in reports),
         counters_wrong=sum(report.counters_wrong for report in reports),
         index_words_wrong=sum(report.index_words_wrong for report in reports),
+        lost_to=_sum(report.lost_to for report in reports),
+        damage=run.damage,
+        predicted_losses=run.faults.drop_reply * counters.get("zswpin", 0) if policy.takes_at_every_load else 0.0,
     )
 
 
-def judge(*, is_safe: bool, ended: Ended, corrupted: int, lost: int, leaked: int) -> Verdict:
+def _is_safe(run: PolicyRun) -> bool:
+    """Tell whether the policy must not lose a page in this race, by its specification."""
+    policy = POLICIES[run.policy]
+    # Where two hosts share an area, each frees and takes what the other needs: pages are left behind, and only the
+    # tier can keep a loss from being silent.
+    is_told = policy.requires_generation or run.require_generation
+    is_shared = run.workload is WorkloadKind.TWO_HOSTS
+    return policy.is_safe and (is_told or not is_shared) and not (run.faults and policy.takes_at_load)
+
+
+def _verdict(run: PolicyRun, corruptions: Mapping[str, int], told: Mapping[str, int]) -> Verdict:
+    """Judge a policy by what its hosts found and were told."""
+    reports = run.reports
+    is_safe, is_shared = _is_safe(run), run.workload is WorkloadKind.TWO_HOSTS
+    lost = sum(count for reason, count in told.items() if reason not in TIER_GONE or run.tiers_are_durable)
+    leaked = sum(report.leaked_pages for report in reports)
+    return judge(
+        is_safe=is_safe,
+        ended=run.ended,
+        corrupted=sum(corruptions.values()) + sum(r.counters_wrong + r.index_words_wrong for r in reports),
+        lost=0 if is_shared and is_safe else lost,
+        # A restart forgets which slots are free, and a late request may fill one again.
+        leaked=0 if is_shared or run.faults.kill_server_seconds else leaked,
+        lost_with_tier=sum(told.values()) - lost,
+    )
+
+
+def judge(*, is_safe: bool, ended: Ended, corrupted: int, lost: int, leaked: int, lost_with_tier: int = 0) -> Verdict:
     """Return the verdict on a policy: what was found counts first, then how the run ended."""
     if corrupted:
         return Verdict.CORRUPTED if is_safe else Verdict.AS_SPECIFIED
     if lost:
-        return Verdict.LOST if is_safe else Verdict.AS_SPECIFIED
+        return Verdict.LOST if is_safe else Verdict.LOSES
     if ended is Ended.UNREACHABLE:
         return Verdict.UNREACHABLE
     if ended is Ended.OUT_OF_MEMORY:
@@ -191,6 +220,8 @@ def judge(*, is_safe: bool, ended: Ended, corrupted: int, lost: int, leaked: int
         return Verdict.STOPPED
     if leaked:
         return Verdict.LEAKED
+    if lost_with_tier:
+        return Verdict.TELLS
     return Verdict.SAFE if is_safe else Verdict.NOT_SEEN
 
 
@@ -210,7 +241,9 @@ def exit_status(summaries: Iterable[RunSummary]) -> int:
 def document(settings: RaceSettings, summaries: Iterable[RunSummary]) -> dict[str, object]:
     """Return the JSON document of a race."""
     workload = asdict(settings)
+    del workload["security"]  # where whose files are is nobody else's business
     workload["corpus"] = None if settings.corpus is None else str(settings.corpus)
+    workload["faults"] = str(settings.faults)
     return {
         "schema_version": SCHEMA_VERSION,
         "seed": settings.seed,
@@ -251,22 +284,31 @@ def closing_sentence(summaries: Iterable[RunSummary]) -> str:
     if gone:
         return f"The tier cannot be reached, which says nothing about {_names(gone)}: {gone[0].message}"
     bad = [s for s in summaries if s.verdict is Verdict.AS_SPECIFIED]
+    told = [s for s in summaries if s.verdict in (Verdict.LOSES, Verdict.TELLS)]
     good = [s for s in summaries if s.verdict is Verdict.SAFE]
     checked = (
         f"every byte of {sum(s.pages_checked for s in summaries):,} pages read was compared with what was written."
     )
-    wrong = sum(s.corrupted_pages for s in bad)
-    pages = "1 page" if wrong == 1 else f"{wrong:,} pages"
+    if told:
+        lost = sum(s.detected_losses for s in told)
+        checked += f" {_pages(lost)} lost under {_names(told)}, and the programs were told so."
+    wrong = _pages(sum(s.corrupted_pages for s in bad), "came back")
     if bad and good:
         return (
-            f"{pages} came back to programs with wrong bytes and no error under {_names(bad)}; not one did under "
+            f"{wrong} to programs with wrong bytes and no error under {_names(bad)}; not one did under "
             f"{_names(good)}: {checked}"
         )
     if bad:
-        return f"{pages} came back to programs with wrong bytes and no error under {_names(bad)}: {checked}"
-    if good:
-        return f"Not one page came back wrong under {_names(good)}: {checked}"
+        return f"{wrong} to programs with wrong bytes and no error under {_names(bad)}: {checked}"
+    if good or told:
+        return f"Not one page came back wrong under {_names(good or told)}: {checked}"
     return f"No page came back wrong, but no policy that promises so ran to its end: {checked}"
+
+
+def _pages(number: int, verb: str = "") -> str:
+    if number == 1:
+        return f"1 page {verb or 'was'}"
+    return f"{number:,} pages {verb or 'were'}"
 
 
 def _names(summaries: list[RunSummary]) -> str:

@@ -11,6 +11,7 @@ import json
 import signal
 from collections.abc import AsyncIterator, Sequence
 
+from swaptier_loadgen.server_flags import OWN_ADDRESSES
 from swaptier_loadgen.tied import tied_command
 
 START_SECONDS_MAX = 30.0
@@ -48,7 +49,7 @@ class OwnServer:
         Raises:
             ServerNotStarted: it ended or said nothing within START_SECONDS_MAX.
         """
-        own = ("--listen", "127.0.0.1:0", "--metrics", "off", "--log-level", "warning")
+        own = (*OWN_ADDRESSES, "--log-level", "warning")
         again = ("--listen", self.target) if self.target else ()
         self._process = process = await asyncio.create_subprocess_exec(
             *tied_command("swaptier_server", *own, *self._arguments, *again),

@@ -25,6 +25,8 @@ POLICY_COLUMNS = 22
 _COLOURS = {
     Verdict.SAFE: "green",
     Verdict.AS_SPECIFIED: "yellow",
+    Verdict.LOSES: "yellow",
+    Verdict.TELLS: "yellow",
     Verdict.NOT_SEEN: "yellow",
     Verdict.CORRUPTED: "bold red",
     Verdict.LOST: "bold red",

@@ -229,7 +229,7 @@ async def test_nothing_read_after_the_tier_started_anew_counts() -> None:
 
     def forget(request: Request, reply: RequestReply) -> RequestReply:
         if isinstance(reply, LoadReply) and next(loads) > 100:
-            host.on_tier_restarted()
+            host.on_tier_restarted(0)
             return LoadReply(Outcome.DEVICE, page=ZERO_PAGE)
         return reply
 

@@ -24,15 +24,16 @@ def only(hazard: Hazard) -> dict[str, int]:
         (MISS, Unknown.LATE, None, Hazard.REPLY_LATE),
         (MISS, Unknown.OVERTAKEN, None, Hazard.REPLY_DROPPED),
         (MISS, Unknown.NO, None, Hazard.UNEXPLAINED),
-        (str(DetectedLoss.EPOCH), Unknown.BROKEN, Hazard.CONNECTION_LOST, Hazard.SERVER_RESTARTED),
+        (str(DetectedLoss.EPOCH), Unknown.BROKEN, Hazard.REPLY_DROPPED, Hazard.REPLY_DROPPED),
+        (str(DetectedLoss.EPOCH), Unknown.BROKEN, None, Hazard.SERVER_RESTARTED),
         (str(DetectedLoss.UNREACHABLE), Unknown.NO, None, Hazard.UNREACHABLE),
         (str(DetectedLoss.CHECKSUM), Unknown.NO, None, Hazard.UNEXPLAINED),
     ],
 )
-def test_the_tier_knows_best_then_the_link_then_the_host(
+def test_the_link_knows_best_then_the_tier_then_the_host(
     reason: str, unknown: Unknown, seen: Hazard | None, hazard: Hazard
 ) -> None:
-    """A restart is what the tier says; a dropped answer what the link saw; the rest what the host made of it."""
+    """A dropped answer is what the link saw; a restart what the tier says; the rest what the host made of it."""
     ledger = Ledger()
     ledger.note(PAGE._replace(generation=4), Hazard.REQUEST_REPEATED)
     if seen is not None:
@@ -60,3 +61,18 @@ def test_a_ledger_is_bounded_and_forgets_the_oldest(monkeypatch: pytest.MonkeyPa
 def test_the_reasons_that_name_their_hazard_are_those_of_the_host() -> None:
     """Two modules, one vocabulary."""
     assert (hazards.RESTARTED, hazards.UNREACHABLE) == (DetectedLoss.EPOCH, DetectedLoss.UNREACHABLE)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "hazard"), [(Unknown.BROKEN, Hazard.CONNECTION_LOST), (Unknown.NO, Hazard.SERVER_RESTARTED)]
+)
+def test_what_a_durable_tier_lost_in_a_restart_was_being_loaded(unknown: Unknown, hazard: Hazard) -> None:
+    """The device had the page, so it was the answer that died with the server; a page nobody loaded is a defect."""
+    lost = [Loss(PAGE, str(DetectedLoss.EPOCH), unknown)]
+    assert explain(lost, Ledger(tiers_are_durable=True)) == only(hazard)
+
+
+def test_a_page_that_a_fault_dropped_is_no_fault_of_the_networks() -> None:
+    """Also when its load had been asked twice."""
+    lost = [Loss(PAGE, "device_zero", Unknown.BROKEN, was_dropped=True)]
+    assert explain(lost, Ledger()) == only(Hazard.INSTALL_FAILED)

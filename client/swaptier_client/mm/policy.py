@@ -49,6 +49,21 @@ class Policy:
     device_free_on_read: bool = False
     """The device itself drops what it reads out."""
 
+    @property
+    def takes_at_load(self) -> bool:
+        """Some load takes the page before its host has it: over a network a lost answer is a lost page.
+
+        KERNEL.md section 5, hazards 1 and 2; what the policy is otherwise does not matter.
+        """
+        return LoadMode.EXCLUSIVE in (self.bypass_mode, self.swapcache_mode)
+
+    @property
+    def takes_at_every_load(self) -> bool:
+        """No load leaves the page, whichever way the fault goes."""
+        return self.swapcache_mode is LoadMode.EXCLUSIVE and (
+            self.bypass_mode is LoadMode.EXCLUSIVE or not self.bypasses_swapcache
+        )
+
 
 SHARED_UNPINNED = Policy(
     name="shared-unpinned",

@@ -1,0 +1,77 @@
+"""What a race hands on to the servers that it starts itself: how much they hold, and where.
+
+Touches a process: the server's own `--check-config` says whether it would take them.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+OWN_ADDRESSES = ("--listen", "127.0.0.1:0", "--metrics", "off")
+"""Of a server that only its own race talks to."""
+
+SWAP_FILE_NAME = "swap"
+"""Of a swap file that exists for one race only."""
+
+
+class FlagsRefused(Exception):
+    """The server would not take its flags. One line that names the flag."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFlags:
+    """Flags of `swaptier-server`, as they were given to the race; None where they were not."""
+
+    pool_limit: str | None = None
+    device: str | None = None
+    durability: str | None = None
+
+    def __bool__(self) -> bool:
+        """Whether any was given."""
+        return any(True for _ in self._given())
+
+    @property
+    def needs_swap_file(self) -> bool:
+        """Every page goes to a device that outlives the server, and none was named: the race makes one for itself."""
+        return self.durability == "write-through" and self.device is None
+
+    @property
+    def is_durable(self) -> bool:
+        """A store is answered when it survives the server."""
+        return self.durability == "write-through"
+
+    def check(self) -> None:
+        """Ask the server whether it would start with these.
+
+        Raises:
+            FlagsRefused: see there.
+        """
+        with tempfile.TemporaryDirectory(prefix="swaptier-") as folder:
+            command = [sys.executable, "-m", "swaptier_server", *OWN_ADDRESSES, *self.arguments(0, Path(folder))]
+            asked = subprocess.run([*command, "--check-config"], capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+        if asked.returncode:
+            raise FlagsRefused(asked.stderr.strip().rpartition("\n")[2].removeprefix("swaptier-server: "))
+
+    def arguments(self, number: int, folder: Path | None) -> list[str]:
+        """Return the command line of the server with this *number*; *folder* is for a swap file of the race's own."""
+        flags = [*self._given()]
+        if self.needs_swap_file:
+            assert folder is not None, "whoever needs a swap file is given a folder"
+            flags.append(("--device", f"sqlite:{folder / SWAP_FILE_NAME}"))
+        # Two servers never share a swap file.
+        numbered = [
+            (flag, f"{value}.{number}" if number and value.startswith("sqlite:") else value) for flag, value in flags
+        ]
+        return [word for pair in numbered for word in pair]
+
+    def _given(self) -> Iterator[tuple[str, str]]:
+        for flag, value in (
+            ("--pool-limit", self.pool_limit),
+            ("--device", self.device),
+            ("--durability", self.durability),
+        ):
+            if value is not None:
+                yield flag, value
