@@ -17,9 +17,10 @@ from rich.table import Table
 
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.budget import BudgetRow, BudgetSettings, Refused, run_budget
-from swaptier_loadgen.config import UsageProblem, check_range, check_writable, parse_policies
+from swaptier_loadgen.config import UsageProblem, check_range, check_writable
 from swaptier_loadgen.content import PROCESS_PAGES_MAX, Contents, PageId
 from swaptier_loadgen.corpus import CorpusUnreadable, corpus_files, read_corpus
+from swaptier_loadgen.flag_values import parse_policies
 from swaptier_loadgen.report import STATUS_AS_SPECIFIED, STATUS_SAFE_POLICY_FAILED, STATUS_USAGE
 
 PIPE_COLUMNS = 120

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from swaptier_client.mm.readahead import ReadaheadMode
-from swaptier_loadgen import budget_cli, config, flags, report, specification_cli
+from swaptier_loadgen import budget_cli, config, flag_values, flags, report, specification_cli
 from swaptier_loadgen.conduct import Conducted, conduct
 from swaptier_loadgen.config import RaceSettings, UsageProblem
 from swaptier_loadgen.corpus import CorpusUnreadable, corpus_files, read_corpus
@@ -102,8 +102,8 @@ def race(
     """Run each policy on the same accesses, page contents and injected failures, and say what it did to the data."""
     try:
         settings = RaceSettings(
-            policies=config.choose_policies(policy, era),
-            target=target and config.parse_target(target),
+            policies=flag_values.choose_policies(policy, era),
+            target=target and flag_values.parse_target(target),
             name=name,
             servers=servers,
             hosts=hosts,
@@ -114,8 +114,8 @@ def race(
             ops=config.DEFAULT_OPS if ops is None and duration is None else ops,
             duration_seconds=duration,
             seed=seed,
-            install_failure_rate=config.lock_contended_rate(install_failure_rate, install_failure or ()),
-            install_failures=config.parse_install_failures(install_failure or ()),
+            install_failure_rate=flag_values.lock_contended_rate(install_failure_rate, install_failure or ()),
+            install_failures=flag_values.parse_install_failures(install_failure or ()),
             workload=workload,
             readahead=readahead,
             zeromap=zeromap,
@@ -123,10 +123,10 @@ def race(
             preemption_rate=preemption_rate,
             corpus=corpus,
             require_generation=require_generation,
-            faults=config.parse_faults(fault),
+            faults=flag_values.parse_faults(fault),
             give_up_seconds=give_up,
             server_flags=ServerFlags(pool_limit, device, durability),
-            security=config.security(tls_ca, tls_cert, tls_key, token_file),
+            security=flag_values.security(tls_ca, tls_cert, tls_key, token_file),
         )
     except UsageProblem as problem:
         _fail(str(problem), report.STATUS_USAGE)
@@ -143,7 +143,9 @@ def _race(settings: RaceSettings, json_file: Path | None, metrics: str | None) -
             settings.server_flags.check()
         latest = LatestReports.of(settings)
         if metrics is not None:
-            metrics = serve(config.parse_endpoint("--metrics", metrics, unix=False), RaceCollector(settings, latest))
+            metrics = serve(
+                flag_values.parse_endpoint("--metrics", metrics, unix=False), RaceCollector(settings, latest)
+            )
     except (UsageProblem, FlagsRefused, CorpusUnreadable, MetricsPortTaken) as problem:
         _fail(str(problem), report.STATUS_USAGE)
     configure_logging()

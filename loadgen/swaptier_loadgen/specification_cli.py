@@ -22,7 +22,8 @@ from swaptier_client.area_calls import HostArea
 from swaptier_client.driver import Driver
 from swaptier_client.mm.policy import POLICIES, Policy
 from swaptier_client.transport import TierStream
-from swaptier_loadgen.config import UsageProblem, check_writable, parse_endpoint, parse_policies
+from swaptier_loadgen.config import UsageProblem, check_writable
+from swaptier_loadgen.flag_values import parse_endpoint, parse_policies
 from swaptier_loadgen.report import STATUS_AS_SPECIFIED, STATUS_SAFE_POLICY_FAILED, STATUS_UNREACHABLE, STATUS_USAGE
 from swaptier_loadgen.specification import Measures
 from swaptier_loadgen.specification_table import (
