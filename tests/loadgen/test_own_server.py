@@ -2,14 +2,16 @@
 
 import asyncio
 import os
+import signal
 
 import pytest
 
 from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import StreamSettings
-from swaptier_client.mm.effects import Load, Store, SwapEntry
+from swaptier_client.mm.effects import Load, Lookup, Store, SwapEntry
 from swaptier_client.transport import TierStream
 from swaptier_loadgen.server_process import own_server
+from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import PAGE_BYTES, LoadMode, LoadReply, Outcome, Reason
 
 AREA = HostArea("host", 1, "area", slots=8)
@@ -46,3 +48,20 @@ async def test_a_paused_server_goes_on_where_it_stood() -> None:
         assert answer.outcome is Outcome.STORED
         assert loop.time() - began >= 0.2
         await pausing
+
+
+async def test_a_host_that_gives_up_waits_for_no_server_that_is_gone() -> None:
+    """What waits for a connection ends at once, and definitely: it was never sent. So does what comes later."""
+    async with own_server() as server:
+        stream = TierStream(server.target, AREA)
+        async with stream:
+            await stream.submit(Store(SwapEntry(0, 1), 1, bytes(PAGE_BYTES)))
+            os.kill(server.pid, signal.SIGKILL)
+            while not stream.counters.streams_broken:
+                await asyncio.gather(stream.submit(Lookup(SwapEntry(0, 1))), return_exceptions=True)
+            waits = stream.submit(Lookup(SwapEntry(0, 1)))
+            stream.give_up()
+            for ended in (waits, stream.submit(Lookup(SwapEntry(0, 1)))):
+                with pytest.raises(TierUnreachable) as told:
+                    await ended
+                assert told.value.definite
