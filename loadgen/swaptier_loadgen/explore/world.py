@@ -307,7 +307,9 @@ def _check_slots(there: WorldHost) -> None:
                     Kind.REUSED_EARLY, f"slot {slot.entry.offset} is free and the tier still holds a page for it"
                 )
             folio = slot.folio
-            if folio is not None and folio.dirty and folio.uptodate and held.generation == slot.generation:
+            # A host that doubts the slot takes neither copy for the only one: the next store's generation settles it.
+            is_sure = held.generation == slot.generation and not slot.in_doubt
+            if folio is not None and folio.dirty and folio.uptodate and is_sure:
                 raise Violation(
                     Kind.TWO_OWNERS,
                     f"the swapcache's folio of slot {slot.entry.offset} is dirty, and the tier holds the same version",

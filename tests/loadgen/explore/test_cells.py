@@ -1,6 +1,7 @@
 """Every policy in every world is what the specification says: the quick worlds always, all by `make explore`."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -79,6 +80,15 @@ def test_a_second_swap_out_takes_what_was_faulted_back_after_the_first() -> None
     bounds = WORLDS["reclaim-vs-fault"].bounds
     assert bounds.swap_outs == 2
     assert ask(Question("shared-unpinned", "reclaim-vs-fault", bounds), now=time.process_time).is_lost
+
+
+@pytest.mark.parametrize("world", ["lost-reply", "lease-end"])
+def test_claim_keeps_a_page_that_two_processes_share(world: str) -> None:
+    """It is claimed into the swapcache then, and acknowledged: in time, or too late."""
+    bounds = replace(WORLDS[world].bounds, processes=2)
+    cell = ask(Question("claim", world, bounds), now=time.process_time)
+    assert cell.is_exhaustive, cell.what
+    assert cell.is_as_expected
 
 
 @pytest.mark.parametrize("policy", ["store-back", *SAFE_AT_LARGE])
