@@ -99,6 +99,9 @@ class _Writer(ValueWriter):
                     )
                     if held.answer is not None and world.repeats_requests:
                         out += (held.answer.outcome.value, held.checksum)
+                    # Of the claims that it may be, the host's own was numbered above.
+                    claim = held.claimant
+                    out.append(None if claim is None else self._requests.setdefault(claim, len(self._requests)))
             if there.network.late:
                 self._put(there.network.late)
         out.append(world.tier.epoch)

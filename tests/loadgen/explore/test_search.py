@@ -16,6 +16,7 @@ from swaptier_loadgen.explore.violation import Kind, Violation
 from swaptier_loadgen.explore.walk import walk
 from swaptier_loadgen.explore.world import Bounds, World
 from swaptier_loadgen.explore.worlds import WORLDS
+from swaptier_wire.types import LoadMode
 
 SECONDS_TO_A_KNOWN_BUG = 1.0
 PLAIN_RUNS_MAX = 60_000
@@ -134,6 +135,19 @@ def test_equal_states_reached_in_another_order_by_symmetric_threads_have_one_key
     assert state_key.state_key(one) == state_key.state_key(other)
     other.step(1)
     assert state_key.state_key(one) != state_key.state_key(other)
+
+
+def test_it_is_in_the_key_whether_the_lease_is_that_of_the_hosts_own_claim() -> None:
+    """The claim's repeat is answered, or told that somebody else has the page."""
+    keys = set()
+    for request_id in (1, 2):
+        world = build("claim", "lease-end")()
+        world.start()
+        slot = world.hosts[0].host.devices[0].slots[0]
+        slot.claim_id = 1
+        world.hosts[0].network.areas[0].load(0, slot.generation, LoadMode.CLAIM, request_id=request_id)
+        keys.add(state_key.state_key(world))
+    assert len(keys) == 2
 
 
 def test_every_field_of_a_slot_and_of_a_folio_is_in_the_key_or_left_out_on_purpose() -> None:
