@@ -47,7 +47,8 @@ LOSES: dict[str, tuple[str, ...]] = {
     "retried-load": _TAKES_FIRST,
     "lease-end": _TAKES_FIRST,
     "delayed-invalidate": _TAKES_AND_DROPS,
-    "server-restart": (),
+    "server-restart": _TAKES_FIRST,
+    "server-killed": (),
 }
 """Who loses a page, by world.
 
@@ -61,7 +62,7 @@ private folio when the fault comes back for it, row 1 of KERNEL.md 1.3.
 TELLS: dict[str, tuple[str, ...]] = {
     "store-back-rejected": ("store-back",),
     "two-hosts": tuple(name for name, policy in POLICIES.items() if policy.requires_generation),
-    "server-restart": tuple(POLICIES),
+    "server-killed": tuple(POLICIES),
 }
 """Who must say that a page is gone, by world."""
 
@@ -81,5 +82,6 @@ def expected(policy: Policy, world: str, bounds: Bounds) -> Expected:
         asked.append("lost-reply")
     loses = any(policy.name in LOSES[one] for one in asked)
     # Into the swapcache it loads exclusively too, and there goes every page that several processes share.
-    loses |= bounds.lost_replies > 0 and bounds.processes > 1 and policy.swapcache_mode is LoadMode.EXCLUSIVE
+    is_answer_lost = bounds.lost_replies > 0 or world == "server-restart"
+    loses |= is_answer_lost and bounds.processes > 1 and policy.swapcache_mode is LoadMode.EXCLUSIVE
     return Expected.MAY_LOSE if loses or policy.name in TELLS.get(world, ()) else Expected.SAFE

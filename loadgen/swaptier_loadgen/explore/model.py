@@ -138,9 +138,10 @@ class PageModel:
             return
         if any(content == expected for content in _in_flight(world, slot)):
             return
-        # A host that requires its generation, or doubts the slot, is told at its next fault, where that is no fault of
-        # the policy.
-        will_be_told = world.allows_known_loss and (world.policy.requires_generation or slot.in_doubt)
+        # A host that requires its generation, doubts the slot, or will hear of a restart before its load is applied, is
+        # told at its next fault, where that is no fault of the policy.
+        is_asked_for = world.policy.requires_generation or slot.in_doubt or there.network.is_server_new
+        will_be_told = world.allows_known_loss and is_asked_for
         if slot.lost is not None or will_be_told or (process, address) in self.lost:
             self.lost.add((process, address))
             if world.allows_known_loss:

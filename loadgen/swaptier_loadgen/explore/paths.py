@@ -100,9 +100,11 @@ def _write_back_oldest(world: World, there: WorldHost) -> None:
 
 
 def restart(world: World) -> Path[None]:
-    """Let the tier's process die and come back, at any time."""
+    """Let the server die and start anew, at any time; its hosts hear of it any time later, or when they ask it."""
     world.restart_tier()
-    yield Preempt("tier.restart")
+    yield Preempt("tier.restarted")
+    for there in world.hosts:
+        there.network.tell_of_restart()
 
 
 def end_leases(world: World, times: int) -> Path[None]:

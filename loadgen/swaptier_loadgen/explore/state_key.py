@@ -102,6 +102,7 @@ class _Writer(ValueWriter):
                     # Of the claims that it may be, the host's own was numbered above.
                     claim = held.claimant
                     out.append(None if claim is None else self._requests.setdefault(claim, len(self._requests)))
+            out.append(there.network.server_epoch)
             if there.network.late:
                 self._put(there.network.late)
         out.append(world.tier.epoch)

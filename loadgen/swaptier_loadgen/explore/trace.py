@@ -30,7 +30,7 @@ POINTS = {
     "swap_out.isolated": "has isolated and locked what it will write",
     "swap_out.written": "has unlocked what it wrote",
     "tier.write_back": "",
-    "tier.restart": "dies and starts anew, empty",
+    "tier.restarted": "dies and starts anew, with what its device has",
     "network.delivered": "delivers the late copy",
 }
 """What standing at a Preempt means, in plain words; a point that is not here is told by its name."""
@@ -188,7 +188,8 @@ def _look_at_tier(world: World) -> dict[str, str]:
 def _told_held(area: Area, offset: int) -> str:
     held = area.held(offset)
     if held.entry is not None:
-        return f"{_told_page(held.entry)} in the pool"
+        is_backed = held.device_generation == held.generation
+        return f"{_told_page(held.entry)} in the pool{' and on the device' if is_backed else ''}"
     if held.state in (SlotState.ON_DEVICE, SlotState.DEVICE_HANDED_OFF):
         return f"{_told_page(area.on_device(offset))} on the device"
     on_device = area.on_device(offset)

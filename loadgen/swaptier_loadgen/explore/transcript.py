@@ -22,6 +22,7 @@ KNOWN_BUGS = (
     ("cache-on-hit", "lost-reply"),
     ("no-bypass", "lost-reply"),
     ("exclusive", "retried-load"),
+    ("exclusive", "server-restart"),
     ("exclusive-if-swapcache", "two-hosts"),
 )
 """(policy, world) of each bug that has a golden transcript."""

@@ -1,8 +1,9 @@
 """A world: hosts, a tier, tasks and what may go wrong, with one step at a time. What the explorer explores.
 
 Pure. A world is built anew for every run, from the same function, so that the same choices lead to the same state. It
-holds the real `mm` and the real `tier`; between them `Network`, which may lose a reply, repeat a request or deliver one
-late, as often as its budget allows. A budget is part of the state: what was spent cannot happen again.
+holds the real `mm` and the real `tier`; between them `Network`, which may lose a reply, repeat a request, deliver one
+late or let the tier die of one, as often as its budget allows. A budget is part of the state: what was spent cannot
+happen again.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from swaptier_loadgen.explore.model import PageModel
 from swaptier_loadgen.explore.network import Budget, FailingDevice, Network
 from swaptier_loadgen.explore.violation import Kind, Violation
 from swaptier_server.tier.area import Client
-from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_server.tier.swap_file import MemorySwapFile
+from swaptier_server.tier.tier import Durability, Tier, TierLimits
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions
 
@@ -73,7 +75,10 @@ class World:
     `is_over`, looks at `key()` and calls `check()` in every state; `finish()` at the end of a schedule.
     """
 
-    def __init__(self, policy: Policy, bounds: Bounds, *, pool_bytes: int = POOL_BYTES) -> None:
+    def __init__(
+        self, policy: Policy, bounds: Bounds, *, pool_bytes: int = POOL_BYTES, has_swap_file: bool = False
+    ) -> None:
+        """Start empty. The tier writes every page through to a swap file, if the world has one."""
         self.policy = policy
         self.bounds = bounds
         self.choices = Choices()
@@ -91,7 +96,9 @@ class World:
         self.is_running = False
         self._protecting: tuple[Process, int] | None = None
         """The page that this step's install failure write-protects."""
-        self.tier = Tier(TierLimits(pool_bytes), 1, lambda _name: FailingDevice(self))
+        self._swap_file = MemorySwapFile(lambda _name: FailingDevice(self)) if has_swap_file else None
+        """What outlives the tier."""
+        self.tier = self._start_tier(TierLimits(pool_bytes), epoch=1)
         self.hosts: list[WorldHost] = []
         self.model = PageModel()
         self.tasks: list[Cpu] = []
@@ -111,7 +118,7 @@ class World:
             readahead=readahead,
             install_failure=self._install_failure,
         )
-        there = WorldHost(index, host, Network(self, [area]))
+        there = WorldHost(index, host, Network(self, host, [area]))
         self.hosts.append(there)
         return there
 
@@ -155,19 +162,26 @@ class World:
         self.is_running = True
 
     def restart_tier(self) -> None:
-        """Start the tier anew, with nothing in its memory and on devices that are gone too, and open its areas again.
+        """Start the tier anew, with nothing in its memory and with what the swap file kept, if there is one.
 
-        The epoch rises, and the hosts learn of it before the next reply, as a stream that has to be opened anew tells
-        them. What only the tier had is lost from now on, and nobody's fault; whoever maps other bytes instead is at
-        fault.
+        The epoch rises. A host learns of it before its next request is applied, as a stream that has to be opened anew
+        tells it. Without a swap file what only the tier had is lost from now on, and nobody's fault; whoever maps other
+        bytes instead is at fault.
         """
-        self.tier = Tier(self.tier.limits, self.tier.epoch + 1, lambda _name: FailingDevice(self))
+        before = self.tier.epoch
+        self.tier = self._start_tier(self.tier.limits, epoch=before + 1)
         for there in self.hosts:
             there.network.areas = tuple(
-                self.tier.swapon(old.client, old.name, old.slots, old.options)[0] for old in there.network.areas
+                self.tier.swapon(old.client, old.name, old.slots, old.options, seen_server_epoch=before)[0]
+                for old in there.network.areas
             )
-            there.host.tier_restarted(0)
-        self.model.note_tier_restarted(self)
+        if self.allows_known_loss:
+            self.model.note_tier_restarted(self)
+
+    def _start_tier(self, limits: TierLimits, *, epoch: int) -> Tier:
+        if self._swap_file is None:
+            return Tier(limits, epoch, lambda _name: FailingDevice(self))
+        return Tier(limits, epoch, swap_file=self._swap_file, durability=Durability.WRITE_THROUGH)
 
     # Running
 

@@ -8,6 +8,7 @@ import pytest
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.explore.cell import Question, ask
 from swaptier_loadgen.explore.expectation import LOSES, Expected, expected
+from swaptier_loadgen.explore.violation import Kind
 from swaptier_loadgen.explore.world import Bounds
 from swaptier_loadgen.explore.worlds import WORLDS
 from swaptier_server.tier.area import Client
@@ -26,6 +27,7 @@ QUICK = (
     "retried-load",
     "delayed-invalidate",
     "server-restart",
+    "server-killed",
 )
 SAFE_AT_LARGE = ("cache-on-hit", "shared", "exclusive-if-swapcache", "no-bypass")
 LARGE = Bounds(threads=3, slots=1, swap_outs=2, install_failures=1)
@@ -82,9 +84,19 @@ def test_a_second_swap_out_takes_what_was_faulted_back_after_the_first() -> None
     assert ask(Question("shared-unpinned", "reclaim-vs-fault", bounds), now=time.process_time).is_lost
 
 
-@pytest.mark.parametrize("world", ["lost-reply", "lease-end"])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("world", ["lease-end", "server-restart"])
+def test_claim_keeps_the_page_of_two_threads_through_two_swap_outs(world: str) -> None:
+    """Replies that are lost, leases that end, servers that die: at every point of it. Exhaustive, within a minute."""
+    bounds = replace(WORLDS[world].bounds, threads=2, swap_outs=2)
+    cell = ask(Question("claim", world, bounds), now=time.process_time)
+    assert cell.is_exhaustive, cell.what
+    assert cell.seconds < SECONDS_FOR_LARGE
+
+
+@pytest.mark.parametrize("world", ["lost-reply", "lease-end", "server-restart"])
 def test_claim_keeps_a_page_that_two_processes_share(world: str) -> None:
-    """It is claimed into the swapcache then, and acknowledged: in time, or too late."""
+    """It is claimed into the swapcache then, and acknowledged: in time, too late, or to a server that is gone."""
     bounds = replace(WORLDS[world].bounds, processes=2)
     cell = ask(Question("claim", world, bounds), now=time.process_time)
     assert cell.is_exhaustive, cell.what
@@ -93,9 +105,18 @@ def test_claim_keeps_a_page_that_two_processes_share(world: str) -> None:
 
 @pytest.mark.parametrize("policy", ["store-back", *SAFE_AT_LARGE])
 def test_an_answer_older_than_a_restart_is_not_believed(policy: str) -> None:
-    """A store answered before the tier restarts and heard after: nobody maps zeros, the process is told at worst."""
-    cell = ask(Question(policy, "server-restart", Bounds(threads=1, swap_outs=1)), now=time.process_time)
+    """A store answered before the tier is killed and heard after: nobody maps zeros, the process is told at worst."""
+    cell = ask(Question(policy, "server-killed", Bounds(threads=1, swap_outs=1)), now=time.process_time)
     assert cell.is_exhaustive, cell.what
+
+
+def test_a_page_that_a_durable_server_does_not_have_any_more_is_a_loss_although_it_is_told() -> None:
+    """Nobody but the policy took it from there. Sharing the page, the merged fix takes it too."""
+    bounds = replace(WORLDS["server-restart"].bounds, processes=2)
+    for policy, within in (("exclusive", WORLDS["server-restart"].bounds), ("exclusive-if-swapcache", bounds)):
+        cell = ask(Question(policy, "server-restart", within), now=time.process_time)
+        assert cell.kind == Kind.LOST_PAGE and cell.is_as_expected
+    assert expected(POLICIES["exclusive-if-swapcache"], "server-restart", bounds) is Expected.MAY_LOSE
 
 
 def test_every_world_says_what_it_asks_and_who_loses_in_it() -> None:

@@ -21,6 +21,7 @@ from swaptier_loadgen.explore.cell import Question, ask
 from swaptier_loadgen.explore.world import Bounds
 from swaptier_loadgen.explore.worlds import WORLDS
 from swaptier_server.tier.area import Area
+from swaptier_server.tier.device import MemoryDevice
 from swaptier_server.tier.holdings import Holdings
 from swaptier_server.tier.slot import Slot, SlotEvent
 from swaptier_wire.types import LoadMode, LoadReply, Outcome, SlotReply
@@ -247,6 +248,24 @@ MUTATIONS = [
         "shared",
         "reclaim-vs-fault",
         replace(folio.Lru, "isolate", last_folio_is_found_by_nobody),
+    ),
+    Mutation(
+        "the host does not mind that the server is another",
+        "shared",
+        "server-killed",
+        replace(Host, "tier_restarted", nothing),
+    ),
+    Mutation(
+        "a server does not look for what the last one left",
+        "claim",
+        "server-restart",
+        replace(Holdings, "restore", nothing),
+    ),
+    Mutation(
+        "a store is answered before the device has it",
+        "claim",
+        "server-restart",
+        replace(MemoryDevice, "write", nothing),
     ),
     Mutation("a reader does not lock the mmap", "shared", "zap-vs-fault", replace(MmapLock, "read_done", nothing)),
 ]

@@ -29,6 +29,7 @@ PLAIN = [
     ("zap-vs-fault", Bounds(threads=1, swap_outs=0)),
     ("lost-reply", Bounds(threads=1, swap_outs=0, lost_replies=1)),
     ("server-restart", Bounds(threads=1, swap_outs=0)),
+    ("server-killed", Bounds(threads=1, swap_outs=0)),
 ]
 
 
@@ -135,6 +136,21 @@ def test_equal_states_reached_in_another_order_by_symmetric_threads_have_one_key
     assert state_key.state_key(one) == state_key.state_key(other)
     other.step(1)
     assert state_key.state_key(one) != state_key.state_key(other)
+
+
+def test_what_the_swap_file_holds_and_who_knows_of_which_server_is_in_the_key() -> None:
+    """Two states that differ in nothing else go on differently."""
+    worlds = [build("claim", "server-restart")() for _ in range(5)]
+    for world in worlds:
+        world.start()
+    _, dropped, restarted, told, claimed = worlds
+    dropped.hosts[0].network.areas[0]._device.drop(0)
+    for world in (restarted, told):
+        world.restart_tier()
+    told.hosts[0].network.tell_of_restart()
+    slot = claimed.hosts[0].host.devices[0].slots[0]
+    claimed.hosts[0].network.areas[0].load(0, slot.generation, LoadMode.CLAIM, request_id=9)
+    assert len({state_key.state_key(world) for world in worlds}) == len(worlds)
 
 
 def test_it_is_in_the_key_whether_the_lease_is_that_of_the_hosts_own_claim() -> None:

@@ -86,7 +86,30 @@ def delayed_invalidate(policy: Policy, bounds: Bounds) -> World:
 
 
 def server_restart(policy: Policy, bounds: Bounds) -> World:
-    """The tier's process dies and comes back empty: does anybody map bytes that are not the page's?
+    """A server that writes pages through dies, maybe while it answers, and another starts: is every page still there?
+
+    Hazard 6, on a device that outlives the server: whatever was stored is there again under its generation, and leases
+    are over. So to be told that a page is gone is a loss here. A server that dies before it answers loses its reply, a
+    page that was taken is gone with it, and no memory of the server's can mend that; a page that was claimed is on the
+    device when the claim is asked again.
+
+    One that is drained before it stops answers everybody and leaves the same on the device as one that is killed.
+    """
+    world = World(policy, bounds, has_swap_file=True)
+    there = world.add_host()
+    process = world.add_process(there)
+    swapped_out_page(world, there, process)
+    for _ in range(bounds.processes - 1):
+        world.run_alone(there, fork_process(world, there, process))
+    for cpu in range(bounds.threads):
+        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
+    spawn_reclaim(world, there)
+    _let_server_die(world)
+    return world
+
+
+def server_killed(policy: Policy, bounds: Bounds) -> World:
+    """A server that has its pages in memory only is killed and comes back empty: does anybody map other bytes?
 
     Hazard 6. What was in the tier's memory is gone, whatever the policy, and that is not held against it. The host sees
     the tier's epoch change and doubts every page that it left there: its loads require the generation, and the process
@@ -100,8 +123,15 @@ def server_restart(policy: Policy, bounds: Bounds) -> World:
     for cpu in range(bounds.threads):
         world.spawn(f"read {cpu}", read_page(world, there, process, 0), there, alike="read")
     spawn_reclaim(world, there)
-    world.spawn("restart", restart(world), None)
+    _let_server_die(world)
     return world
+
+
+def _let_server_die(world: World) -> None:
+    """Once between any two requests, and once of any request."""
+    world.budget.deaths = 1
+    world.repeats_requests = True
+    world.spawn("server", restart(world), None)
 
 
 WORLDS = (
@@ -109,5 +139,6 @@ WORLDS = (
     WorldSpec("retried-load", Bounds(threads=1, swap_outs=0), retried_load),
     WorldSpec("lease-end", Bounds(threads=1, swap_outs=1, lost_replies=1), lease_end),
     WorldSpec("delayed-invalidate", Bounds(threads=1, swap_outs=1), delayed_invalidate),
-    WorldSpec("server-restart", Bounds(threads=1, swap_outs=0), server_restart),
+    WorldSpec("server-restart", Bounds(threads=1, swap_outs=1), server_restart),
+    WorldSpec("server-killed", Bounds(threads=1, swap_outs=0), server_killed),
 )

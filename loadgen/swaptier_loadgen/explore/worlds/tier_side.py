@@ -72,7 +72,11 @@ def two_hosts(policy: Policy, bounds: Bounds) -> World:
 
     Hazard 7. A pin keeps out the other threads of its own host and nobody else, so whoever comes second finds the slot
     empty and maps the device's zeros, under every policy that does not ask for the generation, the safest ones too.
-    There is one page in the tier and there are two that want it: one of them must be told.
+
+    To be told is the most that anybody can have here, under `claim` too. The tier has one page with one owner, and does
+    not know that there are two who take themselves for it: who comes first takes the page, or frees its slot, or stores
+    a newer version there, as an owner may, and then nothing is left for the other. What the tier can do is never to
+    answer the other with bytes that are not the page.
     """
     world = World(policy, bounds)
     world.allows_known_loss = True
