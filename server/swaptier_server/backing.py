@@ -3,6 +3,7 @@
 Touches the swap file's path, and the event loop between bounded pieces of work. Rules of conduct:
   - A pool that met its limit is shrunk in pieces of some milliseconds, with every request that came meanwhile in
     between; the kernel leaves that to a worker, too.
+  - A device that refuses is said once, and once again when it takes pages: each page that it refuses is counted.
   - What a lease holds is the tier's again at the next housekeeping after its end: nothing waits for that but another
     claimant.
 """
@@ -12,9 +13,19 @@ from pathlib import Path
 from typing import Final
 
 from swaptier_server.config import ConfigError, ServerConfig
+from swaptier_server.logs import get_log
 from swaptier_server.swapfile import SqliteSwapFile, SwapFileUnusable
+from swaptier_server.swapfile_medium import ROOM_BYTES, has_room
+from swaptier_server.tier.device import DeviceFault
 from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import LEASES_ENDED_MAX, Tier
+
+ADVICE: Final = {
+    DeviceFault.FULL: f"make room on its file system: the swap file grows again with {ROOM_BYTES >> 20} MiB free",
+    DeviceFault.READ_ONLY: "its file system may have become read-only after an error: the kernel's log says why",
+    DeviceFault.IO: "the kernel's log says what the medium has",
+    DeviceFault.DAMAGED: "stop this server and start it on another file: this one cannot be relied on",
+}
 
 
 def open_swap_file(config: ServerConfig) -> SqliteSwapFile | None:
@@ -26,9 +37,58 @@ def open_swap_file(config: ServerConfig) -> SqliteSwapFile | None:
     if config.device.path is None:
         return None
     try:
-        return SqliteSwapFile(Path(config.device.path))
+        return SqliteSwapFile(Path(config.device.path), survives_power_loss=config.survive_power_loss)
     except SwapFileUnusable as error:
         raise ConfigError(f"--device: {error}") from error
+
+
+class SwapFileWatch:
+    """Says in the log what an operator should know of the swap file."""
+
+    def __init__(self, swap_file: SqliteSwapFile) -> None:
+        """Take *swap_file* for one that works."""
+        self._swap_file: Final = swap_file
+        self._told: DeviceFault | None = None
+        self._log: Final = get_log()
+
+    def say_what_was_found(self, areas: int, pages: int) -> None:
+        """Tell what an earlier server left: *areas* with *pages*, and what is wrong with it."""
+        found = self._swap_file
+        self._log.info("swap_file_opened", path=str(found.path), areas=areas, pages=pages)
+        if found.damaged_areas or found.damaged_pages:
+            self._log.error(
+                "swap_file_damaged",
+                path=str(found.path),
+                damaged_areas=found.damaged_areas,
+                damaged_pages=found.damaged_pages,
+                meaning="what is damaged is not served: loads that ask for its generation answer LOST",
+            )
+        if not has_room(found.path, ROOM_BYTES):
+            self._log.warning(
+                "swap_file_has_no_room",
+                path=str(found.path),
+                meaning="its file system is nearly full, so it does not grow: it takes pages only in place of others",
+                advice=ADVICE[DeviceFault.FULL],
+            )
+
+    def look(self) -> None:
+        """Tell it when the file has begun to refuse changes since the last look, or to take them again."""
+        refused = self._swap_file.refused
+        fault = None if refused is None else refused.fault
+        if fault is self._told:
+            return
+        self._told = fault
+        if refused is None:
+            self._log.info("swap_file_takes_pages_again", path=str(self._swap_file.path))
+            return
+        self._log.error(
+            "swap_file_refuses",
+            path=str(self._swap_file.path),
+            fault=refused.fault.value,
+            reason=refused.reason,
+            meaning="stores that need the device are REJECTED; all that was acknowledged is served",
+            advice=ADVICE[refused.fault],
+        )
 
 
 class Upkeep:

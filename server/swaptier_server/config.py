@@ -128,6 +128,11 @@ class ServerConfig(BaseSettings):
         description="a store is acknowledged when the pool has the page (memory), or when --device has it too "
         "(write-through)",
     )
+    survive_power_loss: bool = Field(
+        False,
+        description="sync --device with every batch, so that what it was given survives a loss of power too, and not "
+        "only the end of this process; many times slower",
+    )
     lease_seconds: float = Field(
         10, gt=0, le=SECONDS_MAX, allow_inf_nan=False, description="how long a claimed page waits to be acknowledged"
     )
@@ -200,6 +205,8 @@ class ServerConfig(BaseSettings):
             raise ValueError(
                 "--durability write-through needs --device sqlite:PATH: memory does not outlive the server"
             )
+        if self.survive_power_loss and self.device.path is None:
+            raise ValueError("--survive-power-loss needs --device sqlite:PATH: memory does not outlive the server")
         if not self.listen.is_local and not self.insecure:
             missing = " and ".join(
                 what

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from swaptier_server.access import Access
 from swaptier_server.activity import ClientActivity
 from swaptier_server.addresses import Address
-from swaptier_server.backing import Upkeep, open_swap_file
+from swaptier_server.backing import SwapFileWatch, Upkeep, open_swap_file
 from swaptier_server.config import ConfigError, ServerConfig
 from swaptier_server.grpc_server import SERVICE, SERVICES, make_grpc_server
 from swaptier_server.guard import Guard
@@ -88,6 +88,7 @@ class TierServer:
         )
         self.upkeep: Final = Upkeep(self.tier)
         self._swap_file: Final = swap_file
+        self._swap_file_watch: Final = None if swap_file is None else SwapFileWatch(swap_file)
         self.traffic: Final = Traffic(now_ns)
         self.activity: Final = ClientActivity()
         self.registry: Final[CollectorRegistry] = make_registry()
@@ -162,29 +163,14 @@ class TierServer:
         return server
 
     async def _start(self) -> None:
-        if self._swap_file is not None:
-            self._say_what_was_found(self._swap_file)
+        if self._swap_file_watch is not None:
+            pages = sum(area.device_pages for area in self.tier.areas.values())
+            self._swap_file_watch.say_what_was_found(len(self.tier.areas), pages)
         self._start_metrics()
         await self._start_grpc()
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._housekeeper = asyncio.create_task(self._keep_house_forever(), name="housekeeper")
-
-    def _say_what_was_found(self, swap_file: SqliteSwapFile) -> None:
-        self._log.info(
-            "swap_file_opened",
-            path=str(swap_file.path),
-            areas=len(self.tier.areas),
-            pages=sum(area.device_pages for area in self.tier.areas.values()),
-        )
-        if swap_file.damaged_areas or swap_file.damaged_pages:
-            self._log.error(
-                "swap_file_damaged",
-                path=str(swap_file.path),
-                damaged_areas=swap_file.damaged_areas,
-                damaged_pages=swap_file.damaged_pages,
-                meaning="what is damaged is not served: loads that ask for its generation answer LOST",
-            )
 
     def _start_metrics(self) -> None:
         snapshots = LoopSnapshots(self._take_snapshot)
@@ -277,6 +263,8 @@ class TierServer:
         self.reload(is_forced=False)
         if late := self.traffic.end_late_requests():
             self._log.warning("late_requests_ended", requests=late)
+        if self._swap_file_watch is not None:
+            self._swap_file_watch.look()
         idle_seconds = self.config.area_idle_seconds
         reap_seconds = min(REAP_SECONDS_MAX, idle_seconds / 4)
         if idle_seconds > 0 and self._now_ns() >= self._reaped_ns + round(reap_seconds * 1e9):
@@ -309,17 +297,36 @@ class TierServer:
         held = self._take_snapshot()
         outlives = self._swap_file is not None
         written = await self.upkeep.write_back_all() if outlives else DrainProgress()
+        if self._swap_file_watch is not None:
+            self._swap_file_watch.look()
         await self._stop()
+        self._say_what_a_drain_came_to(held, written, cut_off, outlives=outlives)
+
+    def _say_what_a_drain_came_to(
+        self, held: TierSnapshot, written: DrainProgress, cut_off: int, *, outlives: bool
+    ) -> None:
+        """Tell what became of the pages that the tier *held*: nothing is dropped silently."""
+        dropped = sum(area.stored_pages for area in held.areas) - written.written
+        if written.failed:
+            self._log.error(
+                "drain_refused_by_the_device",
+                dropped_pool_pages=written.failed,
+                meaning="only the pool had these pages, and the device did not take them: they are gone",
+            )
+        if not outlives:
+            meaning = "pages and devices are held in memory only and are gone now"
+        elif dropped:
+            meaning = "the next server on this device serves what was written; what was dropped is gone"
+        else:
+            meaning = "the next server on this device serves what was written"
         self._log.info(
             "drained",
             areas=len(held.areas),
             written_back_pages=written.written,
-            dropped_pool_pages=sum(area.stored_pages for area in held.areas) - written.written,
+            dropped_pool_pages=dropped,
             dropped_device_pages=0 if outlives else sum(area.device_pages for area in held.areas),
             cut_off=cut_off,
-            meaning="the next server on this device serves what was written"
-            if outlives
-            else "pages and devices are held in memory only and are gone now",
+            meaning=meaning,
         )
 
     async def _stop(self) -> None:
