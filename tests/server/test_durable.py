@@ -162,6 +162,18 @@ async def test_what_is_written_through_and_refused_by_the_disk_is_refused_to_the
     assert (await host.store(1, 2)).outcome is Outcome.STORED
 
 
+@pytest.mark.parametrize(("survives", "synchronous"), [(False, 1), (True, 2)])
+async def test_an_operator_chooses_whether_every_batch_is_synced(
+    start: Start, survives: bool, synchronous: int
+) -> None:
+    """--survive-power-loss: SQLite then syncs its log with every transaction, else now and then."""
+    host = await start(survive_power_loss=survives)
+    assert host.server._swap_file is not None
+    assert host.server._swap_file._db.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+    await host.swapon()
+    assert (await host.store(0, 1)).outcome is Outcome.STORED
+
+
 async def test_a_start_says_what_was_found_and_what_of_it_is_damaged(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -44,12 +44,13 @@ class Running:
         """Where it serves."""
         return str(self.ready["listening"])
 
-    def wait_for_log(self, event: str) -> None:
-        """Return once it has logged *event*."""
+    def wait_for_log(self, event: str) -> dict[str, object]:
+        """Return what it logs as the next *event*."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            if json.loads(line)["event"] == event:
-                return
+            told: dict[str, object] = json.loads(line)
+            if told["event"] == event:
+                return told
         pytest.fail(f"the server ended without logging {event}")
 
     def end(self, signum: int = signal.SIGTERM) -> tuple[int, str, list[dict[str, object]]]:
@@ -60,10 +61,10 @@ class Running:
 
 
 @contextmanager
-def running(*flags: str, **variables: str) -> Iterator[Running]:
-    """Run a server for the block; kill what is left of it."""
+def running(*flags: str, inside: Sequence[str] = (), **variables: str) -> Iterator[Running]:
+    """Run a server for the block, *inside* what that command enters; kill what is left of it."""
     with subprocess.Popen(
-        [*COMMAND, *FREE, *flags],
+        [*inside, *COMMAND, *FREE, *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -75,9 +76,9 @@ def running(*flags: str, **variables: str) -> Iterator[Running]:
             process.kill()
 
 
-def run(*flags: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+def run(*flags: str, inside: Sequence[str] = (), **variables: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [*COMMAND, *flags],
+        [*inside, *COMMAND, *flags],
         capture_output=True,
         text=True,
         check=False,

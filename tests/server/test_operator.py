@@ -11,23 +11,13 @@ import pytest
 from grpc import aio
 from tests.server.conftest import header_message
 from tests.server.pki import Authority, bearer, token_of, write_tokens
-from tests.server.test_main import COMMAND, FREE, Running, environment, run, running
+from tests.server.test_main import COMMAND, FREE, environment, run, running
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server import healthcheck
 
 ANYWHERE = ("--listen", "127.0.0.1:0", "--metrics", "off")
-
-
-def wait_for_event(server: Running, event: str) -> dict[str, object]:
-    """Return the log's next line about *event*."""
-    assert server.process.stderr is not None
-    for line in server.process.stderr:
-        told: dict[str, object] = json.loads(line)
-        if told["event"] == event:
-            return told
-    pytest.fail(f"the server ended without logging {event}")
 
 
 # --check-config
@@ -137,7 +127,7 @@ async def test_tokens_change_under_a_running_server(tmp_path: Path, is_told: boo
             write_tokens(tokens, "bob")
             if is_told:
                 server.process.send_signal(signal.SIGHUP)
-            told = await asyncio.to_thread(wait_for_event, server, "tokens_reloaded")
+            told = await asyncio.to_thread(server.wait_for_log, "tokens_reloaded")
             assert told["tokens"] == 1
             assert await stub.Swapon(request, metadata=bearer("bob"))
             with pytest.raises(aio.AioRpcError):

@@ -146,6 +146,17 @@ def test_an_area_that_is_opened_anew_finds_no_page_of_those_it_replaces(tmp_path
         assert file._db.execute("SELECT count(*) FROM pages").fetchone() == (0,)
 
 
+def test_to_forget_an_area_writes_a_small_part_of_what_it_had(tmp_path: Path) -> None:
+    """Else the largest area of all could not be closed on a disk that it has filled, and would hold up everybody."""
+    with open_file(tmp_path) as file:
+        device = device_of(file, AREA._replace(slots=4096))
+        for first in range(0, 4096, 256):
+            device.write_many([(offset, stored(NOISE)) for offset in range(first, first + 256)])
+        file._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        file.forget_area("swap")
+        assert (tmp_path / "swap-wal").stat().st_size < (tmp_path / "swap").stat().st_size / 10
+
+
 def test_a_device_of_an_area_that_was_forgotten_writes_into_nobody_elses(file: SqliteSwapFile) -> None:
     gone = device_of(file)
     file.forget_area("swap")
