@@ -159,6 +159,13 @@ class ServerConfig(BaseSettings):
     tenant_slots_max: int = Field(
         4 << 20, ge=1, le=SLOTS_PER_AREA_MAX, description="slots of all areas of one tenant together"
     )
+    tenant_pool_limit: Size | None = Field(
+        None,
+        ge=0,
+        le=POOL_BYTES_MAX,
+        description="compressed bytes that the areas of one tenant may take of the pool together; each then needs a "
+        "quota of its own, pool_bytes_max at Swapon",
+    )
     tenant_requests_max: int = Field(
         64, ge=1, le=CALLS_MAX, description="requests outside streams that one tenant may have in flight"
     )

@@ -111,6 +111,7 @@ class TierServer:
                 slots_max=config.tenant_slots_max,
                 requests_max=config.tenant_requests_max,
                 streams_max=config.tenant_streams_max,
+                pool_bytes_max=config.tenant_pool_limit,
             )
         )
         self._health = health.aio.HealthServicer()

@@ -73,7 +73,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         replaced = {} if older is None else {"replaces_epoch": older.client.epoch, "dropped_pages": _held_pages(older)}
         options = request_codec.decode_options(request.options)
         tenant = caller_of(context).tenant
-        self._tenants.check_swapon(tenant, self._tier.areas.values(), client, header.area, request.slots)
+        self._tenants.check_swapon(tenant, self._tier.areas.values(), client, header.area, request.slots, options)
         area, is_reopened = self._tier.swapon(
             client, header.area, request.slots, options, seen_server_epoch=request.seen_server_epoch
         )

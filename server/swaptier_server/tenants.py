@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from swaptier_server.tier.tier import NAME_BYTES_MAX, Area, Client
 from swaptier_wire.errors import InvalidRequest, LimitReached
+from swaptier_wire.types import AreaOptions
 
 SEPARATOR: Final = "|"
 """Between a tenant's name, which has none, and the name it gave."""
@@ -31,6 +32,8 @@ class TenantLimits(NamedTuple):
     requests_max: int
     """In flight, outside streams."""
     streams_max: int
+    pool_bytes_max: int | None = None
+    """Of the quotas of all its areas together: what it can take of the pool that all share. None: all of it."""
 
 
 class Tenants:
@@ -72,7 +75,9 @@ class Tenants:
         with _counted(self._health_calls, "", HEALTH_CALLS_MAX, "health calls", STREAM_RETRY_SECONDS):
             yield
 
-    def check_swapon(self, tenant: str | None, areas: Iterable[Area], client: Client, name: str, slots: int) -> None:
+    def check_swapon(
+        self, tenant: str | None, areas: Iterable[Area], client: Client, name: str, slots: int, options: AreaOptions
+    ) -> None:
         """Refuse an area that would be too much for *tenant*; *areas* are all that are open, names are qualified.
 
         Raises:
@@ -100,6 +105,26 @@ class Tenants:
                 f"this tenant has areas of {present} slots, asked for {slots} more and may have {limits.slots_max}; "
                 "nothing changed. Ask for fewer, Swapoff an area, or ask for a higher --tenant-slots-max"
             )
+        if limits.pool_bytes_max is not None:
+            _check_quota(limits.pool_bytes_max, [area.options for area in others], options)
+
+
+def _check_quota(bytes_max: int, others: Iterable[AreaOptions], options: AreaOptions) -> None:
+    """Refuse an area with *options* that could take more of the pool than is left of *bytes_max* beside *others*.
+
+    Raises:
+        LimitReached: nothing changed. Definite.
+    """
+    # One without a quota was found in a swap file, where it was recorded when nobody asked for one.
+    present = sum(bytes_max if other.pool_bytes_max is None else other.pool_bytes_max for other in others)
+    left = max(0, bytes_max - present)
+    if options.pool_bytes_max is None or options.pool_bytes_max > left:
+        asked = "has no quota" if options.pool_bytes_max is None else f"asks for {options.pool_bytes_max} bytes of it"
+        raise LimitReached(
+            f"this tenant may take {bytes_max} bytes of the pool, its open areas may take {present}, and the new one "
+            f"{asked}; nothing changed. Ask for a pool_bytes_max of up to {left}, Swapoff an area, or ask for a higher "
+            "--tenant-pool-limit"
+        )
 
 
 def qualified(tenant: str | None, name: str) -> str:

@@ -61,14 +61,23 @@ class Served:
         return Served(self.server, self.channel, self.clock, bearer(tenant, number))
 
     async def swapon(
-        self, area: str = "a", client: str = "host", epoch: int = 1, slots: int = SLOTS, *, free_on_read: bool = False
+        self,
+        area: str = "a",
+        client: str = "host",
+        epoch: int = 1,
+        slots: int = SLOTS,
+        *,
+        free_on_read: bool = False,
+        pool_bytes_max: int | None = None,
+        writeback: bool = True,
     ) -> pb.SwaponResponse:
         """Open an area."""
+        options = AreaOptions(free_on_read, pool_bytes_max, writeback)
         return await self.stub.Swapon(
             pb.SwaponRequest(
                 header=header_message(area, client, epoch),
                 slots=slots,
-                options=request_codec.encode_options(AreaOptions(device_free_on_read=free_on_read)),
+                options=request_codec.encode_options(options),
             ),
             metadata=self.metadata,
         )

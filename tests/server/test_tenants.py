@@ -77,6 +77,23 @@ async def test_a_tenants_slots_count_over_all_its_areas(serve: Serve, tokens: Pa
     await served.seen_by("bob").swapon("b", slots=100)
 
 
+async def test_a_tenants_quotas_of_the_pool_count_over_all_its_areas(serve: Serve, tokens: Path) -> None:
+    """Else one tenant, with an area that may not write back, would keep the pool from all others for good."""
+    served = await serve(tokens=tokens, tenant_pool_limit=100_000)
+    alice = served.seen_by("alice")
+    without = await limited(alice.swapon("a"))
+    assert "the new one has no quota" in str(without)
+    assert "Ask for a pool_bytes_max of up to 100000" in str(without)
+    await alice.swapon("a", pool_bytes_max=60_000, writeback=False)
+    assert (await alice.swapon("a", pool_bytes_max=60_000, writeback=False)).reopened
+    error = await limited(alice.swapon("b", pool_bytes_max=40_001))
+    assert "its open areas may take 60000, and the new one asks for 40001 bytes of it" in str(error)
+    assert error.retry_after_seconds is None
+    await alice.swapon("b", pool_bytes_max=40_000)
+    await served.seen_by("bob").swapon("a", pool_bytes_max=100_000)
+    assert sorted(served.server.tier.areas) == ["alice|a", "alice|b", "bob|a"]
+
+
 async def test_a_host_that_was_started_anew_may_have_as_much_as_before(serve: Serve, tokens: Path) -> None:
     """Its areas of the life before end with this very call, and do not stand in its way."""
     served = await serve(tokens=tokens, tenant_areas_max=1, tenant_slots_max=64)
