@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final, Self
 
 from grpc_health.v1 import health, health_pb2
@@ -264,6 +265,8 @@ class TierServer:
         self.reload(is_forced=False)
         if late := self.traffic.end_late_requests():
             self._log.warning("late_requests_ended", requests=late)
+        if self._tls is not None:
+            self._tls.say_if_it_ends(datetime.now(UTC))
         if self._swap_file_watch is not None:
             self._swap_file_watch.look()
         idle_seconds = self.config.area_idle_seconds

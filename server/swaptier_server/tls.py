@@ -8,7 +8,7 @@ Touches files; gRPC asks for the present certificate from threads of its own. Ru
 
 import ssl
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -16,7 +16,11 @@ import grpc
 
 from swaptier_server.certificates import CertificateUnusable, expiry, reason, try_out
 from swaptier_server.config import ConfigError, ServerConfig
+from swaptier_server.logs import get_log
 from swaptier_server.reloading import FromFiles, read_file
+
+EXPIRES_SOON: Final = timedelta(days=14)
+"""Before its end a certificate is warned about: time enough to renew it by hand."""
 
 
 class TlsMaterial(NamedTuple):
@@ -45,6 +49,8 @@ class Tls:
         self._lock: Final = threading.Lock()
         self._news: grpc.ServerCertificateConfiguration | None = None
         """Read and not yet fetched by gRPC. Guarded by the lock."""
+        self._told: tuple[datetime, bool] | None = None
+        """Of which certificate's end the log was told, and whether as of one that had come."""
 
     @classmethod
     def of(cls, config: ServerConfig) -> "Tls | None":
@@ -81,6 +87,20 @@ class Tls:
         with self._lock:
             self._news = self.material.configuration
         return True
+
+    def say_if_it_ends(self, now: datetime) -> None:
+        """Tell the log, once each, that the certificate ends soon and that it has ended."""
+        expires = self.material.expires
+        told = (expires, expires <= now)
+        if expires > now + EXPIRES_SOON or told == self._told:
+            return
+        self._told = told
+        advice = "replace the files of --tls-cert and --tls-key: new ones are used at once, without a restart"
+        if expires <= now:
+            meaning = "clients refuse new connections; those that are open go on"
+            get_log().error("certificate_expired", expired=expires.isoformat(), meaning=meaning, advice=advice)
+        else:
+            get_log().warning("certificate_expires_soon", expires=expires.isoformat(), advice=advice)
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """Return what has changed since the last call; None for nothing. Called by gRPC at each handshake."""

@@ -25,10 +25,12 @@ class Authority:
         self.path = folder / f"{name}.pem"
         self._ca.cert_pem.write_to_path(self.path)
 
-    def issue(self, name: str, *identities: str, is_expired: bool = False) -> tuple[Path, Path]:
+    def issue(
+        self, name: str, *identities: str, is_expired: bool = False, expires: datetime.datetime | None = None
+    ) -> tuple[Path, Path]:
         """Write a certificate of *identities*, host names or addresses, and its key; return their paths."""
         leaf = self._ca.issue_cert(
-            *identities, not_before=LONG_AGO if is_expired else None, not_after=LAST_YEAR if is_expired else None
+            *identities, not_before=LONG_AGO if is_expired else None, not_after=LAST_YEAR if is_expired else expires
         )
         cert, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         cert.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))

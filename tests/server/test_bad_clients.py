@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import datetime
 import resource
 import socket
-from collections.abc import AsyncIterator, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import grpc
 import pytest
 from grpc import aio
 from tests.server import http2
-from tests.server.conftest import SLOTS, Serve, Served
+from tests.server.conftest import SLOTS, Serve, Served, header_message
 from tests.server.pki import Authority, bearer, write_tokens
 from tests.server.test_exchange import load_message, next_answer, page, store_message, write_until_stuck
 from tests.server.test_main import Running, running
@@ -29,6 +31,8 @@ SPARE_FILES = 200
 IDLE_CONNECTION_BYTES_MAX = 64 * 1024
 STREAM_BYTES_MAX = 5 << 20
 """Of a stream whose answers nobody reads: one of 1 MiB, serialized and in gRPC, and a window full of requests."""
+SHORT_LIFE = datetime.timedelta(seconds=3)
+"""Of a certificate that ends during a test: enough to start a server with it."""
 PATIENCE_SECONDS = 30
 """Only a hanging server takes so long."""
 
@@ -67,6 +71,12 @@ class Bystander:
             begun.set()
         await stream.done_writing()
         assert await stream.read() is aio.EOF
+
+    async def more_than(self, loads: int) -> None:
+        """Return once it has loaded more often than *loads* times."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while self.loads <= loads:  # noqa: ASYNC110 - it works on, and tells nobody
+                await asyncio.sleep(0)
 
     def end(self) -> None:
         """Let `run` return."""
@@ -108,6 +118,13 @@ def secure_channel(address: str, authority: Authority, pair: tuple[Path, Path] |
     return aio.secure_channel(address, grpc.ssl_channel_credentials(*blobs))
 
 
+async def refusal(call: Awaitable[object]) -> grpc.StatusCode:
+    """Return the status that *call* ends with."""
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call
+    return caught.value.code()
+
+
 async def failure(channel: aio.Channel) -> str:
     """Return what a call on *channel* is told, which is one line."""
     async with channel:
@@ -146,7 +163,67 @@ async def test_a_certificate_of_another_name_is_not_believed(serve: Serve, tmp_p
     ours = Authority(tmp_path)
     cert, key = ours.issue("tier", "tier.example")
     served = await serve(tls_cert=cert, tls_key=key)
-    assert "Hostname Verification Check failed" in await failure(secure_channel(served.address, ours))
+    right_name = [("grpc.ssl_target_name_override", "tier.example")]
+    trust = grpc.ssl_channel_credentials(ours.path.read_bytes())
+    async with aio.secure_channel(served.address, trust, right_name) as channel, bystander(channel) as bob:
+        before = bob.loads
+        assert "Hostname Verification Check failed" in await failure(secure_channel(served.address, ours))
+    assert bob.loads > before
+
+
+async def test_a_certificate_that_names_no_tenant_is_unauthenticated_and_the_others_are_served(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """It is of our authority, so its connection is taken; each of its calls is refused, definitely."""
+    ours = Authority(tmp_path)
+    cert, key = ours.issue("tier", "127.0.0.1")
+    served = await serve(tls_cert=cert, tls_key=key, tls_client_ca=ours.path)
+    async with (
+        secure_channel(served.address, ours, ours.issue("good", "bob.example")) as channel,
+        bystander(channel) as bob,
+        secure_channel(served.address, ours, ours.issue("two", "a.example", "b.example")) as nobody,
+    ):
+        before = bob.loads
+        stub = swaptier_pb2_grpc.SwapTierServiceStub(nobody)
+        for call in (stub.Stat(pb.StatRequest(header=load_message(1).header)), stub.Exchange().read()):
+            assert await refusal(call) is grpc.StatusCode.UNAUTHENTICATED
+    assert bob.loads > before
+
+
+@pytest.mark.parametrize("whose", ["the server's", "the client's"])
+async def test_a_certificate_that_ends_is_refused_from_then_on_and_cuts_off_nobody(
+    serve: Serve, tmp_path: Path, whose: str
+) -> None:
+    """New connections are UNAVAILABLE; one that is open goes on, and a renewed certificate needs no restart."""
+    ours = Authority(tmp_path)
+    end = (datetime.datetime.now(datetime.UTC) + SHORT_LIFE).replace(microsecond=0)
+    is_servers = whose == "the server's"
+    files = ours.issue("tier", "127.0.0.1", expires=end if is_servers else None)
+    pair = ours.issue("bob", "bob.example", expires=None if is_servers else end)
+    served = await serve(tls_cert=files[0], tls_key=files[1], tls_client_ca=ours.path)
+    async with secure_channel(served.address, ours, pair) as channel, bystander(channel) as bob:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await takes_connections(secure_channel(served.address, ours, pair)):
+                pass
+        assert datetime.datetime.now(datetime.UTC) >= end
+        before = bob.loads
+        told = await failure(secure_channel(served.address, ours, pair))
+        assert "CERTIFICATE_VERIFY_FAILED: certificate has expired" in told or not is_servers
+        assert await failure(secure_channel(served.address, ours, pair))
+        renewed = ours.issue("new", "127.0.0.1" if is_servers else "bob.example")
+        for path, fresh in zip(files if is_servers else pair, renewed, strict=True):
+            fresh.replace(path)
+        served.server.keep_house()
+        assert await takes_connections(secure_channel(served.address, ours, pair))
+    assert bob.loads > before
+
+
+async def takes_connections(channel: aio.Channel) -> bool:
+    """Tell whether a call on *channel* reaches the server, which refuses it for its content."""
+    async with channel:
+        code = await refusal(channel.unary_unary(f"/{SERVICE}/Stat")(b"", timeout=PATIENCE_SECONDS))
+    assert code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE)
+    return code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_tls_to_a_server_without_is_told_so(serve: Serve, tmp_path: Path) -> None:
@@ -154,6 +231,71 @@ async def test_tls_to_a_server_without_is_told_so(serve: Serve, tmp_path: Path) 
     served = await serve()
     async with bystander(served.channel):
         assert "WRONG_VERSION_NUMBER" in await failure(secure_channel(served.address, Authority(tmp_path)))
+
+
+# Calls: what a tenant is told, and what the one next door sees of it
+
+
+Attempt = Callable[[aio.Channel], Awaitable[object]]
+_BIG = pb.StoreBatch(offsets=[0], generations=[1], checksums=[1], pages=bytes(2 << 20))
+
+
+def unary_with(metadata: tuple[tuple[str, str], ...], area: str = "a") -> Attempt:
+    request = pb.StatRequest(header=header_message(area))
+    return lambda channel: swaptier_pb2_grpc.SwapTierServiceStub(channel).Stat(request, metadata=metadata)
+
+
+def stream_with(metadata: tuple[tuple[str, str], ...]) -> Attempt:
+    # Without a message: grpc.aio reports a write to a call that has ended as INTERNAL, whatever ended it.
+    return lambda channel: swaptier_pb2_grpc.SwapTierServiceStub(channel).Exchange(metadata=metadata).read()
+
+
+def oversized(channel: aio.Channel) -> Awaitable[object]:
+    request = pb.StoreRequest(header=header_message(), batch=_BIG)
+    return swaptier_pb2_grpc.SwapTierServiceStub(channel).Store(request, metadata=bearer("alice"))
+
+
+def oversized_on_a_stream(channel: aio.Channel) -> Awaitable[object]:
+    async def requests() -> AsyncIterator[pb.ExchangeRequest]:
+        yield pb.ExchangeRequest(header=header_message(), store=_BIG)
+
+    return swaptier_pb2_grpc.SwapTierServiceStub(channel).Exchange(requests(), metadata=bearer("alice")).read()
+
+
+def long_metadata(channel: aio.Channel) -> Awaitable[object]:
+    return unary_with((*bearer("alice"), ("x", "y" * 20_000)))(channel)
+
+
+_CODE = grpc.StatusCode
+ATTEMPTS = {
+    "no token": (unary_with(()), _CODE.UNAUTHENTICATED),
+    "no token on a stream": (stream_with(()), _CODE.UNAUTHENTICATED),
+    "a wrong token": (unary_with(bearer("mallory")), _CODE.UNAUTHENTICATED),
+    "a wrong token on a stream": (stream_with(bearer("mallory")), _CODE.UNAUTHENTICATED),
+    "another tenant's area": (unary_with(bearer("alice")), _CODE.NOT_FOUND),
+    "another tenant's area by the server's own name": (unary_with(bearer("alice"), "bob|a"), _CODE.NOT_FOUND),
+    "a message over the limit": (oversized, _CODE.RESOURCE_EXHAUSTED),
+    "a message over the limit on a stream": (oversized_on_a_stream, _CODE.RESOURCE_EXHAUSTED),
+    "metadata over the limit": (long_metadata, _CODE.RESOURCE_EXHAUSTED),
+}
+
+
+async def test_whatever_a_tenant_is_refused_the_one_next_door_works_on(tokens: Path) -> None:
+    """Each refusal has its status, each time; between any two of them the other tenant gets its pages."""
+    with running("--tokens", str(tokens)) as server:
+        async with (
+            aio.insecure_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX)) as channel,
+            bystander(channel, bearer("bob")) as bob,
+            aio.insecure_channel(server.listening, options=[("grpc.use_local_subchannel_pool", 1)]) as other,
+        ):
+            for what, (attempt, code) in ATTEMPTS.items():
+                loads = bob.loads
+                for _ in range(3):
+                    assert await refusal(attempt(other)) is code, what
+                await bob.more_than(loads)
+        status, _, log = await asyncio.to_thread(server.end)
+    assert status == 0
+    assert {line["level"] for line in log} == {"info"}, "a client cannot fill the log with errors"
 
 
 # Bytes
@@ -235,11 +377,11 @@ def connections_possible() -> int:
 
 
 async def test_idle_connections_are_cheap_and_in_nobodys_way(
-    tokens: Path, record_property: Callable[[str, object], None]
+    tokens: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     """As many as this machine lets one process open, up to 10,000: a bounded piece of memory each, given back after."""
     count = connections_possible()
-    record_property("idle_connections", count)
+    record_testsuite_property("idle_connections", count)  # of the suite: the default format has none for a test
     with running("--tokens", str(tokens)) as server:
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
         host, _, port = server.listening.rpartition(":")
@@ -260,6 +402,7 @@ async def test_idle_connections_are_cheap_and_in_nobodys_way(
             writers = await asyncio.gather(*(connect() for _ in range(count)))
             assert len(writers) == count
             grown = resident_bytes(server.process.pid) - before
+            sys.stdout.write(f"{count} idle connections took {grown // count} bytes each\n")  # shown with -rA
             assert grown < count * IDLE_CONNECTION_BYTES_MAX
             assert bob.loads > loads
             for writer in writers:
@@ -284,9 +427,7 @@ async def test_a_server_without_a_file_to_spare_serves_whom_it_has_and_recovers(
             host, _, port = server.listening.rpartition(":")
             loads = bob.loads
             sockets = [socket.create_connection((host, int(port))) for _ in range(12)]
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                while bob.loads < loads + 50:  # noqa: ASYNC110 - the bystander works on, and tells nobody
-                    await asyncio.sleep(0)
+            await bob.more_than(loads + 50)
             for one in sockets:
                 one.close()
             async with aio.insecure_channel(server.listening) as another:

@@ -1,5 +1,6 @@
 """TLS files: what is refused before any client sees it, and what a reload does."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,29 @@ def test_good_files_tell_names_and_end(authority: Authority) -> None:
 def test_an_expired_certificate_is_refused(authority: Authority) -> None:
     """It would be refused by every client, with a message that names nothing of ours."""
     assert "certificate has expired" in refusal(*authority.issue("old", "localhost", is_expired=True))
+
+
+def test_an_end_is_told_two_weeks_before_and_when_it_has_come(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once each, though it is looked for every second; a renewed certificate begins anew."""
+    end = datetime(2999, 1, 31, tzinfo=UTC)
+    cert, key = authority.issue("tier", "localhost", expires=end)
+    tls = Tls(cert, key, None)
+
+    def told(*before_the_end: timedelta) -> list[str]:
+        caplog.clear()
+        for before in before_the_end:
+            tls.say_if_it_ends(end - before)
+        return [str(record.msg["event"]) for record in caplog.records if isinstance(record.msg, dict)]
+
+    assert told(timedelta(days=15)) == []
+    assert told(timedelta(days=13), timedelta(days=12), timedelta(seconds=1)) == ["certificate_expires_soon"]
+    assert told(timedelta(0), -timedelta(days=1)) == ["certificate_expired"]
+    for path, renewed in zip((cert, key), authority.issue("new", "localhost"), strict=True):
+        renewed.replace(path)
+    assert tls.refresh()
+    assert told(-timedelta(days=1)) == []
 
 
 def test_a_key_of_another_certificate_is_refused(authority: Authority) -> None:
