@@ -5,6 +5,7 @@ or made, and no secret is shown: of a token file the tenants' names, of a key it
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from swaptier_server.access import Access
 from swaptier_server.backing import open_swap_file
 from swaptier_server.config import ConfigError, ServerConfig, flag, is_flag_of, variable
 from swaptier_server.listening import check_can_listen
+from swaptier_server.swapfile_medium import ROOM_BYTES, has_room
 from swaptier_server.tls import Tls
 
 
@@ -51,6 +53,8 @@ def _check_tls(config: ServerConfig) -> Iterator[Finding]:
         yield Finding("TLS: off")
         return
     material = tls.material
+    assert config.tls_cert is not None and config.tls_key is not None, "without both there is no TLS"
+    yield from _check_who_may(config.tls_key, "--tls-key", stat.S_IROTH, "read", "and with it pose as this server")
     yield Finding(f"TLS: certificate of {', '.join(material.names) or 'nobody'}, expires {material.expires:%Y-%m-%d}")
     if config.tls_client_ca is not None:
         yield Finding(f"client certificates: asked for, of {material.client_authorities} authorities")
@@ -62,6 +66,14 @@ def _check_tokens(config: ServerConfig) -> Iterator[Finding]:
         yield Finding("tokens: not asked for")
     else:
         yield Finding(f"tokens: {len(tokens)}, of {', '.join(tokens.tenants)}")
+        assert config.tokens is not None, "they were read"
+        yield from _check_who_may(config.tokens, "--tokens", stat.S_IWOTH, "write", "and let anybody in")
+
+
+def _check_who_may(path: Path, name: str, bit: int, do_what: str, so_that: str) -> Iterator[Finding]:
+    """Yield a hint when every user of the machine may do something with the file that only the server's should."""
+    if path.stat().st_mode & bit:
+        yield Finding(f"{name}: every user of this machine may {do_what} {path}, {so_that}; see chmod")
 
 
 def _check_device(config: ServerConfig) -> Iterator[Finding]:
@@ -69,15 +81,24 @@ def _check_device(config: ServerConfig) -> Iterator[Finding]:
         yield Finding("device: in memory")
         return
     path = Path(config.device.path)
+    folder = path.absolute().parent
     if path.exists():
         swap_file = open_swap_file(config)
         assert swap_file is not None, "it has a path"
         swap_file.close()
         yield Finding(f"device: {path} can be used")
-    elif os.access(path.absolute().parent, os.W_OK | os.X_OK):
-        yield Finding(f"device: {path} will be made")
+    elif not folder.is_dir():
+        yield Finding(f"--device: cannot make {path}: there is no folder {folder}", is_problem=True)
+        return
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield Finding(
+            f"--device: cannot make {path}: {folder} may not be written by this user, or at all", is_problem=True
+        )
+        return
     else:
-        yield Finding(f"--device: cannot make {path}: no such folder, or no permission", is_problem=True)
+        yield Finding(f"device: {path} will be made")
+    if not has_room(folder, ROOM_BYTES):
+        yield Finding(f"device: {path} will take no new pages until {ROOM_BYTES >> 20} MiB are free in {folder}")
 
 
 def _check_listen(config: ServerConfig) -> Iterator[Finding]:

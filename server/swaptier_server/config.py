@@ -68,7 +68,9 @@ class Device(str):
             ValueError: it is neither form.
         """
         if text != "memory" and not (text.startswith("sqlite:") and len(text) > len("sqlite:")):
-            raise ValueError(f"expected memory or sqlite:PATH, got {text!r}")
+            looks_like_a_file = "/" in text or "." in text
+            hint = f" (did you mean sqlite:{text}?)" if looks_like_a_file and ":" not in text else ""
+            raise ValueError(f"expected memory or sqlite:PATH, got {text!r}{hint}")
         return cls(text)
 
     @property
@@ -273,6 +275,9 @@ def load_config(arguments: Sequence[str]) -> ServerConfig:
         raise ConfigError(f"{_suggest(str(error))}; see {PROGRAM} --help") from None
 
 
+_ERRANDS = ("--check-config", "--hash-token")
+
+
 class Errand(NamedTuple):
     """What else than serving the command line asks for."""
 
@@ -360,5 +365,6 @@ def _suggest(message: str) -> str:
     message = message.removeprefix("error parsing CLI: ")
     _, found, rest = message.partition("unrecognized arguments: ")
     word = rest.split(maxsplit=1)[0].partition("=")[0] if rest else ""
-    close = difflib.get_close_matches(word, [flag(name) for name in ServerConfig.model_fields], n=1)
+    flags = [flag(name) for name in ServerConfig.model_fields]
+    close = difflib.get_close_matches(word, [*flags, *_ERRANDS], n=1)
     return f"{message} (did you mean {close[0]}?)" if found and close else message

@@ -36,6 +36,12 @@ _SCHEMA: Final = """
         seal INTEGER NOT NULL, body BLOB NOT NULL
     );
 """
+_HINTS: Final = {
+    sqlite3.SQLITE_BUSY: " (another server has it)",
+    sqlite3.SQLITE_NOTADB: ", and no swap file; it was not changed. Name another file",
+    sqlite3.SQLITE_FULL: "; make room on its file system",
+}
+"""What to make of an SQLite error when the file is opened."""
 _PAGES_MAX: Final = 1 << 30
 """SQLite's own limit of a file's pages: 4 TiB. 1 means what the file has now."""
 
@@ -72,13 +78,14 @@ class SwapFileDatabase:
             # What is no text where text should be is a damaged row, not an error: its seal does not fit.
             self.connection.text_factory = lambda text: text.decode(errors="replace")
         except (OSError, sqlite3.Error) as error:
-            raise SwapFileUnusable(f"cannot open the swap file {path}: {error}") from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise SwapFileUnusable(f"cannot open the swap file {path}: {why}") from error
         try:
             self._prepare(survives_power_loss=survives_power_loss)
         except sqlite3.Error as error:
             self.close()
-            in_use = " (another server has it)" if error.sqlite_errorcode == sqlite3.SQLITE_BUSY else ""
-            raise SwapFileUnusable(f"cannot use the swap file {path}: {error}{in_use}") from error
+            hint = _HINTS.get(error.sqlite_errorcode, "")
+            raise SwapFileUnusable(f"cannot use the swap file {path}: {error}{hint}") from error
         except SwapFileUnusable:
             self.close()
             raise

@@ -82,6 +82,8 @@ def test_sizes_take_units(text: str, size: int) -> None:
         (["--durability", "write-through"], "--durability write-through needs --device sqlite:PATH"),
         (["--survive-power-loss"], "--survive-power-loss needs --device sqlite:PATH"),
         (["--device", "disk"], "--device: expected memory or sqlite:PATH"),
+        (["--device", "swap.db"], "did you mean sqlite:swap.db?"),
+        (["--chek-config"], "did you mean --check-config?"),
         (["--tenant-areas-max", "2"], "--tenant-areas-max needs --tokens or --tls-client-ca"),
         (["--tokens", "t", "--tenant-streams-max", "0"], "--tenant-streams-max: "),
         (["--batch-slots-max", "257"], "--batch-slots-max: "),

@@ -120,7 +120,7 @@ async def test_a_signal_drains_says_what_was_dropped_and_exits_0(signum: int) ->
 
 
 async def test_a_second_signal_ends_the_drain_at_once() -> None:
-    """A client that reads no answers would hold it up for --drain-seconds."""
+    """A client that reads no answers would hold it up for --drain-seconds; meanwhile health says NOT_SERVING."""
     with running("--drain-seconds", "600") as server:
         async with channel_to(server) as channel:
             stub = swaptier_pb2_grpc.SwapTierServiceStub(channel)
@@ -133,6 +133,11 @@ async def test_a_second_signal_ends_the_drain_at_once() -> None:
                     break
             server.process.send_signal(signal.SIGTERM)
             await asyncio.to_thread(server.wait_for_log, "draining")
+            async with channel_to(server) as probe:
+                check = health_pb2_grpc.HealthStub(probe).Check(health_pb2.HealthCheckRequest())
+                assert (await check).status == health_pb2.HealthCheckResponse.NOT_SERVING
+                with pytest.raises(aio.AioRpcError, match="shutting down"):
+                    await swaptier_pb2_grpc.SwapTierServiceStub(probe).Stat(pb.StatRequest(header=header_message()))
             status, _, _ = await asyncio.to_thread(server.end)
             write.cancel()
             call.cancel()

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from grpc import aio
 from tests.server.conftest import header_message
+from tests.server.disks import MIB, tmpfs
 from tests.server.pki import Authority, bearer, token_of, write_tokens
 from tests.server.test_main import COMMAND, FREE, environment, run, running
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server import healthcheck
+from swaptier_server.swapfile_medium import ROOM_BYTES
 
 ANYWHERE = ("--listen", "127.0.0.1:0", "--metrics", "off")
 
@@ -65,7 +67,7 @@ def test_every_problem_of_a_configuration_is_a_line_and_the_status_is_2(tmp_path
     assert [line.split(": ")[1] for line in problems] == ["--tls-cert", "--tokens", "--device", "--listen"]
     assert "certificate has expired" in problems[0]
     assert "line 1 is not NAME:SHA256" in problems[1]
-    assert "no such folder" in problems[2]
+    assert "there is no folder" in problems[2]
     assert "it is in use" in problems[3]
     [first] = started.stderr.splitlines()
     assert first in problems
@@ -85,6 +87,57 @@ def test_a_device_is_tried_and_neither_made_nor_changed(tmp_path: Path) -> None:
     before = path.read_bytes()
     assert f"device: {path} can be used" in run(*flags).stdout
     assert path.read_bytes() == before
+
+
+def test_files_that_too_many_may_touch_are_pointed_out(tmp_path: Path) -> None:
+    """A key that everybody can read, tokens that everybody can add to; neither keeps a server from starting."""
+    cert, key = Authority(tmp_path).issue("tier", "localhost")
+    tokens = write_tokens(tmp_path / "tokens", "alice")
+    flags = ("--check-config", *ANYWHERE, "--tls-cert", str(cert), "--tls-key", str(key), "--tokens", str(tokens))
+    for key_mode, tokens_mode, hints in ((0o600, 0o644, []), (0o644, 0o666, [key, tokens])):
+        key.chmod(key_mode)
+        tokens.chmod(tokens_mode)
+        result = run(*flags)
+        assert (result.returncode, result.stderr) == (0, "")
+        told = [line for line in result.stdout.splitlines() if "every user of this machine may" in line]
+        assert len(told) == len(hints)
+        assert all(str(path) in line for path, line in zip(hints, told, strict=True))
+
+
+def test_a_device_without_room_to_grow_is_pointed_out(tmp_path: Path) -> None:
+    """Before pages are refused there; one that is not there yet and one that is."""
+    with tmpfs(tmp_path, ROOM_BYTES - MIB) as disk:
+        device = ("--device", f"sqlite:{disk.mount_point}/swap")
+        for _ in range(2):
+            result = run("--check-config", *ANYWHERE, *device, inside=disk.inside)
+            assert (result.returncode, result.stderr) == (0, "")
+            assert "will take no new pages until 32 MiB are free" in result.stdout
+            with running(*device, inside=disk.inside) as server:
+                assert server.wait_for_log("swap_file_has_no_room")
+                assert server.end()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [
+        ("{}/none/swap", "there is no folder"),
+        ("{}", "Is a directory"),
+        ("{}/diary", "no swap file; it was not changed. Name another file"),
+    ],
+)
+def test_a_device_that_cannot_be_had_is_told_by_the_check_as_by_the_start(
+    tmp_path: Path, device: str, says: str
+) -> None:
+    """One line with the flag, the path and what is wrong; no number of an error, no traceback."""
+    (tmp_path / "diary").write_text("dear diary\n" * 1000)
+    flags = (*ANYWHERE, "--device", f"sqlite:{device.format(tmp_path)}")
+    for result in (run("--check-config", *flags), run(*flags)):
+        assert result.returncode == 2
+        [line] = result.stderr.splitlines()
+        assert line.startswith("swaptier-server: --device: cannot ")
+        assert "Errno" not in line
+    assert says in run("--check-config", *flags).stderr
+    assert (tmp_path / "diary").read_text() == "dear diary\n" * 1000
 
 
 def test_values_that_do_not_fit_each_other_are_refused_by_the_check_too() -> None:
