@@ -26,19 +26,26 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="of the inputs; without it a new one, which is told")
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--sqlite", action="store_true", help="let the server keep pages in a swap file")
+    parser.add_argument("--write-through", action="store_true", help="and write every page through to it")
     asked = parser.parse_args()
     seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed
-    more = ' FUZZ="--sqlite"' if asked.sqlite else ""
+    more = ' FUZZ="--write-through"' if asked.write_through else ' FUZZ="--sqlite"' if asked.sqlite else ""
     _say(f"seed {seed}; to repeat: make fuzz SEED={seed} INPUTS={asked.inputs}{more}")
     with tempfile.TemporaryDirectory() as folder:
         numbers = range(asked.first, asked.first + asked.inputs)
-        program = [*PROGRAM, "--device", f"sqlite:{folder}/swap"] if asked.sqlite else PROGRAM
+        program = list(PROGRAM)
+        if asked.sqlite or asked.write_through:
+            program += ["--device", f"sqlite:{folder}/swap"]
+        if asked.write_through:
+            program += ["--durability", "write-through"]
         outcome = asyncio.run(run(Path(folder), seed, numbers, _dots(), program))
     _say()
     for kind, count in outcome.thrown.items():
         _say(f"{count:>9}  {kind}")
     answers = ", ".join(f"{count} {status}" for status, count in outcome.statuses.most_common())
     _say(f"answers: {answers}")
+    slots = ", ".join(f"{count} {what}" for what, count in outcome.outcomes.most_common())
+    _say(f"slots: {slots}")
     wrongs = outcome.wrongs
     if asked.inputs >= INPUTS and outcome.slope > SLOPE_BYTES_MAX:
         wrongs.append(f"the server's memory grew by {outcome.slope:.0f} bytes with every input")

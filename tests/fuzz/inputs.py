@@ -42,6 +42,7 @@ VICTIMS_NAMES = (
 )
 """Clients and areas as an attacker might say them who knows how the server writes names."""
 SLOTS = 64
+QUOTAS = (0, 1, PAGE_BYTES, 5 * PAGE_BYTES, 2**64 - 1)
 EDGES = (0, 1, 2, SLOTS - 1, SLOTS, 255, 256, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 
 _PALETTE_CHANCE = random.Random("the attacker's pages")
@@ -141,27 +142,33 @@ def _offsets(chance: Chance) -> list[int]:
     return chance.sample(range(SLOTS), count)
 
 
-def _numbers(chance: Chance, count: int) -> list[int]:
-    return [chance.randrange(1, 40) for _ in range(count)]
+def _request_ids(chance: Chance, offsets: list[int]) -> list[int]:
+    """Return ids that are mostly a slot's own, so that some acknowledgements meet their claims."""
+    return [1 + offset if chance.random() < 0.8 else chance.choice(EDGES) for offset in offsets]
 
 
-def _fill(chance: Chance, kind: str, batch: Message, offsets: list[int]) -> None:
+def _generations(chance: Chance, number: int, count: int) -> list[int]:
+    """Return generations that rise slowly over an era: most stores are newer than what is there, not all."""
+    return [1 + number % ERA_INPUTS // 40 + chance.randrange(8) for _ in range(count)]
+
+
+def _fill(chance: Chance, batch: Message, offsets: list[int], number: int) -> None:
     """Write a valid batch for *offsets* into the empty *batch*."""
     batch.offsets.extend(offsets)  # type: ignore[attr-defined]  # every batch has them
     if isinstance(batch, pb.StoreBatch | pb.LoadBatch | pb.AcknowledgeBatch | pb.InvalidateBatch):
-        batch.generations.extend(_numbers(chance, len(offsets)))
+        batch.generations.extend(_generations(chance, number, len(offsets)))
     if isinstance(batch, pb.StoreBatch):
         pages = [chance.choice(PALETTE) for _ in offsets]
         batch.checksums.extend(map(page_checksum, pages))
         batch.pages = b"".join(pages)
     if isinstance(batch, pb.LoadBatch):
         modes = (pb.LOAD_MODE_SHARED, pb.LOAD_MODE_EXCLUSIVE, pb.LOAD_MODE_CLAIM)
-        batch.modes.extend(chance.choices(modes, (6, 3, 1), k=len(offsets)))
+        batch.modes.extend(chance.choices(modes, (5, 3, 3), k=len(offsets)))
         batch.require_generation, batch.pool_only = chance.random() < 0.3, chance.random() < 0.2
     if isinstance(batch, pb.AcknowledgeBatch) or (
         isinstance(batch, pb.LoadBatch) and pb.LOAD_MODE_CLAIM in batch.modes
     ):
-        batch.request_ids.extend(_numbers(chance, len(offsets)))
+        batch.request_ids.extend(_request_ids(chance, offsets))
 
 
 def _request(chance: Chance, method: str, number: int) -> Message:
@@ -170,10 +177,22 @@ def _request(chance: Chance, method: str, number: int) -> Message:
     message.header.CopyFrom(_header(chance, number))  # type: ignore[attr-defined]  # every request has one
     if isinstance(message, pb.SwaponRequest):
         message.slots = SLOTS
-        message.options.device_free_on_read = chance.random() < 0.05
+        # An area is asked for again with the same options, or it would not be found open: they follow from its name.
+        its = chance if chance.random() < 0.05 else random.Random(message.header.area)
+        _choose_options(its, message.options)
+        message.seen_server_epoch = chance.choice((0, 0, *EDGES))
     elif hasattr(message, "batch"):
-        _fill(chance, method, message.batch, _offsets(chance))
+        _fill(chance, message.batch, _offsets(chance), number)
     return message
+
+
+def _choose_options(chance: Chance, options: pb.AreaOptions) -> None:
+    """Choose among all that an area can be."""
+    options.device_free_on_read = chance.random() < 0.1
+    if chance.random() < 0.4:
+        options.pool_bytes_max = chance.choice(QUOTAS)
+    if chance.random() < 0.5:
+        options.writeback = chance.random() < 0.5
 
 
 def _exchange(chance: Chance, number: int) -> pb.ExchangeRequest:
@@ -184,7 +203,7 @@ def _exchange(chance: Chance, number: int) -> pb.ExchangeRequest:
     for index, kind in enumerate(kinds):
         mine = offsets[index :: len(kinds)]
         if mine:
-            _fill(chance, kind, getattr(message, kind), mine)
+            _fill(chance, getattr(message, kind), mine, number)
     return message
 
 

@@ -5,7 +5,7 @@ Touches nothing. Rule: whatever was asked, a page in an answer to the attacker i
 
 import grpc
 from google.protobuf.message import DecodeError, Message
-from tests.fuzz.inputs import PALETTE, UNARY, Input, Kind
+from tests.fuzz.inputs import BATCHES, PALETTE, UNARY, Input, Kind
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_wire.types import PAGE_BYTES, page_checksum
@@ -70,6 +70,19 @@ def check_answer(answer: Message, secret: bytes) -> int:
         if isinstance(result, pb.LoadResult):
             pages += _check_pages(result)
     return pages
+
+
+def outcomes_of(answer: Message) -> list[str]:
+    """Return the outcome of every slot in *answer*, with its reason if it has one."""
+    found = []
+    for name in ("result", *BATCHES):
+        result = getattr(answer, name, None)
+        reasons = list(getattr(result, "reasons", ()))
+        for place, number in enumerate(getattr(result, "outcomes", ())):
+            outcome = pb.Outcome.Name(number).removeprefix("OUTCOME_")
+            reason = pb.Reason.Name(reasons[place]).removeprefix("REASON_") if place < len(reasons) else "UNSPECIFIED"
+            found.append(outcome if reason == "UNSPECIFIED" else f"{outcome}/{reason}")
+    return found
 
 
 def _check_pages(result: pb.LoadResult) -> int:
