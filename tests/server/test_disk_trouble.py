@@ -15,7 +15,7 @@ from grpc import aio
 from prometheus_client.parser import text_string_to_metric_families
 from tests.server.disks import MIB, Disk, ext4, tmpfs
 from tests.server.host import Answers, Host, channel_to
-from tests.server.test_main import FREE, Running, run, running
+from tests.server.test_main import FREE, TIMEOUT_SECONDS, Running, run, running
 
 from swaptier_server.swapfile_medium import ROOM_BYTES
 from swaptier_server.tier.device import DeviceFault
@@ -100,7 +100,8 @@ def restart_is_refused(disk: Disk) -> str:
 
 
 async def log_says(server: Running, event: str) -> dict[str, object]:
-    return await asyncio.to_thread(server.wait_for_log, event)
+    """Return what the server logs as the next *event*. If it does not, its end lets the thread go that waits."""
+    return await asyncio.wait_for(asyncio.to_thread(server.wait_for_log, event), TIMEOUT_SECONDS)
 
 
 # A full disk
