@@ -3,6 +3,7 @@
 Touches the network (grpc.aio). A status becomes the SwapTierError it stands for; nothing is tried twice.
 """
 
+import asyncio
 from collections.abc import Awaitable
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -12,7 +13,7 @@ from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc as pb_grpc
 from swaptier_wire import status
 from swaptier_wire.batches import Header
-from swaptier_wire.errors import InvalidRequest
+from swaptier_wire.errors import InvalidRequest, TierUnreachable
 from swaptier_wire.reply_codec import AreaStat, decode_stat
 from swaptier_wire.request_codec import encode_header, encode_options
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, AreaOptions
@@ -142,3 +143,9 @@ async def _answer(call: Awaitable[T]) -> T:
         return await call
     except aio.AioRpcError as error:
         raise status.from_rpc_error(error) from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled us: gRPC says so of a call whose channel was closed under it.
+        raise TierUnreachable("the connection was closed; whether the request took effect is unknown") from None
