@@ -15,14 +15,13 @@ from prometheus_client.registry import Collector
 
 from swaptier_client.mm.counters import DetectedLoss, HostCounters
 from swaptier_client.mm.duplication import DuplicationCause
-from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.config import RaceSettings, area_name
 from swaptier_loadgen.fault_spec import FAULTS
 from swaptier_loadgen.hazards import Hazard
 from swaptier_loadgen.latency import BOUNDS_US
 from swaptier_loadgen.messages import Duplicates, HostReport
 from swaptier_loadgen.oracle import Corruption, Fate
-from swaptier_loadgen.report import versions
+from swaptier_loadgen.report import is_safe, versions
 
 
 class MetricsPortTaken(Exception):
@@ -269,8 +268,8 @@ class RaceCollector(Collector):
         )
         version = versions()["swaptier"]
         for policy in self._settings.policies:
-            is_safe = "true" if POLICIES[policy].is_safe else "false"
-            metric.add_metric([policy, is_safe, str(self._settings.seed), version], 1)
+            safe = "true" if is_safe(policy, self._settings) else "false"
+            metric.add_metric([policy, safe, str(self._settings.seed), version], 1)
         return metric
 
 

@@ -155,7 +155,7 @@ def summarise(run: PolicyRun) -> RunSummary:
         loads=_counter(reports, "loads"),
         faults_per_second=race_faults / race_seconds if race_seconds else 0.0,
         latency_us=merge(report.latency_histogram for report in reports),
-        is_safe_by_specification=_is_safe(run),
+        is_safe_by_specification=is_safe(run.policy, run),
         ended=run.ended,
         message=next((report.message for report in reports if report.message), ""),
         corruptions_by_kind=corruptions,
@@ -179,27 +179,27 @@ def summarise(run: PolicyRun) -> RunSummary:
     )
 
 
-def _is_safe(run: PolicyRun) -> bool:
-    """Tell whether the policy must not lose a page in this race, by its specification."""
-    policy = POLICIES[run.policy]
+def is_safe(name: str, race: PolicyRun | RaceSettings) -> bool:
+    """Tell whether the policy *name* must not lose a page in this *race*, by its specification."""
+    policy = POLICIES[name]
     # Where two hosts share an area, each frees and takes what the other needs: pages are left behind, and only the
     # tier can keep a loss from being silent.
-    is_told = policy.requires_generation or run.require_generation
-    is_shared = run.workload is WorkloadKind.TWO_HOSTS
-    return policy.is_safe and (is_told or not is_shared) and not (run.faults and policy.takes_at_load)
+    is_told = policy.requires_generation or race.require_generation
+    is_shared = race.workload is WorkloadKind.TWO_HOSTS
+    return policy.is_safe and (is_told or not is_shared) and not (race.faults and policy.takes_at_load)
 
 
 def _verdict(run: PolicyRun, corruptions: Mapping[str, int], told: Mapping[str, int]) -> Verdict:
     """Judge a policy by what its hosts found and were told."""
     reports = run.reports
-    is_safe, is_shared = _is_safe(run), run.workload is WorkloadKind.TWO_HOSTS
+    must_be_safe, is_shared = is_safe(run.policy, run), run.workload is WorkloadKind.TWO_HOSTS
     lost = sum(count for reason, count in told.items() if reason not in TIER_GONE or run.tiers_are_durable)
     leaked = sum(report.leaked_pages for report in reports)
     return judge(
-        is_safe=is_safe,
+        is_safe=must_be_safe,
         ended=run.ended,
         corrupted=sum(corruptions.values()) + sum(r.counters_wrong + r.index_words_wrong for r in reports),
-        lost=0 if is_shared and is_safe else lost,
+        lost=0 if is_shared and must_be_safe else lost,
         # A restart forgets which slots are free, and a late request may fill one again.
         leaked=0 if is_shared or run.faults.kill_server_seconds else leaked,
         lost_with_tier=sum(told.values()) - lost,

@@ -23,7 +23,6 @@ NOT_SHOWN = {
     "swaptier_tier_areas_expired_total": "housekeeping; for an alert, not for a picture",
     "swaptier_tier_pool_accepting": "rejects and limit hits show it with its effect",
     "swaptier_tier_ready": "for an alert",
-    "swaptier_tier_device_errors_total": "for an alert; a device in memory has none",
     "swaptier_tier_written_back_pages_total": "pages on the device are shown; this is how they came there",
     "swaptier_tier_reject_reclaim_fail_total": "for an alert; a device in memory takes every page",
     "swaptier_tier_handed_off_pages": "shown as duplication, cause lease",
