@@ -28,6 +28,7 @@ from swaptier_loadgen.server_flags import FlagsRefused, ServerFlags
 from swaptier_loadgen.server_process import ServerNotStarted
 from swaptier_loadgen.table import ALL_COLUMNS, tables
 from swaptier_loadgen.workload import WorkloadKind
+from swaptier_wire.types import AreaOptions
 
 PROGRAM = "swaptier-loadgen"
 
@@ -87,6 +88,8 @@ def race(
     require_generation: flags.RequireGeneration = False,
     fault: flags.Fault = None,
     give_up: flags.GiveUp = None,
+    zswap_max: flags.ZswapMax = None,
+    zswap_writeback: flags.ZswapWriteback = True,
     pool_limit: flags.PoolLimit = None,
     device: flags.Device = None,
     durability: flags.Durability = None,
@@ -125,6 +128,7 @@ def race(
             require_generation=require_generation,
             faults=flag_values.parse_faults(fault),
             give_up_seconds=give_up,
+            area_options=AreaOptions(pool_bytes_max=zswap_max, writeback=zswap_writeback),
             server_flags=ServerFlags(pool_limit, device, durability),
             security=flag_values.security(tls_ca, tls_cert, tls_key, token_file),
         )

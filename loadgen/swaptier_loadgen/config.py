@@ -20,6 +20,7 @@ from swaptier_loadgen.fault_spec import NO_FAULTS, Faults
 from swaptier_loadgen.server_flags import ServerFlags
 from swaptier_loadgen.tiers import parse_tiers
 from swaptier_loadgen.workload import WorkloadKind
+from swaptier_wire.types import AreaOptions
 
 THREADS_MAX = 1024
 """Emulated threads of one process; each is a task of the host's event loop."""
@@ -106,6 +107,8 @@ class RaceSettings:
     """What goes wrong between hosts and tiers, and with our own servers."""
     give_up_seconds: float | None = None
     """How long hosts wait for a tier that is gone; 0: its end is theirs. None is 0 without faults."""
+    area_options: AreaOptions = field(default_factory=AreaOptions)
+    """Quota and writeback of each host's areas; what a device does on read is the policy's."""
     server_flags: ServerFlags = field(default_factory=ServerFlags)
     """For servers of our own."""
     security: Security = PLAIN
@@ -165,6 +168,13 @@ class RaceSettings:
             raise UsageProblem(f"--give-up {self.patience_seconds:g} is not within 0 and {DURATION_SECONDS_MAX:.0f} s")
         if self.faults and not self.patience_seconds:
             raise UsageProblem("--give-up 0 ends every host with the first connection that --fault breaks: give more")
+        quota = self.area_options.pool_bytes_max
+        if quota is not None and quota < 0:
+            raise UsageProblem(f"--zswap-max {quota} is not 0 bytes or more")
+        if self.server_flags.is_durable and not self.area_options.writeback:
+            raise UsageProblem(
+                "--no-zswap-writeback keeps pages off the device, --durability write-through puts all there"
+            )
         if self.target is None:
             if self.security != PLAIN:
                 raise UsageProblem("--tls-ca, --tls-cert, --tls-key and --token-file are for --target: give that too")

@@ -73,6 +73,19 @@ GiveUp: TypeAlias = Annotated[
         f"--fault: the race ends with its tier; with it {GIVE_UP_SECONDS:g}.",
     ),
 ]
+ZswapMax: TypeAlias = Annotated[
+    int | None,
+    _flag("--zswap-max", "Compressed bytes each host may have in a tier's pool, as memory.zswap.max; else no limit."),
+]
+ZswapWriteback: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--zswap-writeback/--no-zswap-writeback",
+        help="Whether a tier may give a host's pages to its device, as memory.zswap.writeback.",
+        envvar=f"{VARIABLES}ZSWAP_WRITEBACK",
+        show_envvar=False,
+    ),
+]
 PoolLimit: TypeAlias = Annotated[
     str | None, _flag("--pool-limit", "Of each server that the race starts, as in 2MiB; see swaptier-server --help.")
 ]

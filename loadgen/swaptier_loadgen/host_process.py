@@ -34,7 +34,6 @@ from swaptier_loadgen.messages import (
 )
 from swaptier_loadgen.workload import WorkloadKind
 from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import AreaOptions
 
 WRITTEN_BACK = "written_back_pages"
 """How the name of the tier's counter ends."""
@@ -46,7 +45,7 @@ STALLED_STATUS = 75
 async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     """Run what *spec* says and report it; returns after the last report."""
     contents = Contents(spec.seed, read_corpus([Path(name) for name in spec.corpus_files]))
-    options = AreaOptions(device_free_on_read=POLICIES[spec.policy].device_free_on_read)
+    options = spec.area_options._replace(device_free_on_read=POLICIES[spec.policy].device_free_on_read)
     settings = StreamSettings(
         deadline_seconds=spec.deadline_seconds or DEADLINE_SECONDS,
         give_up_seconds=spec.give_up_seconds,

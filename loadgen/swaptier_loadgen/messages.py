@@ -15,6 +15,7 @@ from swaptier_loadgen.fault_spec import NO_FAULTS, Faults
 from swaptier_loadgen.hazards import Loss
 from swaptier_loadgen.tiers import Tier, parse_tiers
 from swaptier_loadgen.workload import WorkloadKind
+from swaptier_wire.types import AreaOptions
 
 REPORT_SECONDS = 0.5
 """Often enough for a scrape every second; a report costs a host about a millisecond."""
@@ -82,6 +83,7 @@ class HostSpec(BaseModel):
     deadline_seconds: float | None = None
     """For each answer of a tier; the stream's own without."""
     give_up_seconds: float = 0.0
+    area_options: AreaOptions = AreaOptions()
     security_files: dict[str, str] = Field(default_factory=dict)
     """Paths by the field of `Security` that they are for."""
 

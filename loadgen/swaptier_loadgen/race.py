@@ -195,6 +195,7 @@ class Race:
             require_generation=settings.require_generation,
             deadline_seconds=FAULTY_DEADLINE_SECONDS if settings.faults else None,
             give_up_seconds=settings.patience_seconds,
+            area_options=settings.area_options,
             security_files={field: str(path) for field, path in asdict(security).items() if path is not None},
         )
 

@@ -160,6 +160,8 @@ async def test_a_race_shows_a_secured_tier_who_it_is(tmp_path: Path) -> None:
         (["--durability", "sometimes"], ["--durability", "sometimes"]),
         (["--device", "tape"], ["--device", "tape"]),
         (["--device", "memory", "--durability", "write-through"], ["--durability", "--device"]),
+        (["--zswap-max", "-1"], ["--zswap-max -1"]),
+        (["--no-zswap-writeback", "--durability", "write-through"], ["--no-zswap-writeback", "--durability"]),
         (["--give-up", "-1"], ["--give-up -1"]),
         (["--give-up", "0", "--fault", "drop-reply=0.1"], ["--give-up 0"]),
         (["--tls-ca", "/does/not/exist"], ["--tls-ca", "--target"]),

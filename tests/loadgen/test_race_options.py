@@ -63,6 +63,21 @@ def test_the_swap_race_stress_over_grpc_tells_the_seeds_bug_from_its_fix(tmp_pat
     assert "(data loss)" in result.stdout
 
 
+def test_a_host_has_a_quota_of_the_pool_and_its_pages_go_to_the_device_or_not(tmp_path: Path) -> None:
+    """memory.zswap.max and memory.zswap.writeback: with the switch off, what the quota refuses stays on the host."""
+    arguments = ["--policy", "exclusive-if-swapcache", "--zswap-max", "20000"]
+    result, document = race(tmp_path, *arguments)
+    assert result.exit_code == 0, result.output
+    (run,) = document["runs"]
+    assert run["verdict"] == "safe"
+    assert run["counters"]["pswpout"] + sum(host["zswpwb"] for host in run["kernel_counters"]) > 0
+    result, document = race(tmp_path, *arguments, "--no-zswap-writeback")
+    (run,) = document["runs"]
+    assert run["silent_stale_reads"] == run["detected_losses"] == 0
+    assert run["counters"]["pswpout"] == sum(host["zswpwb"] for host in run["kernel_counters"]) == 0
+    assert run["ended"] == "out_of_memory", "nothing is lost: it has nowhere to go"
+
+
 def race_killing(tmp_path: Path, pids: list[int], *arguments: str) -> tuple[int, dict[str, Any]]:  # JSON
     """Run a race, kill *pids* as soon as it accesses pages, and return status and document."""
     file = tmp_path / "race.json"
