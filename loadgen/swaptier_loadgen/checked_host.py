@@ -19,7 +19,7 @@ from time import monotonic_ns
 from swaptier_client.driver import Driver, Preemption
 from swaptier_client.driver import Tier as TierLink
 from swaptier_client.mm.counters import DetectedLoss, InstallFailure
-from swaptier_client.mm.effects import Path
+from swaptier_client.mm.effects import Load, Path
 from swaptier_client.mm.errors import OutOfMemory, PageLost
 from swaptier_client.mm.fault import MOVE_DISTANCE
 from swaptier_client.mm.host import Host
@@ -62,7 +62,7 @@ class CheckedHost:
         chance = random.Random(f"{spec.seed}/{number}/install")
         self._area = spec.area
         self._survives_restarts = spec.survives_restarts
-        self._witnesses = [Witness(tier) for tier in tiers]
+        self._witnesses = [Witness(tier, self._on_stale) for tier in tiers]
         self.number = number
         self.oracle = oracle
         self.words = CounterWords() if spec.workload is WorkloadKind.STRESS_RACE else None
@@ -90,6 +90,8 @@ class CheckedHost:
         """Pages that were lost or read wrong and not yet reported; whoever reports takes them."""
         self._names: dict[PageId, PageName] = {}
         """What the tier called each page when it was last found swapped out."""
+        self._stale: dict[PageId, PageName] = {}
+        """What it called those that came back as something else and were not read since."""
         self.is_adding_over = False
         """In stress-race: no thread adds any more, so the words of every page can be checked."""
 
@@ -140,6 +142,7 @@ class CheckedHost:
                 self._note(finding)
                 # Perhaps another thread's fault mapped it, and we are the first to read it: the name is the page's.
                 self._note_loss(page, str(finding.corruption), was_dropped=finding.owed_installs > 0)
+            self._stale.pop(page, None)
             if self.words is not None and self.is_adding_over and not write:
                 self.words.check(page, folio.content)
             pte = process.page_table[address]
@@ -174,9 +177,16 @@ class CheckedHost:
 
     def _note_loss(self, page: PageId, reason: str, *, was_dropped: bool) -> None:
         """Keep what is known here of a page that was lost; one that never had a name was lost on its host."""
-        name = self._names.get(page, PageName(0, self._area, 0, NO_GENERATION))
+        name = self._stale.get(page) or self._names.get(page) or PageName(0, self._area, 0, NO_GENERATION)
         unknown = self._witnesses[name.tier].unknown(name.offset, name.generation)
         self.losses.append(Loss(name, reason, unknown, was_dropped))
+
+    def _on_stale(self, load: Load) -> None:
+        """Remember as what the pages of a slot were lost: a program may first read them after they went out again."""
+        type_, offset = load.entry
+        name = PageName(type_, device_area(self._area, type_), offset, load.generation)
+        for pid, address in self.mm.slot(load.entry).owners:
+            self._stale.setdefault(PageId(self.number, pid, address), name)
 
     def _note_name(self, process: Process, page: PageId) -> bool:
         """Remember what the tier calls a page, if it is swapped out; tell whether it is."""

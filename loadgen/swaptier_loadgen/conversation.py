@@ -37,8 +37,8 @@ HOLD_SECONDS = 0.01
 COPY_MESSAGES_MAX = 4
 """Messages between a request and its copy, at most: enough for the slot to be freed and stored again."""
 
-AFTERMATH_SECONDS = 1.0
-"""For the server's answers to what a host that is gone had sent."""
+AFTERMATH_SECONDS = 10.0
+"""For the answers to what a host that is gone had sent: a server that was paused gives them when it goes on."""
 
 RECENT_ANSWERS = 8
 """Answers passed on last: a connection that is reset may have lost them."""

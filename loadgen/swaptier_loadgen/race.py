@@ -20,7 +20,7 @@ from typing import Protocol
 from swaptier_client.security import PLAIN
 from swaptier_loadgen.config import RaceSettings, area_name
 from swaptier_loadgen.conversation import Damage
-from swaptier_loadgen.hazards import explain
+from swaptier_loadgen.hazards import Loss, explain
 from swaptier_loadgen.messages import LINE_BYTES_MAX, Ended, HostReport, HostSpec, PolicyRun
 from swaptier_loadgen.tied import tied_command
 from swaptier_loadgen.workload import share
@@ -151,10 +151,13 @@ class Race:
             _ask_to_stop(process)
         last: HostReport | None = None
         lost_to: Counter[str] = Counter()
+        unripe: list[Loss] = []
         async for line in process.stdout:
             said = HostReport.model_validate_json(line)
-            # Once, with what is known by now: a loss never moves from one cause to another while somebody counts.
-            lost_to.update(explain(said.new_losses, self._damage.ledger))
+            # A report later, because a link may learn what took a page after its host missed it. And once: a loss
+            # never moves from one cause to another while somebody counts.
+            ripe, unripe = unripe, said.new_losses
+            lost_to.update(explain(ripe if said.ended is None else ripe + unripe, self._damage.ledger))
             last = said.model_copy(update={"lost_to": dict(lost_to), "new_losses": []})
             self._observer.on_report(spec.policy, spec.host, last)
         status = await process.wait()

@@ -5,6 +5,7 @@ one asked for: a link that saw the answer itself knows better (`hazards.py`).
 """
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 from swaptier_client.connection import AnswerLost
@@ -12,7 +13,7 @@ from swaptier_client.driver import Tier as TierLink
 from swaptier_client.mm.effects import Load, Request, RequestReply
 from swaptier_loadgen.hazards import Unknown
 from swaptier_wire.errors import DeadlinePassed, SwapTierError
-from swaptier_wire.types import LoadMode
+from swaptier_wire.types import LoadMode, LoadReply
 
 
 class Witness:
@@ -21,8 +22,13 @@ class Witness:
     It remembers one generation a slot, so the area's size bounds its memory.
     """
 
-    def __init__(self, tier: TierLink) -> None:
+    def __init__(self, tier: TierLink, on_stale: Callable[[Load], None] = lambda _load: None) -> None:
+        """Pass everything on to *tier*; tell *on_stale* of each exclusive load that brings another generation's bytes.
+
+        It is told before whoever asked goes on.
+        """
         self._tier = tier
+        self._on_stale = on_stale
         self._unknown: dict[int, tuple[int, Unknown]] = {}
 
     @property
@@ -47,7 +53,12 @@ class Witness:
         return unknown if of_generation == generation else Unknown.NO
 
     def _look(self, effect: Load, reply: asyncio.Future[RequestReply]) -> None:
-        if reply.cancelled() or (error := reply.exception()) is None:
+        if reply.cancelled():
+            return
+        if (error := reply.exception()) is None:
+            answer = reply.result()
+            if isinstance(answer, LoadReply) and answer.generation != effect.generation:
+                self._on_stale(effect)
             return
         is_first = self.unknown(effect.entry.offset, effect.generation) is Unknown.NO
         if is_first and isinstance(error, SwapTierError) and not error.definite:

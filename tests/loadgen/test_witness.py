@@ -26,13 +26,14 @@ class Link:
         """There always is."""
 
     def submit(self, _effect: Request) -> asyncio.Future[RequestReply]:
-        """End at once."""
-        reply: asyncio.Future[RequestReply] = asyncio.get_running_loop().create_future()
+        """End it in the next turn of the loop, as a stream does."""
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[RequestReply] = loop.create_future()
         end = self._ends.pop(0)
         if isinstance(end, SwapTierError):
-            reply.set_exception(end)
+            loop.call_soon(reply.set_exception, end)
         else:
-            reply.set_result(end)
+            loop.call_soon(reply.set_result, end)
         return reply
 
 
@@ -70,3 +71,17 @@ async def test_only_loads_that_take_their_page_are_watched_and_one_generation_a_
     await ask(witness, 4)
     assert witness.unknown(5, 3) is Unknown.NO
     assert witness.unknown(5, 4) is Unknown.OVERTAKEN
+
+
+async def test_a_load_that_brings_another_generation_is_told_before_its_path_goes_on() -> None:
+    """Then the page was lost, whenever a program reads it; a load of the right one, or a shared one, says nothing."""
+    told: list[int] = []
+    right = LoadReply(Outcome.HIT, generation=3)
+    witness = Witness(Link(HIT, right, HIT), lambda load: told.append(load.generation))
+    asked = witness.submit(Load(SwapEntry(0, 5), 3, LoadMode.EXCLUSIVE, 1))
+    assert told == []
+    await asked
+    assert told == [3]
+    await ask(witness, 3)
+    await ask(witness, 4, LoadMode.SHARED)
+    assert told == [3]
