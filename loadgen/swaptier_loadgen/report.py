@@ -135,7 +135,6 @@ def summarise(run: PolicyRun) -> RunSummary:
     race_faults = sum(report.race_faults for report in reports)
     lost_updates = corruptions.get(Corruption.LOST_UPDATE, 0)
     firsts = [r.first_corruption_seconds for r in reports if r.first_corruption_seconds is not None]
-    policy = POLICIES[run.policy]
     examples = [example for report in reports for example in report.examples]
     return RunSummary(
         policy=run.policy,
@@ -175,8 +174,14 @@ def summarise(run: PolicyRun) -> RunSummary:
         index_words_wrong=sum(report.index_words_wrong for report in reports),
         lost_to=_sum(report.lost_to for report in reports),
         damage=run.damage,
-        predicted_losses=run.faults.drop_reply * counters.get("zswpin", 0) if policy.takes_at_every_load else 0.0,
+        predicted_losses=_predicted_losses(run, counters.get("zswpin", 0)),
     )
+
+
+def _predicted_losses(run: PolicyRun, loads_answered: int) -> float:
+    """Return p x loads: those that were answered are the share 1 - p of the loads that took a page."""
+    share = run.faults.drop_reply
+    return loads_answered * share / (1 - share) if POLICIES[run.policy].takes_at_every_load else 0.0
 
 
 def is_safe(name: str, race: PolicyRun | RaceSettings) -> bool:
