@@ -13,6 +13,9 @@ RACE ?= --policy all --seed 1 --install-failure-rate 0.02
 # How much `make fuzz` throws, and more for it. For example: make fuzz SEED=7 FUZZ="--sqlite"
 INPUTS ?= 100000
 FUZZ ?=
+# How long each policy of `make soak` runs. For example: make soak SOAK_SECONDS=3600 SOAK_SEED=7
+SOAK_SECONDS ?= 300
+SOAK_SEED ?= 1
 # More for pytest. For example: make test ARGS="-x tests/proto"
 ARGS ?=
 
@@ -27,7 +30,7 @@ SERVICES ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv run test explore fuzz check lint format type proto lock wheel up down test-containers clean .compose
+.PHONY: help venv run test explore fuzz soak check lint format type proto lock wheel up down test-containers clean .compose
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS='	' read -r target text; do \
@@ -49,6 +52,10 @@ explore: venv ## Set up, then search every schedule of every small world (minute
 
 fuzz: venv ## Set up, then throw INPUTS=100000 inputs at a server, from SEED=... or a new one (minutes)
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) $(if $(SEED),--seed $(SEED)) $(FUZZ)
+
+soak: venv ## Set up, then race claim and exclusive with every fault on, servers killed and all (10 minutes)
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -m soak --capture=no tests/test_soak.py $(ARGS)
+	@echo ok
 
 check: lint type ## Lint, format and types
 
