@@ -142,7 +142,7 @@ class CheckedHost:
                 self._note(finding)
                 # Perhaps another thread's fault mapped it, and we are the first to read it: the name is the page's.
                 self._note_loss(page, str(finding.corruption), was_dropped=finding.owed_installs > 0)
-            self._stale.pop(page, None)
+            self._stale.pop(page, None)  # what it was lost as has been said, or did not come to anything
             if self.words is not None and self.is_adding_over and not write:
                 self.words.check(page, folio.content)
             pte = process.page_table[address]
@@ -177,7 +177,7 @@ class CheckedHost:
 
     def _note_loss(self, page: PageId, reason: str, *, was_dropped: bool) -> None:
         """Keep what is known here of a page that was lost; one that never had a name was lost on its host."""
-        name = self._stale.get(page) or self._names.get(page) or PageName(0, self._area, 0, NO_GENERATION)
+        name = self._stale.pop(page, None) or self._names.get(page) or PageName(0, self._area, 0, NO_GENERATION)
         unknown = self._witnesses[name.tier].unknown(name.offset, name.generation)
         self.losses.append(Loss(name, reason, unknown, was_dropped))
 
