@@ -39,6 +39,6 @@ def test_the_server_says_what_it_would_not_take_and_leaves_nothing_behind(tmp_pa
     ServerFlags(pool_limit="2MiB", durability="write-through").check()
     with pytest.raises(FlagsRefused, match=r"^--pool-limit: "):
         ServerFlags(pool_limit="much").check()
-    with pytest.raises(FlagsRefused, match=r"^--device: cannot make .*no such folder"):
+    with pytest.raises(FlagsRefused, match=r"^--device: cannot make .*there is no folder"):
         ServerFlags(device=f"sqlite:{tmp_path}/no/such/folder").check()
     assert list(tmp_path.iterdir()) == []
