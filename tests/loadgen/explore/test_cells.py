@@ -11,10 +11,6 @@ from swaptier_loadgen.explore.expectation import LOSES, Expected, expected
 from swaptier_loadgen.explore.violation import Kind
 from swaptier_loadgen.explore.world import Bounds
 from swaptier_loadgen.explore.worlds import WORLDS
-from swaptier_server.tier.area import Client
-from swaptier_server.tier.tier import Tier, TierLimits
-from swaptier_wire.errors import NotBuilt
-from swaptier_wire.types import AreaOptions, LoadMode
 
 QUICK = (
     "double-fault",
@@ -34,20 +30,7 @@ LARGE = Bounds(threads=3, slots=1, swap_outs=2, install_failures=1)
 SECONDS_FOR_LARGE = 60.0
 
 
-def needs_claims(policy: str) -> None:
-    """Skip a policy that claims on a tier that has no claims."""
-    spec = POLICIES[policy]
-    if LoadMode.CLAIM not in (spec.bypass_mode, spec.swapcache_mode):
-        return
-    area, _ = Tier(TierLimits(0), 1).swapon(Client("host", 1), "swap", 1, AreaOptions())
-    try:
-        area.check_load([0], [LoadMode.CLAIM])
-    except NotBuilt:
-        pytest.skip("this tier has no claims")
-
-
 def check(policy: str, world: str) -> None:
-    needs_claims(policy)
     cell = ask(Question(policy, world, WORLDS[world].bounds), now=time.process_time)
     assert cell.is_as_expected, f"{cell.verdict}, expected {cell.expected}: {cell.what}\n{cell.question.command()}"
     assert cell.is_exhaustive or cell.is_lost, f"cut off by {cell.bound}"

@@ -5,7 +5,7 @@ Pure. KERNEL.md section 5 numbers the hazards.
 
 from swaptier_client.mm.policy import Policy
 from swaptier_loadgen.explore.paths import end_leases, fork_process, increment_page, read_page, restart
-from swaptier_loadgen.explore.world import Bounds, World
+from swaptier_loadgen.explore.world import Bounds, World, WorldHost
 from swaptier_loadgen.explore.worlds.spec import WorldSpec, spawn_reclaim, swapped_out_page
 
 
@@ -17,14 +17,7 @@ def lost_reply(policy: Policy, bounds: Bounds) -> World:
     `exclusive-if-swapcache` only as long as its faults bypass: with --processes 2 it loses like the others.
     """
     world = World(policy, bounds)
-    there = world.add_host()
-    process = world.add_process(there)
-    swapped_out_page(world, there, process)
-    for _ in range(bounds.processes - 1):
-        world.run_alone(there, fork_process(world, there, process))
-    for cpu in range(bounds.threads):
-        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
-    spawn_reclaim(world, there)
+    _page_that_is_incremented(world)
     return world
 
 
@@ -55,14 +48,7 @@ def lease_end(policy: Policy, bounds: Bounds) -> World:
     world = World(policy, bounds)
     world.budget.retried_loads = 1
     world.repeats_requests = True
-    there = world.add_host()
-    process = world.add_process(there)
-    swapped_out_page(world, there, process)
-    for _ in range(bounds.processes - 1):
-        world.run_alone(there, fork_process(world, there, process))
-    for cpu in range(bounds.threads):
-        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
-    spawn_reclaim(world, there)
+    _page_that_is_incremented(world)
     world.spawn("lease end", end_leases(world, 1), None)
     return world
 
@@ -75,12 +61,7 @@ def delayed_invalidate(policy: Policy, bounds: Bounds) -> World:
     world = World(policy, bounds)
     world.budget.late_invalidates = 1
     world.repeats_requests = True
-    there = world.add_host()
-    process = world.add_process(there)
-    swapped_out_page(world, there, process)
-    for cpu in range(bounds.threads):
-        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
-    spawn_reclaim(world, there)
+    there = _page_that_is_incremented(world)
     world.spawn("network", there.network.deliver_late(), None, is_daemon=True)
     return world
 
@@ -96,14 +77,7 @@ def server_restart(policy: Policy, bounds: Bounds) -> World:
     One that is drained before it stops answers everybody and leaves the same on the device as one that is killed.
     """
     world = World(policy, bounds, has_swap_file=True)
-    there = world.add_host()
-    process = world.add_process(there)
-    swapped_out_page(world, there, process)
-    for _ in range(bounds.processes - 1):
-        world.run_alone(there, fork_process(world, there, process))
-    for cpu in range(bounds.threads):
-        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
-    spawn_reclaim(world, there)
+    _page_that_is_incremented(world)
     _let_server_die(world)
     return world
 
@@ -125,6 +99,19 @@ def server_killed(policy: Policy, bounds: Bounds) -> World:
     spawn_reclaim(world, there)
     _let_server_die(world)
     return world
+
+
+def _page_that_is_incremented(world: World) -> WorldHost:
+    """Add a page that all processes share, swapped out, the threads that increment it, and reclaim; return its host."""
+    there = world.add_host()
+    process = world.add_process(there)
+    swapped_out_page(world, there, process)
+    for _ in range(world.bounds.processes - 1):
+        world.run_alone(there, fork_process(world, there, process))
+    for cpu in range(world.bounds.threads):
+        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
+    spawn_reclaim(world, there)
+    return there
 
 
 def _let_server_die(world: World) -> None:
