@@ -198,7 +198,13 @@ def _verdict(run: PolicyRun, corruptions: Mapping[str, int], told: Mapping[str, 
     """Judge a policy by what its hosts found and were told."""
     reports = run.reports
     must_be_safe, is_shared = is_safe(run.policy, run), run.workload is WorkloadKind.TWO_HOSTS
-    lost = sum(count for reason, count in told.items() if reason not in TIER_GONE or run.tiers_are_durable)
+    excused = set(TIER_GONE)
+    if run.tiers_are_durable:
+        # A restart takes nothing there; and a tier that was there to the end was out of nobody's reach.
+        excused.discard(DetectedLoss.EPOCH)
+        if run.ended is Ended.FINISHED:
+            excused.discard(DetectedLoss.UNREACHABLE)
+    lost = sum(count for reason, count in told.items() if reason not in excused)
     leaked = sum(report.leaked_pages for report in reports)
     return judge(
         is_safe=must_be_safe,
@@ -290,13 +296,14 @@ def closing_sentence(summaries: Iterable[RunSummary]) -> str:
         return f"The tier cannot be reached, which says nothing about {_names(gone)}: {gone[0].message}"
     bad = [s for s in summaries if s.verdict is Verdict.AS_SPECIFIED]
     told = [s for s in summaries if s.verdict in (Verdict.LOSES, Verdict.TELLS)]
+    telling = [s for s in summaries if s in told or (s in bad and s.detected_losses)]
     good = [s for s in summaries if s.verdict is Verdict.SAFE]
     checked = (
         f"every byte of {sum(s.pages_checked for s in summaries):,} pages read was compared with what was written."
     )
-    if told:
-        lost = sum(s.detected_losses for s in told)
-        checked += f" {_pages(lost)} lost under {_names(told)}, and the programs were told so."
+    if telling:
+        lost = sum(s.detected_losses for s in telling)
+        checked += f" {_pages(lost)} lost under {_names(telling)}, and the programs were told so."
     wrong = _pages(sum(s.corrupted_pages for s in bad), "came back")
     if bad and good:
         return (

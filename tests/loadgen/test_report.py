@@ -195,3 +195,28 @@ def test_what_was_found_counts_before_how_it_ended() -> None:
     """A policy that corrupted is not excused by a stop."""
     assert judge(is_safe=True, ended=Ended.STOPPED, corrupted=1, lost=0, leaked=0) is Verdict.CORRUPTED
     assert judge(is_safe=False, ended=Ended.STOPPED, corrupted=1, lost=0, leaked=0) is Verdict.AS_SPECIFIED
+
+
+@pytest.mark.parametrize(
+    ("reason", "ended", "verdict"),
+    [
+        ("unreachable", Ended.UNREACHABLE, Verdict.UNREACHABLE),
+        ("unreachable", Ended.STOPPED, Verdict.STOPPED),
+        ("unreachable", Ended.FINISHED, Verdict.LOST),
+        ("epoch", Ended.STOPPED, Verdict.LOST),
+        ("epoch", Ended.UNREACHABLE, Verdict.LOST),
+    ],
+)
+def test_a_durable_tier_that_is_gone_is_no_policys_fault_and_one_that_came_back_without_a_page_is(
+    reason: str, ended: Ended, verdict: Verdict
+) -> None:
+    """Who stops a race, or loses its tier for good, has not found a defect; a restart takes no page from a disk."""
+    report = HostReport.model_validate({"ended": ended, "told_lost": {reason: 2}})
+    assert summarise(PolicyRun("claim", (report,), tiers_are_durable=True)).verdict is verdict
+
+
+def test_what_a_corrupting_policy_told_is_in_the_closing_sentence_too() -> None:
+    """Silent and told losses are both losses."""
+    words = closing_sentence([run("exclusive", corruptions={"device_zero": 3}, told_lost={"miss_must_exist": 5})])
+    assert "3 pages came back" in words
+    assert "5 pages were lost under exclusive" in words
