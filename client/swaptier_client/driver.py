@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 from swaptier_client.mm.effects import (
     Acknowledge,
     Batch,
+    Load,
     Path,
     Preempt,
     Reply,
@@ -45,6 +46,10 @@ class Tier(Protocol):
     @property
     def has_room(self) -> bool:
         """Whether submit() may be called now."""
+
+    @property
+    def epoch_changes(self) -> int:
+        """How often the server started anew, or forgot the area, since the beginning."""
 
     async def room(self) -> None:
         """Wait until there may be room. A hint: ask `has_room` again. Returns also when the tier is unreachable."""
@@ -150,9 +155,7 @@ class Driver:
                 else:
                     tier = self._tiers[effect.entry.type]
                     try:
-                        while not tier.has_room:
-                            await tier.room()
-                        reply = await tier.submit(effect)
+                        reply = await tier.submit(await _when_there_is_room(tier, effect))
                     except SwapTierError as error:
                         failure = error
         except StopIteration as stop:
@@ -164,9 +167,7 @@ class Driver:
     async def _post(self, effect: Acknowledge) -> None:
         """Hand *effect* to its tier and wait for nothing: what becomes of it is the lease's business."""
         tier = self._tiers[effect.entry.type]
-        while not tier.has_room:
-            await tier.room()
-        tier.submit(effect).add_done_callback(_forget)
+        tier.submit(await _when_there_is_room(tier, effect)).add_done_callback(_forget)
 
     async def _batch(self, effect: Batch) -> list[RequestReply | BaseException]:
         """Start all requests, then wait for all; a failure stands in its request's place."""
@@ -175,9 +176,7 @@ class Driver:
         try:
             for request in effect.requests:
                 tier = self._tiers[request.entry.type]
-                while not tier.has_room:
-                    await tier.room()
-                futures.append(tier.submit(request))
+                futures.append(tier.submit(await _when_there_is_room(tier, request)))
             for future in futures:
                 try:
                     replies.append(await future)
@@ -187,6 +186,20 @@ class Driver:
             for future in futures[len(replies) :]:  # cancelled in the middle: nobody will read the rest
                 future.cancel()
         return replies
+
+
+async def _when_there_is_room(tier: Tier, request: Request) -> Request:
+    """Wait until *tier* has room, and return the request to make then.
+
+    A load that was made for a server that is gone by then requires its generation, as those that wait in the stream do:
+    the new one may never have had the page, and would answer with whatever its device has.
+    """
+    epoch_changes = tier.epoch_changes
+    while not tier.has_room:
+        await tier.room()
+    if isinstance(request, Load) and tier.epoch_changes != epoch_changes:
+        return request._replace(require_generation=True)
+    return request
 
 
 def _forget(posted: asyncio.Future[RequestReply]) -> None:

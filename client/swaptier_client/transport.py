@@ -122,6 +122,11 @@ class TierStream:
         """Whether submit() may be called now. Also when the stream is down: the reply then says so."""
         return self._waiting.has_room or self._broken is not None
 
+    @property
+    def epoch_changes(self) -> int:
+        """How often the server started anew, or forgot the area, since the beginning."""
+        return self.counters.epoch_changes
+
     async def room(self) -> None:
         """Wait until there may be room, or the stream is down. A hint: ask `has_room` again."""
         if not self.has_room:

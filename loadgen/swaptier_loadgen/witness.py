@@ -36,6 +36,11 @@ class Witness:
         """Whether submit() may be called now."""
         return self._tier.has_room
 
+    @property
+    def epoch_changes(self) -> int:
+        """How often the server started anew."""
+        return self._tier.epoch_changes
+
     async def room(self) -> None:
         """Wait until there may be room."""
         await self._tier.room()

@@ -45,6 +45,7 @@ class FakeTier:
         self.submitted: list[Request] = []
         self.failures: dict[int, SwapTierError] = {}
         self.room_left = room
+        self.epoch_changes = 0
         self._is_slow = is_slow
         self._unanswered: list[tuple[Request, asyncio.Future[RequestReply]]] = []
         self._room_wanted = asyncio.Event()
@@ -196,6 +197,23 @@ async def test_a_batch_starts_everything_before_it_waits_and_keeps_failures_in_p
         tier.answer_next()
     replies = await task
     assert replies == [SlotReply(Outcome.INVALIDATED), tier.failures[1], SlotReply(Outcome.INVALIDATED)]
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+@pytest.mark.parametrize("epoch_changes", [0, 1])
+async def test_a_load_that_waited_for_room_across_a_restart_requires_its_generation(
+    epoch_changes: int, *, is_batch: bool
+) -> None:
+    """It was made for the server that is gone: the new one would answer with whatever its device has."""
+    tier = FakeTier(room=0)
+    asked = Load(entry(1), 3, LoadMode.SHARED, 1)
+    path: Path[object] = batch((asked,)) if is_batch else load(asked)
+    task = asyncio.create_task(Driver([tier], seed=1, preemption=NEVER).run(path))
+    await asyncio.sleep(0)
+    tier.epoch_changes += epoch_changes
+    tier.give_room(1)
+    await task
+    assert tier.submitted == [asked._replace(require_generation=epoch_changes > 0)]
 
 
 async def test_a_full_tier_holds_the_path_back_until_there_is_room() -> None:

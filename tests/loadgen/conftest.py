@@ -27,6 +27,7 @@ class NextTurnLink:
     """The driver's view of a tier in this process; each answer comes one turn of the loop later."""
 
     has_room = True
+    epoch_changes = 0
 
     def __init__(self, tiers: InProcessTiers) -> None:
         self._tiers = tiers

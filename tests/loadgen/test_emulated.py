@@ -40,6 +40,7 @@ class InProcessLink:
         self._tiers = tiers
         self._saboteur = saboteur
         self.has_room = True
+        self.epoch_changes = 0
 
     async def room(self) -> None:
         """There always is."""

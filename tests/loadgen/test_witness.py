@@ -18,6 +18,7 @@ class Link:
     """Ends each request as it is told."""
 
     has_room = True
+    epoch_changes = 0
 
     def __init__(self, *ends: SwapTierError | LoadReply) -> None:
         self._ends = list(ends)

@@ -157,6 +157,7 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
         # On the list before the read, as folio_add_lru() is: from its unlock on, reclaim may hold this folio's lock.
         host.lru.add(folio)
         asked = swap_cache.load_of(host, slot, policy.swapcache_mode if in_pool else policy.bypass_mode)
+        restarts = host.device(slot.entry).restarts
         reply = yield from load(asked)
     except SwapTierError as error:
         host.note_failure(slot, error)
@@ -165,6 +166,7 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
         yield from _finish(host, slot, folio, last_use=last_use)
         raise
     swap_cache.take_reply(host, slot, folio, asked, reply)
+    swap_cache.doubt_if_restarted(host, slot, folio, restarts)
     folio.unlock()
     if folio.source is Outcome.CLAIMED:
         yield from _finish(host, slot, folio)

@@ -172,11 +172,13 @@ def read(host: Host, slot: SwapSlot, neighbours: Sequence[SwapSlot] = ()) -> Pat
         folio.unlock()
         return ReadFolio(folio, was_read=True, generation=slot.generation)
     reads = [_begin_read(host, slot, folio), *_begin_readahead(host, neighbours)]
+    restarts = [device.restarts for device in host.devices]
     replies = yield from batch(tuple(read.load for read in reads))
     unused: list[SwapSlot] = []
     for begun, reply in zip(reads, replies, strict=True):
         if isinstance(reply, LoadReply):
             take_reply(host, begun.slot, begun.folio, begun.load, reply)
+            doubt_if_restarted(host, begun.slot, begun.folio, restarts[begun.slot.entry.type])
         elif isinstance(reply, BaseException):
             host.note_failure(begun.slot, reply)
         is_empty = isinstance(reply, BaseException) or begun.folio.source is Outcome.CLAIMED
@@ -258,7 +260,8 @@ def acknowledge(host: Host, slot: SwapSlot, folio: Folio) -> Path[None]:
     The tier is not waited for. Should the acknowledgement be lost, the tier has an older copy until the slot is stored
     again or freed, which is why the slot stays in doubt.
     """
-    if slot.claim_id and slot.folio is folio and folio.uptodate:
+    # A store that is under way supersedes the hand-off, and what it names is not the version that was claimed.
+    if slot.claim_id and slot.folio is folio and folio.uptodate and not slot.is_storing:
         claim = Acknowledge(slot.entry, slot.generation, slot.claim_id)
         folio.dirty = True
         slot.claim_id = 0
@@ -317,6 +320,20 @@ def take_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply: Loa
             # The device dropped what it read out, so this is the only copy, and dirty, as in b430e9d1c6d4.
             folio.dirty = True
             slot.on_device = False
+    host.duplication.observe(slot)
+
+
+def doubt_if_restarted(host: Host, slot: SwapSlot, folio: Folio, restarts: int) -> None:
+    """Doubt what a reply said of *slot* if its tier started anew since *restarts*, when the load was made. Atomic.
+
+    The reply may be the word of a server that is gone, with a page that nobody else has now. tier_restarted() could not
+    see it: the folio had no page yet. In the swapcache it becomes dirty, so that reclaim stores it again.
+    """
+    if host.device(slot.entry).restarts == restarts:
+        return
+    slot.in_doubt = True
+    if slot.folio is folio and folio.uptodate:
+        folio.dirty = True
     host.duplication.observe(slot)
 
 
