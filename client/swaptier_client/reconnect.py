@@ -46,14 +46,20 @@ class Backoff:
 
 
 async def until_it_works(
-    attempt: Callable[[float], Awaitable[T]], *, clock: Clock, chance: random.Random, give_up_seconds: float
+    attempt: Callable[[float], Awaitable[T]],
+    *,
+    clock: Clock,
+    chance: random.Random,
+    give_up_seconds: float,
+    has_given_up: Callable[[], bool] = lambda: False,
 ) -> T:
     """Return what *attempt* returns, once it does; it is told the seconds that are left and should not take more.
 
     Waits before the first attempt, too: this is called when something has just failed.
 
     Raises:
-        SwapTierError: the last failure, after *give_up_seconds*; or the first that no further attempt can change.
+        SwapTierError: the last failure, after *give_up_seconds* or once *has_given_up* says so; or the first that no
+            further attempt can change.
     """
     backoff = Backoff(chance)
     end = clock.now() + give_up_seconds
@@ -64,7 +70,7 @@ async def until_it_works(
             return await attempt(max(0.0, end - clock.now()))
         except PASSING as failure:
             wait_seconds = max(backoff.next_seconds(), _asked_wait_seconds(failure))
-            if clock.now() + wait_seconds >= end:
+            if has_given_up() or clock.now() + wait_seconds >= end:
                 raise
 
 

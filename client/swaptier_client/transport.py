@@ -337,7 +337,11 @@ class TierStream:
     async def _until_it_works(self, attempt: Callable[[float], Awaitable[T]]) -> T:
         assert self._clock is not None, "set on entry"
         return await until_it_works(
-            attempt, clock=self._clock, chance=self._chance, give_up_seconds=self._settings.give_up_seconds
+            attempt,
+            clock=self._clock,
+            chance=self._chance,
+            give_up_seconds=self._settings.give_up_seconds,
+            has_given_up=lambda: not self._is_patient,
         )
 
     def _break(self, why: SwapTierError) -> None:

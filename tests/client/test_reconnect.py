@@ -93,3 +93,17 @@ async def test_a_server_that_says_when_is_not_asked_before() -> None:
     time, attempts = Time(), Attempts(LimitReached("64 areas are open", retry_after_seconds=7.0))
     await until_it_works(attempts, clock=time.clock, chance=random.Random(1), give_up_seconds=30)
     assert time.slept[1] == 7.0
+
+
+async def test_who_has_given_up_makes_no_further_attempt() -> None:
+    """Also when there is patience left: the host is asked to end."""
+    time, attempts = Time(), Attempts(*(TierUnreachable("refused") for _ in range(9)))
+    with pytest.raises(TierUnreachable):
+        await until_it_works(
+            attempts,
+            clock=time.clock,
+            chance=random.Random(1),
+            give_up_seconds=30,
+            has_given_up=lambda: len(attempts.left) == 3,
+        )
+    assert len(attempts.left) == 3
