@@ -81,6 +81,7 @@ class EmulatedHost:
         """The tier has answered; it may be asked."""
         self.zswpwb = 0
         """Set from outside: the tier's count."""
+        self._tier_restarts = 0
 
     async def run(self) -> None:
         """Write every page once, race, and read every page once more.
@@ -124,6 +125,7 @@ class EmulatedHost:
 
     def on_tier_restarted(self, type_: int) -> None:
         """Note that the server behind a swap device forgot what it held in memory."""
+        self._tier_restarts += 1
         for host in self._hosts:
             host.on_tier_restarted(type_)
 
@@ -289,6 +291,7 @@ class EmulatedHost:
                 "race_faults": self._faults_in_race if has_raced else self._faults_so_far() * bool(self._race_began_ns),
                 "first_corruption_seconds": (min(firsts) - self._race_began_ns) / 1e9 if firsts else None,
                 "zswpwb": self.zswpwb,
+                "tier_restarts": self._tier_restarts,
             }
         )
 

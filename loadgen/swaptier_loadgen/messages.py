@@ -146,6 +146,8 @@ class HostReport(BaseModel):
     orphan_entries: int = 0
     leaked_pages: int = 0
     """Pages the pool still held after every process had ended and every slot had been freed: must be 0."""
+    tier_restarts: int = 0
+    """Times a tier started anew, or forgot an area, while this host used it."""
     new_losses: list[Loss] = Field(default_factory=list)
     """Pages lost or read wrong since the report before; LOSSES_MAX at most."""
     lost_to: dict[str, int] = Field(default_factory=dict)

@@ -41,8 +41,9 @@ class Verdict(StrEnum):
     AS_SPECIFIED = "corrupts (as specified)"
     LOSES = "loses (as specified)"
     """It lost pages and said so, as its specification says it can."""
-    TELLS = "tells (tier died)"
-    """Nothing was wrong and nothing silent: a tier that kept pages in memory died with them, and said so."""
+    TELLS = "tells (none silent)"
+    """Pages were lost that no policy could keep, and said to be: their tier died with them in memory, or was gone, or
+    another host on the same area had taken them."""
     NOT_SEEN = "unsafe (not seen)"
     """The specification says that it can lose pages; this run did not make it."""
     CORRUPTED = "CORRUPTED"
@@ -54,10 +55,6 @@ class Verdict(StrEnum):
     UNREACHABLE = "unreachable"
     OUT_OF_MEMORY = "out of memory"
     STOPPED = "stopped early"
-
-
-TIER_GONE = (str(DetectedLoss.UNREACHABLE), str(DetectedLoss.EPOCH))
-"""Losses that are the tier's end, not the policy's doing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,26 +195,27 @@ def _verdict(run: PolicyRun, corruptions: Mapping[str, int], told: Mapping[str, 
     """Judge a policy by what its hosts found and were told."""
     reports = run.reports
     must_be_safe, is_shared = is_safe(run.policy, run), run.workload is WorkloadKind.TWO_HOSTS
-    excused = set(TIER_GONE)
-    if run.tiers_are_durable:
-        # A restart takes nothing there; and a tier that was there to the end was out of nobody's reach.
-        excused.discard(DetectedLoss.EPOCH)
-        if run.ended is Ended.FINISHED:
-            excused.discard(DetectedLoss.UNREACHABLE)
+    excused = {DetectedLoss.UNREACHABLE}
+    if run.tiers_are_durable and run.ended is Ended.FINISHED:
+        excused.clear()  # a tier that was there to the end was out of nobody's reach
+    if not run.tiers_are_durable and any(report.tier_restarts for report in reports):
+        excused.add(DetectedLoss.EPOCH)
+    if is_shared:
+        excused.add(DetectedLoss.MISS_MUST_EXIST)
     lost = sum(count for reason, count in told.items() if reason not in excused)
     leaked = sum(report.leaked_pages for report in reports)
     return judge(
         is_safe=must_be_safe,
         ended=run.ended,
         corrupted=sum(corruptions.values()) + sum(r.counters_wrong + r.index_words_wrong for r in reports),
-        lost=0 if is_shared and must_be_safe else lost,
+        lost=lost,
         # A restart forgets which slots are free, and a late request may fill one again.
         leaked=0 if is_shared or run.faults.kill_server_seconds else leaked,
-        lost_with_tier=sum(told.values()) - lost,
+        lost_by_nobody=sum(told.values()) - lost,
     )
 
 
-def judge(*, is_safe: bool, ended: Ended, corrupted: int, lost: int, leaked: int, lost_with_tier: int = 0) -> Verdict:
+def judge(*, is_safe: bool, ended: Ended, corrupted: int, lost: int, leaked: int, lost_by_nobody: int = 0) -> Verdict:
     """Return the verdict on a policy: what was found counts first, then how the run ended."""
     if corrupted:
         return Verdict.CORRUPTED if is_safe else Verdict.AS_SPECIFIED
@@ -231,7 +229,7 @@ def judge(*, is_safe: bool, ended: Ended, corrupted: int, lost: int, leaked: int
         return Verdict.STOPPED
     if leaked:
         return Verdict.LEAKED
-    if lost_with_tier:
+    if lost_by_nobody:
         return Verdict.TELLS
     return Verdict.SAFE if is_safe else Verdict.NOT_SEEN
 

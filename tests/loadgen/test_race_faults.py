@@ -75,7 +75,7 @@ def test_what_a_killed_server_had_in_memory_is_told_lost_and_nothing_is_read_ins
     result = CliRunner().invoke(app, ["race", *SMALL[:-2], *arguments, "--json", str(file)])
     assert result.exit_code == 0, result.output
     for run in json.loads(file.read_text())["runs"]:
-        assert run["verdict"] == "tells (tier died)"
+        assert run["verdict"] == "tells (none silent)"
         assert set(run["detected_losses_by_reason"]) == {"epoch"}
         assert run["lost_to"]["server_restarted"] == run["detected_losses"] > 0
         assert run["silent_stale_reads"] == run["lost_updates"] == 0

@@ -102,7 +102,7 @@ async def test_a_killed_server_harms_only_its_own_pages(tmp_path: Path) -> None:
     (run,) = document["runs"]
     assert status == 0, run
     assert run["ops"] == 10_000
-    assert run["verdict"] == "tells (tier died)"
+    assert run["verdict"] == "tells (none silent)"
     assert set(run["detected_losses_by_reason"]) == {"unreachable"}
     # A page can be lost once, and again after it was discarded and written anew on its way to the tier that dies.
     assert 0 < run["detected_losses"] <= 2 * 64

@@ -22,6 +22,7 @@ from swaptier_loadgen.report import (
     summarise,
 )
 from swaptier_loadgen.table import ALL_COLUMNS, WIDE_COLUMNS, tables
+from swaptier_loadgen.workload import WorkloadKind
 
 SETTINGS = RaceSettings(
     policies=tuple(POLICIES),
@@ -53,12 +54,19 @@ def run(policy: str, ended: Ended = Ended.FINISHED, **facts: object) -> RunSumma
         ("exclusive", {}, Ended.FINISHED, Verdict.NOT_SEEN, 0),
         ("exclusive", {"corruptions": {"device_zero": 3}}, Ended.FINISHED, Verdict.AS_SPECIFIED, 0),
         ("exclusive", {"told_lost": {"crc": 1}}, Ended.FINISHED, Verdict.LOSES, 0),
-        ("shared", {"told_lost": {"epoch": 1}}, Ended.FINISHED, Verdict.TELLS, 0),
+        ("shared", {"told_lost": {"epoch": 1}, "tier_restarts": 1}, Ended.FINISHED, Verdict.TELLS, 0),
+        ("shared", {"told_lost": {"epoch": 1}}, Ended.FINISHED, Verdict.LOST, 1),
         ("shared", {"corruptions": {"lost_update": 1}}, Ended.FINISHED, Verdict.CORRUPTED, 1),
         ("shared", {"told_lost": {"crc": 1}}, Ended.FINISHED, Verdict.LOST, 1),
         ("shared", {"leaked_pages": 1}, Ended.FINISHED, Verdict.LEAKED, 1),
         ("shared", {}, Ended.UNREACHABLE, Verdict.UNREACHABLE, 3),
-        ("shared", {"told_lost": {"epoch": 5, "unreachable": 1}}, Ended.UNREACHABLE, Verdict.UNREACHABLE, 3),
+        (
+            "shared",
+            {"told_lost": {"epoch": 5, "unreachable": 1}, "tier_restarts": 1},
+            Ended.UNREACHABLE,
+            Verdict.UNREACHABLE,
+            3,
+        ),
         ("shared", {"corruptions": {"device_old": 1}}, Ended.UNREACHABLE, Verdict.CORRUPTED, 1),
         ("exclusive", {"corruptions": {"device_old": 1}}, Ended.UNREACHABLE, Verdict.AS_SPECIFIED, 3),
         ("shared", {}, Ended.OUT_OF_MEMORY, Verdict.OUT_OF_MEMORY, 2),
@@ -220,3 +228,13 @@ def test_what_a_corrupting_policy_told_is_in_the_closing_sentence_too() -> None:
     words = closing_sentence([run("exclusive", corruptions={"device_zero": 3}, told_lost={"miss_must_exist": 5})])
     assert "3 pages came back" in words
     assert "5 pages were lost under exclusive" in words
+
+
+@pytest.mark.parametrize(
+    ("told", "verdict"),
+    [({"miss_must_exist": 5}, Verdict.TELLS), ({"miss_must_exist": 5, "crc": 1}, Verdict.LOST), ({}, Verdict.SAFE)],
+)
+def test_what_another_host_took_is_told_and_what_is_damaged_is_a_defect(told: dict[str, int], verdict: Verdict) -> None:
+    """Two hosts on one area: claim must tell one of them. A page that cannot be read is lost for another reason."""
+    report = HostReport.model_validate({"ended": Ended.FINISHED, "told_lost": told})
+    assert summarise(PolicyRun("claim", (report,), WorkloadKind.TWO_HOSTS)).verdict is verdict
