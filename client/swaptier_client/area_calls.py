@@ -19,6 +19,8 @@ from swaptier_wire.request_codec import encode_header, encode_options
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, AreaOptions
 
 T = TypeVar("T")
+Sent = TypeVar("Sent")
+Got = TypeVar("Got")
 
 ExchangeCall: TypeAlias = "aio.StreamStreamCall[pb.ExchangeRequest, pb.ExchangeResponse]"
 
@@ -116,7 +118,7 @@ class AreaCalls:
         return self._stub.Exchange(metadata=self._metadata)
 
 
-def status_now(call: ExchangeCall) -> aio.AioRpcError:
+def status_now(call: "aio.StreamStreamCall[Sent, Got]") -> aio.AioRpcError:
     """Return the status *call* has just ended with, from within its done callback.
 
     A write that fails because the server ended the stream overwrites the server's status with INTERNAL "Internal error

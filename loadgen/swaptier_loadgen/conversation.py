@@ -19,6 +19,7 @@ import grpc
 from grpc import aio
 
 from swaptier.v1 import swaptier_pb2 as pb
+from swaptier_client.area_calls import status_now
 from swaptier_client.channel import connect
 from swaptier_client.security import PLAIN, Security
 from swaptier_loadgen.cable import Wire
@@ -130,6 +131,8 @@ class Conversation:
         """
         channel = await self._way.connect(self._context)
         call: _Call = channel.stream_stream(EXCHANGE)(metadata=self._way.metadata(self._context))
+        first_status: list[aio.AioRpcError] = []
+        call.add_done_callback(lambda _call: first_status.append(status_now(call)))
         requests = asyncio.create_task(self._pass_requests_on(call))
         taker = asyncio.create_task(self._take_answers(call))
         deliverer = asyncio.create_task(self._deliver())
@@ -146,7 +149,7 @@ class Conversation:
         await channel.close()
         end = taker.exception()
         if isinstance(end, aio.AioRpcError):
-            await abort_alike(self._context, end)
+            await abort_alike(self._context, first_status[0] if first_status else end)
         elif end is not None:
             raise end
 
