@@ -15,6 +15,7 @@ from swaptier_loadgen.config import RaceSettings
 from swaptier_loadgen.messages import PolicyRun
 from swaptier_loadgen.race import HostFailed, Observer, Race
 from swaptier_loadgen.race_tiers import RaceTiers, ServerFaults, race_tiers
+from swaptier_loadgen.server_process import ServerDied
 
 
 class Watcher(Observer, Protocol):
@@ -35,7 +36,7 @@ class Conducted:
     signal: int | None
     """The signal that ended it early."""
     defect: str
-    """Why a host ended without a result; empty when none did."""
+    """Why a host ended without a result, or our own server by itself; empty when none did."""
 
 
 async def conduct(settings: RaceSettings, corpus_files: Sequence[Path], watcher: Watcher) -> Conducted:
@@ -68,7 +69,7 @@ async def conduct(settings: RaceSettings, corpus_files: Sequence[Path], watcher:
                 await race.run()
             if server_faults.failure is not None:  # and what ran until then says nothing about a policy
                 raise server_faults.failure
-    except HostFailed as failure:
+    except (HostFailed, ServerDied) as failure:
         defect = str(failure)
     except asyncio.CancelledError:
         if not signals:

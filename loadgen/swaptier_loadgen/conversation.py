@@ -120,7 +120,7 @@ class Conversation:
         self._sent: deque[_Sent] = deque()
         """Passed on and not answered, the oldest first."""
         self._recent: deque[tuple[bytes, bytes]] = deque(maxlen=RECENT_ANSWERS)
-        """Requests and the answers passed on to the host last."""
+        """Requests and the answers passed on to the host last, or about to be."""
         self._answers: asyncio.Queue[tuple[float, bytes, bytes] | None] = asyncio.Queue(QUEUE_MESSAGES_MAX)
         """When each is due, its request, itself; then None."""
 
@@ -253,10 +253,10 @@ class Conversation:
         now = asyncio.get_running_loop().time
         while (item := await self._answers.get()) is not None:
             due, request, answer = item
+            self._recent.append((request, answer))  # before it is passed on: it may be held back when the host goes
             if due > now():
                 await asyncio.sleep(due - now())
             await self._context.write(answer)
-            self._recent.append((request, answer))
 
     async def _see_to_the_rest(self, taker: "asyncio.Task[None]", call: _Call, channel: aio.Channel) -> None:
         """Find out which pages went with a host that is gone, then end the stream to the server."""

@@ -19,7 +19,7 @@ from swaptier_loadgen.conversation import Damage, Way
 from swaptier_loadgen.fault_spec import Faults, Pause
 from swaptier_loadgen.faulty import FaultyLink
 from swaptier_loadgen.hazards import Ledger
-from swaptier_loadgen.server_process import OwnServer, ServerNotStarted, own_server
+from swaptier_loadgen.server_process import OwnServer, own_server
 from swaptier_loadgen.tiers import parse_tiers
 
 
@@ -83,7 +83,7 @@ class ServerFaults:
 
     def __init__(self, tiers: RaceTiers, faults: Faults, on_failure: Callable[[], None]) -> None:
         """Strike each of *tiers*; call *on_failure* when a server does not come back."""
-        self.failure: ServerNotStarted | None = None
+        self.failure: BaseException | None = None
         self._on_failure = on_failure
         self._work: list[Coroutine[None, None, None]] = []
         for server in tiers.own:
@@ -108,8 +108,8 @@ class ServerFaults:
             await asyncio.wait(self._tasks)
 
     def _look(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and isinstance(error := task.exception(), ServerNotStarted):
-            self.failure = error
+        if not task.cancelled() and self.failure is None:
+            self.failure = task.exception()
             self._on_failure()
 
 

@@ -25,6 +25,10 @@ class ServerNotStarted(Exception):
     """Our own server did not come up. Its own words are on stderr."""
 
 
+class ServerDied(Exception):
+    """Our own server ended, and not by our hand: a defect of the server, which no fault on purpose may hide."""
+
+
 class OwnServer:
     """A server process of ours, and its successors on the same address. Made and ended by `own_server`."""
 
@@ -72,12 +76,19 @@ class OwnServer:
 
         Raises:
             ServerNotStarted: as `start`.
+            ServerDied: it was dead already. It is not started again.
         """
         async with self._lock:
             assert self._process is not None, "it was started"
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.communicate()
+            status = self._process.returncode
+            if status != -signal.SIGKILL:
+                raise ServerDied(
+                    f"our own server ended with status {status} before it was to be killed. That is a defect of the "
+                    "server; its own words are above. What pages were lost with it says nothing about a policy"
+                )
             await self.start()
             self.restarts += 1
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import signal
 
 import pytest
@@ -10,9 +11,12 @@ from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import StreamSettings
 from swaptier_client.mm.effects import Load, Lookup, Store, SwapEntry
 from swaptier_client.transport import TierStream
-from swaptier_loadgen.server_process import own_server
+from swaptier_loadgen.server_process import ServerDied, own_server
 from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import PAGE_BYTES, LoadMode, LoadReply, Outcome, Reason
+
+PATIENCE_SECONDS = 30
+"""Only a failing test waits so long."""
 
 AREA = HostArea("host", 1, "area", slots=8)
 
@@ -65,3 +69,15 @@ async def test_a_host_that_gives_up_waits_for_no_server_that_is_gone() -> None:
                 with pytest.raises(TierUnreachable) as told:
                     await ended
                 assert told.value.definite
+
+
+async def test_a_server_that_died_by_itself_is_no_fault_on_purpose() -> None:
+    """It is not started again as if we had killed it: what was lost with it would be called as specified."""
+    async with own_server() as server:
+        descriptor = os.pidfd_open(server.pid)
+        os.kill(server.pid, signal.SIGSEGV)
+        assert select.select([descriptor], [], [], PATIENCE_SECONDS)[0], "it does not die"
+        os.close(descriptor)
+        with pytest.raises(ServerDied, match=r"status -11"):
+            await server.kill_and_restart()
+        assert server.restarts == 0

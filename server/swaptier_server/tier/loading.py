@@ -53,8 +53,8 @@ class Loading(Storing):
         since there is nothing to look for on the device.
 
         EXCLUSIVE takes a page that the pool answers (HIT, SAME_FILLED). If it was written through, the device reads as
-        never written afterwards, and so does the next server's: nothing of the page outlives it, no tombstone either,
-        so a store of it that comes late after a restart is kept as if it were the first. That costs memory until the
+        never written afterwards. To the next server, too, unless its device could not drop the page: nothing outlives
+        it, no tombstone either, so a store of it that comes late after a restart is kept as if it were the first. That costs memory until the
         slot is stored or freed, and no page: the bytes are those of its generation. A page that the device answers
         stays there until it is overwritten, as on any swap device.
 
