@@ -54,9 +54,9 @@ class Loading(Storing):
 
         EXCLUSIVE takes a page that the pool answers (HIT, SAME_FILLED). If it was written through, the device reads as
         never written afterwards. To the next server, too, unless its device could not drop the page: nothing outlives
-        it, no tombstone either, so a store of it that comes late after a restart is kept as if it were the first. That costs memory until the
-        slot is stored or freed, and no page: the bytes are those of its generation. A page that the device answers
-        stays there until it is overwritten, as on any swap device.
+        it, no tombstone either, so a store of it that comes late after a restart is kept as if it were the first. That
+        costs memory until the slot is stored or freed, and no page: the bytes are those of its generation. A page that
+        the device answers stays there until it is overwritten, as on any swap device.
 
         CLAIM hands off the page that the slot holds, in the pool or on the device, to *request_id*; of what the slot
         does not hold, it gets what SHARED gets. Anybody else's load of a page that is handed off answers CLAIMED; the
