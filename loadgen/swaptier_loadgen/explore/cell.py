@@ -84,7 +84,7 @@ class Cell:
     def is_as_expected(self) -> bool:
         """The cell does not contradict the specification; a search that was cut off contradicts nothing."""
         match self.expected:
-            case Expected.SAFE:
+            case Expected.SAFE | Expected.MAY_TELL:
                 return not self.is_lost
             case Expected.LOSES:
                 return self.is_lost or self.bound is not None

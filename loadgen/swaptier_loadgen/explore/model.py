@@ -26,6 +26,7 @@ from swaptier_server.tier.slot import SlotState
 from swaptier_wire.types import ZERO_PAGE, LoadReply
 
 if TYPE_CHECKING:
+    from swaptier_client.mm.host import Host
     from swaptier_client.mm.process import Process
     from swaptier_loadgen.explore.world import World, WorldHost
 
@@ -39,8 +40,8 @@ class PageModel:
         self.hosts: dict[Process, WorldHost] = {}
         self.protected: list[tuple[Process, int]] = []
         """Pages that userfaultfd protects from being written."""
-        self.lost: set[tuple[Process, int]] = set()
-        """Pages whose loss was noticed and said. Membership only: never iterated."""
+        self.at_risk: set[tuple[Process, int]] = set()
+        """Pages that no folio had when their host heard that the tier had died with its memory, nor has had since."""
 
     def expected(self, process: Process, address: int) -> bytes:
         """Return what a read of the page must give now."""
@@ -49,12 +50,12 @@ class PageModel:
     def note_written(self, process: Process, address: int, page: bytes) -> None:
         """The page was written; whatever was lost before is replaced."""
         self.pages[process, address] = page
-        self.lost.discard((process, address))
+        self.at_risk.discard((process, address))
 
     def note_discarded(self, process: Process, address: int) -> None:
         """The owner gave the page up."""
         self.pages.pop((process, address), None)
-        self.lost.discard((process, address))
+        self.at_risk.discard((process, address))
         if (process, address) in self.protected:
             self.protected.remove((process, address))
 
@@ -68,16 +69,29 @@ class PageModel:
         for (process, address), page in list(self.pages.items()):
             if process is parent:
                 self.pages[child, address] = page
+                if (parent, address) in self.at_risk:
+                    self.at_risk.add((child, address))
 
-    def note_tier_restarted(self, world: World) -> None:
-        """Pages that are nowhere any more were in the tier's memory: known to be lost."""
-        for (process, address), expected in self.pages.items():
-            pte = process.page_table.get(address)
-            if isinstance(pte, SwapPte):
-                try:
-                    self._check_swapped_out(world, process, address, expected, pte)
-                except Violation:
-                    self.lost.add((process, address))
+    def note_restart_told(self, host: Host) -> None:
+        """A host hears that its tier died with its memory: what no folio has may be gone, and is no fault of its.
+
+        Until now it could drop a folio that it believed the tier had.
+        """
+        of_host = [page for page in self.pages if self.hosts[page[0]].host is host]
+        self.at_risk.update(page for page in of_host if not self._is_in_a_folio(*page))
+
+    def note_kept(self) -> None:
+        """Call after every step: what a folio has now is the host's to keep, whatever becomes of the tier."""
+        if self.at_risk:
+            self.at_risk = {page for page in self.at_risk if not self._is_in_a_folio(*page)}
+
+    def _is_in_a_folio(self, process: Process, address: int) -> bool:
+        """Tell whether the page is mapped, or uptodate in the swapcache."""
+        pte = process.page_table.get(address)
+        if not isinstance(pte, SwapPte):
+            return isinstance(pte, PresentPte)
+        folio = self.hosts[process].host.slot(pte.entry).folio
+        return folio is not None and folio.uptodate
 
     def check_read(self, process: Process, address: int, content: bytes | None) -> None:
         """Check what an access was given.
@@ -140,12 +154,10 @@ class PageModel:
             return
         # A host that requires its generation, doubts the slot, or will hear of a restart before its load is applied, is
         # told at its next fault, where that is no fault of the policy.
-        is_asked_for = world.policy.requires_generation or slot.in_doubt or there.network.is_server_new
-        will_be_told = world.allows_known_loss and is_asked_for
-        if slot.lost is not None or will_be_told or (process, address) in self.lost:
-            self.lost.add((process, address))
-            if world.allows_known_loss:
-                return
+        will_be_told = world.policy.requires_generation or slot.in_doubt or there.network.is_server_new
+        if world.allows_loss(process, address) and (slot.lost is not None or will_be_told):
+            return
+        if slot.lost is not None:
             raise Violation(Kind.TOLD, f"{page_name(expected)} is gone, and faults on page {address} get SIGBUS")
         raise Violation(
             Kind.LOST_PAGE,

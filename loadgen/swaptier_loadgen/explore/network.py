@@ -125,6 +125,8 @@ class Network(InProcessTiers):
     def tell_of_restart(self) -> None:
         """Tell the host that the server is another, if it is: the stream had to be opened anew."""
         if self.is_server_new:
+            if not self._world.has_swap_file:
+                self._world.model.note_restart_told(self._host)
             self.server_epoch = self._world.tier.epoch
             self._host.tier_restarted(0)
 

@@ -119,7 +119,7 @@ class _Writer(ValueWriter):
         for (process, address), page in sorted(
             model.pages.items(), key=lambda item: (model.hosts[item[0][0]].index, item[0][0].pid, item[0][1])
         ):
-            self._out += (process.pid, address, page_token(page), (process, address) in model.lost)
+            self._out += (process.pid, address, page_token(page), (process, address) in model.at_risk)
         for process, address in model.protected:
             self._out += (process.pid, address)
 

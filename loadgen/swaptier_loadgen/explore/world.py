@@ -96,8 +96,9 @@ class World:
         self.is_running = False
         self._protecting: tuple[Process, int] | None = None
         """The page that this step's install failure write-protects."""
+        self.has_swap_file = has_swap_file
+        """Pages outlive the tier."""
         self._swap_file = MemorySwapFile(lambda _name: FailingDevice(self)) if has_swap_file else None
-        """What outlives the tier."""
         self.tier = self._start_tier(TierLimits(pool_bytes), epoch=1)
         self.hosts: list[WorldHost] = []
         self.model = PageModel()
@@ -175,8 +176,6 @@ class World:
                 self.tier.swapon(old.client, old.name, old.slots, old.options, seen_server_epoch=before)[0]
                 for old in there.network.areas
             )
-        if self.allows_known_loss:
-            self.model.note_tier_restarted(self)
 
     def _start_tier(self, limits: TierLimits, *, epoch: int) -> Tier:
         if self._swap_file is None:
@@ -206,6 +205,7 @@ class World:
             task.step(network)
         except AssertionError as error:
             raise Violation(Kind.ACCOUNTING, str(error)) from error
+        self.model.note_kept()
         if self._protecting is not None:
             process, address = self._protecting
             self._protecting = None
@@ -224,7 +224,8 @@ class World:
                 raise Violation(Kind.ACCOUNTING, f"an assertion failed: {error}") from error
             case PageLost():
                 self.has_told = True
-                if not self.allows_known_loss:
+                assert task.there is not None, "only processes are told, and each is on a host"
+                if not self.allows_loss(task.there.host.processes[error.pid], error.address):
                     raise Violation(Kind.TOLD, str(error)) from error
             case NotMapped():
                 pass
@@ -232,6 +233,11 @@ class World:
                 raise Violation(Kind.FAILED, f"{task.name}: {error}") from error
             case _:
                 raise error
+
+    def allows_loss(self, process: Process, address: int) -> bool:
+        """Tell whether a page may be gone, so long as its process is told: it was in a memory that died, or any may."""
+        is_unheard_of = not self.has_swap_file and self.model.hosts[process].network.is_server_new
+        return self.allows_known_loss or is_unheard_of or (process, address) in self.model.at_risk
 
     def check(self) -> None:
         """Check everything that must hold in every state.

@@ -102,6 +102,15 @@ def test_a_page_that_a_durable_server_does_not_have_any_more_is_a_loss_although_
     assert expected(POLICIES["exclusive-if-swapcache"], "server-restart", bounds) is Expected.MAY_LOSE
 
 
+def test_a_policy_that_tells_must_not_lose_within_other_bounds() -> None:
+    """It may be that nobody has to be told there; to lose a page in silence is as wrong as within the world's own."""
+    bounds = replace(WORLDS["server-killed"].bounds, processes=1)
+    assert expected(POLICIES["claim"], "server-killed", bounds) is Expected.MAY_TELL
+    cell = ask(Question("claim", "server-killed", bounds), now=time.process_time)
+    assert cell.is_exhaustive and cell.is_as_expected
+    assert not replace(cell, kind=Kind.LOST_PAGE).is_as_expected
+
+
 def test_every_world_says_what_it_asks_and_who_loses_in_it() -> None:
     """A world without a question or without a row in the table is not finished."""
     assert set(LOSES) == set(WORLDS)

@@ -87,6 +87,16 @@ def nothing(_real: object) -> object:
     return lambda *_arguments: None
 
 
+def only_the_slots_are_doubted(real: Callable[..., None]) -> object:
+    def tier_restarted(host: Host, type_: int) -> None:
+        clean = [one for one in host.lru.folios if not one.dirty]
+        real(host, type_)
+        for one in clean:
+            one.dirty = False
+
+    return tier_restarted
+
+
 def lock_is_dropped_silently(_real: object) -> object:
     def unlock(one: Folio) -> None:
         one.is_locked = False
@@ -254,6 +264,18 @@ MUTATIONS = [
         "shared",
         "server-killed",
         replace(Host, "tier_restarted", nothing),
+    ),
+    Mutation(
+        "an answer is believed although its server died",
+        "shared",
+        "server-killed",
+        replace(swap_cache, "doubt_if_restarted", nothing),
+    ),
+    Mutation(
+        "what the host has is left clean when the server dies",
+        "no-bypass",
+        "server-killed",
+        replace(Host, "tier_restarted", only_the_slots_are_doubted),
     ),
     Mutation(
         "a server does not look for what the last one left",

@@ -4,7 +4,15 @@ Pure. KERNEL.md section 5 numbers the hazards.
 """
 
 from swaptier_client.mm.policy import Policy
-from swaptier_loadgen.explore.paths import end_leases, fork_process, increment_page, read_page, restart
+from swaptier_client.mm.readahead import Readahead, ReadaheadMode
+from swaptier_loadgen.explore.paths import (
+    end_leases,
+    fork_process,
+    increment_page,
+    read_page,
+    reclaim,
+    restart,
+)
 from swaptier_loadgen.explore.world import Bounds, World, WorldHost
 from swaptier_loadgen.explore.worlds.spec import WorldSpec, spawn_reclaim, swapped_out_page
 
@@ -88,12 +96,18 @@ def server_killed(policy: Policy, bounds: Bounds) -> World:
     Hazard 6. What was in the tier's memory is gone, whatever the policy, and that is not held against it. The host sees
     the tier's epoch change and doubts every page that it left there: its loads require the generation, and the process
     is told instead of being given the device's zeros.
+
+    What the host has is the host's to keep. There is a page for each slot and all processes share them, so that one
+    fault reads two into the swapcache, and the server may die when it has answered for one and not for the other.
     """
     world = World(policy, bounds)
-    world.allows_known_loss = True
-    there = world.add_host()
+    there = world.add_host(readahead=Readahead(ReadaheadMode.CLUSTER, page_cluster=1))
     process = world.add_process(there)
-    swapped_out_page(world, there, process)
+    for address in range(bounds.slots):
+        world.run_alone(there, increment_page(world, there, process, address))
+    for _ in range(bounds.processes - 1):
+        world.run_alone(there, fork_process(world, there, process))
+    world.run_alone(there, reclaim(there, 1))
     for cpu in range(bounds.threads):
         world.spawn(f"read {cpu}", read_page(world, there, process, 0), there, alike="read")
     spawn_reclaim(world, there)
@@ -127,5 +141,5 @@ WORLDS = (
     WorldSpec("lease-end", Bounds(threads=1, swap_outs=1, lost_replies=1), lease_end),
     WorldSpec("delayed-invalidate", Bounds(threads=1, swap_outs=1), delayed_invalidate),
     WorldSpec("server-restart", Bounds(threads=1, swap_outs=1), server_restart),
-    WorldSpec("server-killed", Bounds(threads=1, swap_outs=0), server_killed),
+    WorldSpec("server-killed", Bounds(threads=1, processes=2, slots=2, swap_outs=1), server_killed),
 )
