@@ -19,7 +19,7 @@ from time import monotonic_ns
 from swaptier_client.driver import Driver, Preemption
 from swaptier_client.driver import Tier as TierLink
 from swaptier_client.mm.counters import DetectedLoss, InstallFailure
-from swaptier_client.mm.effects import Load, Path
+from swaptier_client.mm.effects import Load, Path, SwapEntry
 from swaptier_client.mm.errors import OutOfMemory, PageLost
 from swaptier_client.mm.fault import MOVE_DISTANCE
 from swaptier_client.mm.host import Host
@@ -92,12 +92,21 @@ class CheckedHost:
         """What the tier called each page when it was last found swapped out."""
         self._stale: dict[PageId, PageName] = {}
         """What it called those that came back as something else and were not read since."""
+        self._left_with_tier: dict[SwapEntry, int] = {}
+        """Generation of each page that a tier had alone when it last started anew."""
+        self.lost_with_tier = 0
+        """Pages told lost that were among these."""
         self.is_adding_over = False
         """In stress-race: no thread adds any more, so the words of every page can be checked."""
 
     def on_tier_restarted(self, type_: int) -> None:
         """Note that the tier behind a swap device forgot what it held in memory."""
         if self._survives_restarts:
+            self._left_with_tier |= {
+                slot.entry: slot.generation
+                for slot in self.mm.devices[type_].slots
+                if slot.count and (slot.folio is None or not slot.folio.uptodate)
+            }
             self.mm.tier_restarted(type_)
         else:
             self.has_tier_restarted = True
@@ -173,7 +182,13 @@ class CheckedHost:
     def _note_told(self, access: Access, reason: str) -> None:
         if not self.oracle.is_told(access.page):
             self._note_loss(access.page, reason, was_dropped=self.oracle.is_owed(access.page))
+            self.lost_with_tier += reason == DetectedLoss.EPOCH and self._was_left_with_tier(access.page)
         self.oracle.told(access, reason)
+
+    def _was_left_with_tier(self, page: PageId) -> bool:
+        """Tell whether a tier had the page alone when it started anew: no policy could have kept it."""
+        name = self._names[page]
+        return self._left_with_tier.get(SwapEntry(name.tier, name.offset)) == name.generation
 
     def _note_loss(self, page: PageId, reason: str, *, was_dropped: bool) -> None:
         """Keep what is known here of a page that was lost; one that never had a name was lost on its host."""
@@ -323,6 +338,7 @@ class CheckedHost:
             pages_checked=tally.pages_checked,
             corruptions=dict(tally.corruptions),
             told_lost=dict(tally.told_lost),
+            lost_with_tier=self.lost_with_tier,
             owed_fates=dict(tally.owed_fates),
             unexplained=tally.unexplained,
             counters_wrong=0 if self.words is None else self.words.counters_wrong,

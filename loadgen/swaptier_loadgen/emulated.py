@@ -312,6 +312,7 @@ def with_twin(report: HostReport, twin: HostReport) -> HostReport:
     return report.model_copy(
         update={
             "counters": [(name, cause, value + counts[name, cause]) for name, cause, value in report.counters],
+            "lost_with_tier": report.lost_with_tier + twin.lost_with_tier,
             "counters_wrong": report.counters_wrong + twin.counters_wrong,
             "index_words_wrong": report.index_words_wrong + twin.index_words_wrong,
             "examples": [*report.examples, *twin.examples],

@@ -128,6 +128,9 @@ class HostReport(BaseModel):
     corruptions: dict[str, int] = Field(default_factory=dict)
     """By `oracle.Corruption`."""
     told_lost: dict[str, int] = Field(default_factory=dict)
+    """By `DetectedLoss`."""
+    lost_with_tier: int = 0
+    """Of these, pages that a tier had alone when it started anew."""
     owed_fates: dict[str, int] = Field(default_factory=dict)
     """By `oracle.Fate`."""
     unexplained: int = 0

@@ -194,25 +194,34 @@ def is_safe(name: str, race: PolicyRun | RaceSettings) -> bool:
 def _verdict(run: PolicyRun, corruptions: Mapping[str, int], told: Mapping[str, int]) -> Verdict:
     """Judge a policy by what its hosts found and were told."""
     reports = run.reports
-    must_be_safe, is_shared = is_safe(run.policy, run), run.workload is WorkloadKind.TWO_HOSTS
-    excused = {DetectedLoss.UNREACHABLE}
-    if run.tiers_are_durable and run.ended is Ended.FINISHED:
-        excused.clear()  # a tier that was there to the end was out of nobody's reach
-    if not run.tiers_are_durable and any(report.tier_restarts for report in reports):
-        excused.add(DetectedLoss.EPOCH)
-    if is_shared:
-        excused.add(DetectedLoss.MISS_MUST_EXIST)
-    lost = sum(count for reason, count in told.items() if reason not in excused)
+    lost_by_nobody = _lost_by_nobody(run, told)
     leaked = sum(report.leaked_pages for report in reports)
+    # A restart forgets which slots are free, and a late request may fill one again.
+    has_restarted = any(report.tier_restarts for report in reports)
     return judge(
-        is_safe=must_be_safe,
+        is_safe=is_safe(run.policy, run),
         ended=run.ended,
         corrupted=sum(corruptions.values()) + sum(r.counters_wrong + r.index_words_wrong for r in reports),
-        lost=lost,
-        # A restart forgets which slots are free, and a late request may fill one again.
-        leaked=0 if is_shared or run.faults.kill_server_seconds else leaked,
-        lost_by_nobody=sum(told.values()) - lost,
+        lost=sum(told.values()) - lost_by_nobody,
+        leaked=0 if run.workload is WorkloadKind.TWO_HOSTS or has_restarted else leaked,
+        lost_by_nobody=lost_by_nobody,
     )
+
+
+def _lost_by_nobody(run: PolicyRun, told: Mapping[str, int]) -> int:
+    """Return how many of the losses that processes were *told* no policy could have prevented."""
+    is_shared = run.workload is WorkloadKind.TWO_HOSTS
+    pages = 0
+    if not run.tiers_are_durable:
+        # Of two hosts on one area, each loses with the tier what the other left there.
+        with_tier = sum(report.lost_with_tier for report in run.reports)
+        pages += told.get(DetectedLoss.EPOCH, 0) if is_shared else with_tier
+    if not run.tiers_are_durable or run.ended is not Ended.FINISHED:
+        # A durable tier that was there to the end was out of nobody's reach.
+        pages += told.get(DetectedLoss.UNREACHABLE, 0)
+    if is_shared:
+        pages += told.get(DetectedLoss.MISS_MUST_EXIST, 0)
+    return pages
 
 
 def judge(*, is_safe: bool, ended: Ended, corrupted: int, lost: int, leaked: int, lost_by_nobody: int = 0) -> Verdict:

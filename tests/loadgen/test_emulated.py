@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from swaptier_client.mm.effects import Load, Request, RequestReply
+from swaptier_client.mm.effects import Load, Request, RequestReply, Store
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.content import Contents, cut
 from swaptier_loadgen.emulated import EmulatedHost
@@ -239,3 +239,40 @@ async def test_nothing_read_after_the_tier_started_anew_counts() -> None:
         await host.run()
     assert ended.group_contains(TierUnreachable)
     assert sum(host.final_report().corruptions.values()) == 0
+
+
+@pytest.mark.parametrize(("is_lying", "verdict"), [(False, Verdict.TELLS), (True, Verdict.LOST)])
+async def test_a_restart_excuses_the_loss_of_what_the_tier_had_alone_and_of_nothing_else(
+    *, is_lying: bool, verdict: Verdict
+) -> None:
+    """A tier that starts anew once and from then on calls pages lost that it was given since has lost them itself."""
+    tier = Tier(TierLimits(pool_bytes_max=1 << 20), epoch=1)
+    area, _ = tier.swapon(Client("c", 1), "a", 128, AreaOptions())
+    tiers = InProcessTiers([area])
+    loads = itertools.count()
+    stored_since: set[tuple[int, int]] = set()
+
+    def restart_once(request: Request, reply: RequestReply) -> RequestReply:
+        nonlocal tier
+        if isinstance(request, Store) and tier.epoch == 2:
+            stored_since.add((request.entry.offset, request.generation))
+        if not isinstance(request, Load):
+            return reply
+        if next(loads) == 100:
+            tier = Tier(tier.limits, epoch=2)
+            tiers.areas = (tier.swapon(Client("c", 1), "a", 128, AreaOptions(), seen_server_epoch=1)[0],)
+            link.epoch_changes += 1
+            host.on_tier_restarted(0)
+        is_given_since = (request.entry.offset, request.generation) in stored_since
+        if is_lying and is_given_since and next(loads) % SABOTAGE_EVERY == 0:
+            return LoadReply(Outcome.LOST, reason=Reason.RESTARTED)
+        return reply
+
+    link = InProcessLink(tiers, restart_once)
+    host = EmulatedHost(spec("shared", give_up_seconds=1.0), CONTENTS, link)
+    await host.run()
+    report = host.final_report().model_copy(update={"ended": Ended.FINISHED})
+    assert 0 < report.lost_with_tier <= report.told_lost["epoch"]
+    assert (report.lost_with_tier == report.told_lost["epoch"]) is not is_lying
+    summary = summarise(PolicyRun("shared", (report,)))
+    assert summary.verdict is verdict and summary.corrupted_pages == 0
