@@ -1,12 +1,16 @@
 """Reclaim with one of several swap devices dead: the others go on."""
 
+import pytest
+
 from swaptier_client.mm.page_table import PresentPte
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, fork
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SwapDevice
+from swaptier_loadgen.explore.in_process import TierFault
 from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.specification import page_version, swap_out_everything, write_all
+from swaptier_wire.errors import TierUnreachable
 
 
 def with_a_page_in_the_swapcache_of(stage: Stage) -> Process:
@@ -45,3 +49,21 @@ def test_a_single_device_is_tried_again_although_it_is_dead() -> None:
     while isinstance(process.page_table[0], PresentPte):
         stage.do(swap_out(stage.host))
     assert stage.areas[0].stored_pages == 1
+
+
+@pytest.mark.parametrize(("fault", "is_dead"), [(TierFault.REPLY_LOST, False), (TierFault.REFUSED, True)])
+def test_a_tier_is_dead_when_nothing_is_sent_to_it_and_not_when_its_answers_get_lost(
+    fault: TierFault, *, is_dead: bool
+) -> None:
+    """The pages of a dead one are lost to their processes; it must not be called so while it lives."""
+    stage = Stage(POLICIES["shared"], devices=[SwapDevice(0, 16, priority=1), SwapDevice(1, 16)])
+    process = stage.host.spawn()
+    stage.do(write_all(stage.host, process, 1, version=1))
+    stage.do(swap_out_everything(stage.host))
+    stage.fault = lambda _request: fault
+    with pytest.raises(TierUnreachable):
+        stage.do(stage.read(process, 0))
+    assert stage.host.devices[0].is_dead is is_dead
+    stage.fault = lambda _request: None
+    assert stage.do(stage.read(process, 0)) == page_version(0, 1)
+    assert not stage.host.devices[0].is_dead
