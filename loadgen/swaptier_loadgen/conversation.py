@@ -137,9 +137,9 @@ class Conversation:
         taker = asyncio.create_task(self._take_answers(call))
         deliverer = asyncio.create_task(self._deliver())
         try:
-            await asyncio.wait([taker])
-            await asyncio.wait([deliverer])
-        except asyncio.CancelledError:
+            await asyncio.wait([taker, deliverer], return_when=asyncio.FIRST_COMPLETED)
+            await deliverer
+        except BaseException:  # the host is gone, or cannot be written to
             self._is_over = True
             deliverer.cancel()
             requests.cancel()

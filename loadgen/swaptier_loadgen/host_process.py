@@ -71,7 +71,8 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     leaked_pages = 0
     ended, message = Ended.FINISHED, ""
     helpers = [
-        asyncio.create_task(_report_often(host, tiers)),
+        asyncio.create_task(_report_often(host, STALL_SECONDS_MAX + spec.give_up_seconds)),
+        asyncio.create_task(_ask_often(host, tiers)),
         asyncio.create_task(_stop_when_told(stdin, host, [*tiers, *twin])),
     ]
     try:
@@ -126,23 +127,30 @@ async def _note_written_back(host: EmulatedHost, tiers: Sequence[TierStream]) ->
     host.zswpwb = max(host.zswpwb, pages)
 
 
-async def _report_often(host: EmulatedHost, tiers: Sequence[TierStream]) -> None:
+async def _report_often(host: EmulatedHost, stall_seconds_max: float) -> None:
     """Report until cancelled; end the process if the host hangs, and say where its threads stand."""
     checked, checked_at = -1, monotonic()
     while True:
         await asyncio.sleep(REPORT_SECONDS)
         report = host.report()
         if host.is_running:  # the first report says that all tiers have answered
-            await _note_written_back(host, tiers)
             say(report.model_copy(update={"new_losses": host.take_losses()}))
         if report.pages_checked != checked:
             checked, checked_at = report.pages_checked, monotonic()
-        elif monotonic() - checked_at > STALL_SECONDS_MAX:
+        elif monotonic() - checked_at > stall_seconds_max:
             for task in asyncio.all_tasks():
                 task.print_stack(file=sys.stderr)
-            sys.stderr.write(f"no page was checked for {STALL_SECONDS_MAX:.0f} s: the threads wait for each other\n")
+            sys.stderr.write(f"no page was checked for {stall_seconds_max:.0f} s: the threads wait for each other\n")
             sys.stderr.flush()
             os._exit(STALLED_STATUS)
+
+
+async def _ask_often(host: EmulatedHost, tiers: Sequence[TierStream]) -> None:
+    """Ask the tiers what only they know, until cancelled; the reports do not wait for one that does not answer."""
+    while True:
+        await asyncio.sleep(REPORT_SECONDS)
+        if host.is_running:
+            await _note_written_back(host, tiers)
 
 
 async def _stop_when_told(stdin: asyncio.StreamReader, host: EmulatedHost, tiers: Sequence[TierStream]) -> None:

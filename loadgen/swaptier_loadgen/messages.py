@@ -21,7 +21,9 @@ REPORT_SECONDS = 0.5
 """Often enough for a scrape every second; a report costs a host about a millisecond."""
 
 STALL_SECONDS_MAX = 60.0
-"""A host that checks no page for so long hangs: a tier that does not answer ends its run well before."""
+"""A host that checks no page for so long hangs: a tier that does not answer ends its run well before.
+
+A host that waits for a tier that is gone is given so much longer."""
 
 LINE_BYTES_MAX = 1 << 20
 """A report is some 10 kB; the last one carries a latency histogram of up to 100 kB."""

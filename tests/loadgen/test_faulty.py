@@ -10,7 +10,7 @@ from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import AnswerLost, StreamSettings
 from swaptier_client.mm.effects import Invalidate, Load, RequestReply, Store, SwapEntry
 from swaptier_client.transport import TierStream
-from swaptier_loadgen.conversation import Damage, Way
+from swaptier_loadgen.conversation import Conversation, Damage, Way
 from swaptier_loadgen.fault_spec import Faults
 from swaptier_loadgen.faulty import FaultyLink
 from swaptier_loadgen.hazards import Hazard, PageName
@@ -97,6 +97,22 @@ async def test_a_dropped_reply_leaves_its_request_applied_and_unknown(server: Ti
     assert damage.counts["drop-reply"] >= len(unknown)
     for offset in unknown:
         assert damage.ledger.hazard(PageName(0, "area", offset, 1)) is Hazard.REPLY_DROPPED
+
+
+async def test_a_host_that_cannot_be_written_to_has_its_stream_ended(
+    server: TierServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and with an unknown outcome: else it would wait for an answer that nobody passes on."""
+
+    async def fail(conversation: Conversation) -> None:
+        await conversation._answers.get()
+        raise RuntimeError("cannot be written to")
+
+    monkeypatch.setattr(Conversation, "_deliver", fail)
+    async with linked(server, "drop-reply=1e-9", StreamSettings(give_up_seconds=0)) as (stream, _):
+        with pytest.raises(SwapTierError) as ended:
+            await asyncio.wait_for(stream.submit(store(0)), timeout=5)
+        assert not ended.value.definite
 
 
 async def _end(stream: TierStream, effect: Store | Load) -> RequestReply | BaseException:
