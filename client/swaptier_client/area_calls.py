@@ -48,6 +48,8 @@ class Opened(NamedTuple):
     """The smaller of its limit and ours."""
     reopened: bool
     """The area was open in this client's epoch already, and kept its pages."""
+    writes_through: bool
+    """A store is answered only once the page is on a device that outlives the server."""
 
 
 class AreaCalls:
@@ -90,7 +92,12 @@ class AreaCalls:
                 f"the server's pages have {response.page_size_bytes} bytes and this host's {PAGE_BYTES}. No page was "
                 "sent; compare the versions of client and server"
             )
-        return Opened(response.server_epoch, min(BATCH_SLOTS_MAX, response.batch_slots_max), response.reopened)
+        return Opened(
+            response.server_epoch,
+            min(BATCH_SLOTS_MAX, response.batch_slots_max),
+            response.reopened,
+            response.writes_through,
+        )
 
     async def swapoff(self) -> int:
         """Close the area; return how many pages the pool still held.

@@ -61,6 +61,8 @@ class TierStream:
         """As of the last answer; a change means that pages the server held in memory are lost."""
         self.reopened = False
         """The area was open in this epoch already when the stream began, and kept its pages."""
+        self.writes_through = False
+        """The server said so last: what it answered a store with outlives it."""
         self._settings = settings or StreamSettings()
         self._on_epoch_change = on_epoch_change
         self._clock = clock
@@ -317,6 +319,7 @@ class TierStream:
             self.address, self.area, self._settings, self._waiting, self._request_ids, self.counters, self
         )
         opened = await connection.open(min(seconds, self._settings.connect_seconds), self.server_epoch)
+        self.writes_through = opened.writes_through
         if self.server_epoch == 0:
             self.server_epoch, self.reopened = opened.server_epoch, opened.reopened
         elif opened.server_epoch != self.server_epoch or not opened.reopened:

@@ -81,6 +81,8 @@ class EmulatedHost:
         """The tier has answered; it may be asked."""
         self.zswpwb = 0
         """Set from outside: the tier's count."""
+        self.tiers_are_durable = False
+        """Set from outside: what the tiers say of their stores."""
         self._tier_restarts = 0
 
     async def run(self) -> None:
@@ -291,6 +293,7 @@ class EmulatedHost:
                 "race_faults": self._faults_in_race if has_raced else self._faults_so_far() * bool(self._race_began_ns),
                 "first_corruption_seconds": (min(firsts) - self._race_began_ns) / 1e9 if firsts else None,
                 "zswpwb": self.zswpwb,
+                "tiers_are_durable": self.tiers_are_durable,
                 "tier_restarts": self._tier_restarts,
             }
         )

@@ -73,9 +73,7 @@ class Loss(NamedTuple):
 class Ledger:
     """What the links know: pages that were taken by a load whose answer did not arrive, and why it did not."""
 
-    def __init__(self, *, tiers_are_durable: bool = False) -> None:
-        self.tiers_are_durable = tiers_are_durable
-        """A store is answered when the device has it: no restart takes a page that nobody was loading."""
+    def __init__(self) -> None:
         self._hazards: dict[PageName, Hazard] = {}
 
     def __len__(self) -> int:
@@ -105,14 +103,18 @@ _BY_OUTCOME = {
 """What the host's own word on the load comes to, where nobody else has one."""
 
 
-def explain(losses: Iterable[Loss], ledger: Ledger) -> dict[str, int]:
-    """Return how many of *losses* each hazard caused; every hazard is there."""
+def explain(losses: Iterable[Loss], ledger: Ledger, *, tiers_are_durable: bool = False) -> dict[str, int]:
+    """Return how many of *losses* each hazard caused; every hazard is there.
+
+    *tiers_are_durable* says that no restart takes a page that nobody was loading: its store was answered when the
+    device had it.
+    """
     hazards = Counter({str(hazard): 0 for hazard in Hazard})
-    hazards.update(str(_hazard_of(loss, ledger)) for loss in losses)
+    hazards.update(str(_hazard_of(loss, ledger, tiers_are_durable=tiers_are_durable)) for loss in losses)
     return dict(hazards)
 
 
-def _hazard_of(loss: Loss, ledger: Ledger) -> Hazard:
+def _hazard_of(loss: Loss, ledger: Ledger, *, tiers_are_durable: bool) -> Hazard:
     if loss.was_dropped:
         return Hazard.INSTALL_FAILED
     seen = ledger.hazard(loss.page)
@@ -120,6 +122,6 @@ def _hazard_of(loss: Loss, ledger: Ledger) -> Hazard:
         return seen
     if loss.reason == UNREACHABLE:
         return Hazard.UNREACHABLE
-    if loss.reason == RESTARTED and not (ledger.tiers_are_durable and loss.unknown is not Unknown.NO):
+    if loss.reason == RESTARTED and not (tiers_are_durable and loss.unknown is not Unknown.NO):
         return Hazard.SERVER_RESTARTED
     return _BY_OUTCOME[loss.unknown]

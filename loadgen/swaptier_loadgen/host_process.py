@@ -10,6 +10,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -52,13 +53,17 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
         security=Security(**{field: Path(name) for field, name in spec.security_files.items()}),
     )
 
+    def on_epoch_change(type_: int, _old: int, _new: int) -> None:
+        host.tiers_are_durable &= tiers[type_].writes_through
+        host.on_tier_restarted(type_)
+
     def streams_to_all() -> list[TierStream]:
         return [
             TierStream(
                 tier.address,
                 HostArea(spec.client_id, spec.client_epoch, device_area(spec.area, type_), spec.slots, options),
                 settings,
-                on_epoch_change=lambda _old, _new, type_=type_: host.on_tier_restarted(type_),  # type: ignore[misc]  # mypy infers no default arguments
+                on_epoch_change=partial(on_epoch_change, type_),
             )
             for type_, tier in enumerate(spec.tiers)
         ]
@@ -79,6 +84,7 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
         async with contextlib.AsyncExitStack() as streams:
             for tier in (*tiers, *twin):
                 await streams.enter_async_context(tier)
+            host.tiers_are_durable = all(tier.writes_through for tier in tiers)
             await host.run()
             if not host.is_stopping:
                 await (host.swapoff() if spec.swapoff else host.exit_processes())

@@ -151,6 +151,8 @@ class HostReport(BaseModel):
     orphan_entries: int = 0
     leaked_pages: int = 0
     """Pages the pool still held after every process had ended and every slot had been freed: must be 0."""
+    tiers_are_durable: bool = False
+    """All its tiers said that a store is answered only once the page outlives them."""
     tier_restarts: int = 0
     """Times a tier started anew, or forgot an area, while this host used it."""
     new_losses: list[Loss] = Field(default_factory=list)
@@ -190,10 +192,13 @@ class PolicyRun:
     """What went wrong on purpose."""
     damage: Mapping[str, int] = field(default_factory=dict)
     """How often, by the name that --fault has for it."""
-    tiers_are_durable: bool = False
-    """A store was answered when it survived the tier."""
     require_generation: bool = False
     """Loads asked for their generation, whatever the policy."""
+
+    @property
+    def tiers_are_durable(self) -> bool:
+        """A store was answered when it survived the tier, on all hosts."""
+        return all(report.tiers_are_durable for report in self.reports)
 
     @property
     def ended(self) -> Ended:

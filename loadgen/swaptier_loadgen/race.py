@@ -122,7 +122,6 @@ class Race:
             self._settings.workload,
             self._settings.faults,
             dict(self._damage.counts - before),
-            self._settings.server_flags.is_durable,
             self._settings.require_generation,
         )
 
@@ -157,7 +156,8 @@ class Race:
             # A report later, because a link may learn what took a page after its host missed it. And once: a loss
             # never moves from one cause to another while somebody counts.
             ripe, unripe = unripe, said.new_losses
-            lost_to.update(explain(ripe if said.ended is None else ripe + unripe, self._damage.ledger))
+            losses = ripe if said.ended is None else ripe + unripe
+            lost_to.update(explain(losses, self._damage.ledger, tiers_are_durable=said.tiers_are_durable))
             last = said.model_copy(update={"lost_to": dict(lost_to), "new_losses": []})
             self._observer.on_report(spec.policy, spec.host, last)
         status = await process.wait()

@@ -18,7 +18,6 @@ from swaptier_loadgen.config import RaceSettings
 from swaptier_loadgen.conversation import Damage, Way
 from swaptier_loadgen.fault_spec import Faults, Pause
 from swaptier_loadgen.faulty import FaultyLink
-from swaptier_loadgen.hazards import Ledger
 from swaptier_loadgen.server_process import OwnServer, own_server
 from swaptier_loadgen.tiers import parse_tiers
 
@@ -51,7 +50,7 @@ async def race_tiers(settings: RaceSettings) -> AsyncIterator[RaceTiers]:
     async with contextlib.AsyncExitStack() as stack:
         own = [] if settings.target is not None else await _own_servers(settings, stack)
         target = settings.target or ",".join(server.target for server in own)
-        damage = Damage(ledger=Ledger(tiers_are_durable=settings.server_flags.is_durable))
+        damage = Damage()
         links = [
             await stack.enter_async_context(FaultyLink(way, settings.seed))
             for way in (_ways(settings, target, damage) if settings.faults.on_the_way else ())

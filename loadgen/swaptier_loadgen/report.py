@@ -107,6 +107,8 @@ class RunSummary:
     """What took the pages that were lost or read wrong, by `hazards.Hazard`."""
     damage: Mapping[str, int]
     """What was done on purpose while this policy ran, by the name that --fault has for it."""
+    tiers_are_durable: bool
+    """Its tiers said that a store is answered only once the page outlives them: then none is excused by a restart."""
     predicted_losses: float
     """Pages that dropped answers take along: p x loads of KERNEL.md 6.4. 0 where not every load takes its page."""
 
@@ -171,6 +173,7 @@ def summarise(run: PolicyRun) -> RunSummary:
         index_words_wrong=sum(report.index_words_wrong for report in reports),
         lost_to=_sum(report.lost_to for report in reports),
         damage=run.damage,
+        tiers_are_durable=run.tiers_are_durable,
         predicted_losses=_predicted_losses(run, counters.get("zswpin", 0)),
     )
 

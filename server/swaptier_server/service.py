@@ -21,7 +21,7 @@ from swaptier_server.backing import Upkeep
 from swaptier_server.call import GuardedCall, caller_of
 from swaptier_server.logs import get_log
 from swaptier_server.tenants import Tenants, qualified
-from swaptier_server.tier.tier import Area, Client, Tier
+from swaptier_server.tier.tier import Area, Client, Durability, Tier
 from swaptier_wire import reply_codec, request_codec, status
 from swaptier_wire.batches import Header, Replies, Request
 from swaptier_wire.errors import LimitReached, ServerDefect, SwapTierError
@@ -87,6 +87,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
             page_size_bytes=PAGE_BYTES,
             batch_slots_max=self._batch_slots_max,
             reopened=is_reopened,
+            writes_through=self._tier.durability is Durability.WRITE_THROUGH,
         )
 
     async def Swapoff(self, request: pb.SwapoffRequest, context: _Context) -> pb.SwapoffResponse:  # noqa: N802 - contract

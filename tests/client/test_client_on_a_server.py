@@ -81,6 +81,7 @@ async def test_opening_twice_keeps_the_pages_and_other_geometry_is_refused(serve
     address = str(server.listening)
     async with TierStream(address, AREA) as first:
         assert not first.reopened
+        assert not first.writes_through
     async with TierStream(address, AREA) as second:
         assert second.reopened
     with pytest.raises(AreaExists):

@@ -69,7 +69,7 @@ def test_the_reasons_that_name_their_hazard_are_those_of_the_host() -> None:
 def test_what_a_durable_tier_lost_in_a_restart_was_being_loaded(unknown: Unknown, hazard: Hazard) -> None:
     """The device had the page, so it was the answer that died with the server; a page nobody loaded is a defect."""
     lost = [Loss(PAGE, str(DetectedLoss.EPOCH), unknown)]
-    assert explain(lost, Ledger(tiers_are_durable=True)) == only(hazard)
+    assert explain(lost, Ledger(), tiers_are_durable=True) == only(hazard)
 
 
 def test_a_page_that_a_fault_dropped_is_no_fault_of_the_networks() -> None:

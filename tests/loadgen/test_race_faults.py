@@ -62,7 +62,7 @@ def test_a_server_that_is_killed_again_and_again_loses_no_page_of_claim_where_st
     assert result.exit_code == 0, result.output
     (run,) = json.loads(file.read_text())["runs"]
     assert run["damage"]["kill-server"] >= 2
-    assert run["verdict"] == "safe"
+    assert run["verdict"] == "safe" and run["tiers_are_durable"]
     assert run["detected_losses"] == run["silent_stale_reads"] == run["lost_updates"] == 0
     assert run["pages_checked"] > 96
     assert list(tmp_path.glob("swaptier-*")) == []
@@ -75,7 +75,7 @@ def test_what_a_killed_server_had_in_memory_is_told_lost_and_nothing_is_read_ins
     result = CliRunner().invoke(app, ["race", *SMALL[:-2], *arguments, "--json", str(file)])
     assert result.exit_code == 0, result.output
     for run in json.loads(file.read_text())["runs"]:
-        assert run["verdict"] == "tells (none silent)"
+        assert run["verdict"] == "tells (none silent)" and not run["tiers_are_durable"]
         assert set(run["detected_losses_by_reason"]) == {"epoch"}
         assert run["lost_to"]["server_restarted"] == run["detected_losses"] > 0
         assert run["silent_stale_reads"] == run["lost_updates"] == 0

@@ -226,8 +226,8 @@ def test_a_durable_tier_that_is_gone_is_no_policys_fault_and_one_that_came_back_
     reason: str, ended: Ended, verdict: Verdict
 ) -> None:
     """Who stops a race, or loses its tier for good, has not found a defect; a restart takes no page from a disk."""
-    report = HostReport.model_validate({"ended": ended, "told_lost": {reason: 2}})
-    assert summarise(PolicyRun("claim", (report,), tiers_are_durable=True)).verdict is verdict
+    report = HostReport.model_validate({"ended": ended, "told_lost": {reason: 2}, "tiers_are_durable": True})
+    assert summarise(PolicyRun("claim", (report,))).verdict is verdict
 
 
 def test_what_a_corrupting_policy_told_is_in_the_closing_sentence_too() -> None:

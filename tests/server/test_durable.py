@@ -152,7 +152,7 @@ async def test_an_area_that_cannot_be_forgotten_is_kept_and_the_house_goes_on(
 
 async def test_what_is_written_through_and_refused_by_the_disk_is_refused_to_the_host(start: Start) -> None:
     host = await start(durability="write-through")
-    await host.swapon()
+    assert (await host.swapon()).writes_through
     assert (await host.store(0, 1)).outcome is Outcome.STORED
     assert host.server._swap_file is not None
     host.server._swap_file._db.execute("PRAGMA query_only = ON")

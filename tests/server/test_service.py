@@ -88,6 +88,7 @@ async def test_swapon_tells_what_the_client_must_know(serve: Serve) -> None:
     answer = await served.swapon()
     assert (answer.server_epoch, answer.page_size_bytes, answer.batch_slots_max) == (EPOCH, PAGE_BYTES, BATCH_SLOTS_MAX)
     assert not answer.reopened
+    assert not answer.writes_through
     await served.stub.Store(store_message())
     assert (await served.swapon()).reopened
     assert (await served.stat()).stored_pages == 1

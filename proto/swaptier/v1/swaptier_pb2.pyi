@@ -681,6 +681,7 @@ class SwaponResponse(_message.Message):
     PAGE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     BATCH_SLOTS_MAX_FIELD_NUMBER: _builtins.int
     REOPENED_FIELD_NUMBER: _builtins.int
+    WRITES_THROUGH_FIELD_NUMBER: _builtins.int
     server_epoch: _builtins.int
     """Rises each time the server starts; a client that sees it change knows that pages held in memory are lost."""
     page_size_bytes: _builtins.int
@@ -691,6 +692,8 @@ class SwaponResponse(_message.Message):
     """True when the area was open in this epoch of the client and kept its pages: all of them while the server is the
     same, else those that its device has.
     """
+    writes_through: _builtins.bool
+    """True when a store is answered only once the page is on a device that outlives the server."""
     def __init__(
         self,
         *,
@@ -698,10 +701,11 @@ class SwaponResponse(_message.Message):
         page_size_bytes: _builtins.int = ...,
         batch_slots_max: _builtins.int = ...,
         reopened: _builtins.bool = ...,
+        writes_through: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_slots_max", b"batch_slots_max", "page_size_bytes", b"page_size_bytes", "reopened", b"reopened", "server_epoch", b"server_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_slots_max", b"batch_slots_max", "page_size_bytes", b"page_size_bytes", "reopened", b"reopened", "server_epoch", b"server_epoch", "writes_through", b"writes_through"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
