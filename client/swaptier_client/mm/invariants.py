@@ -137,6 +137,8 @@ def _check_folio(host: Host, folio: Folio) -> None:
         slot = host.slot(folio.entry)
         owed = bool(slot.count or folio.mappings)
         assert not owed or folio.dirty or _is_backed(slot), f"{slot.entry}: a clean folio has no other copy"
+        is_sure = slot.is_zero or not slot.in_doubt
+        assert not owed or folio.dirty or is_sure, f"{slot.entry}: a clean folio's other copy is in doubt"
 
 
 def _is_backed(slot: SwapSlot) -> bool:
