@@ -190,6 +190,8 @@ def _publish(settings: RaceSettings, conducted: Conducted, json_file: Path | Non
         for line in (_fates(summary), _words(summary), _hazards(summary)):
             if line:
                 console.print(line, soft_wrap=True)
+    if missing := report.not_raced(settings, summaries):
+        console.print(f"not raced to a result, because the race ended before: {', '.join(missing)}", soft_wrap=True)
     console.print(report.closing_sentence(summaries), soft_wrap=True)
     if json_file is not None:
         json_file.write_text(json.dumps(report.document(settings, summaries), indent=2) + "\n")

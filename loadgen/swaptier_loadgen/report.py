@@ -6,7 +6,7 @@ Pure, but for `versions`, which asks what is installed. `table.py` draws it. Cou
 
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
@@ -259,7 +259,13 @@ def exit_status(summaries: Iterable[RunSummary]) -> int:
     return STATUS_AS_SPECIFIED
 
 
-def document(settings: RaceSettings, summaries: Iterable[RunSummary]) -> dict[str, object]:
+def not_raced(settings: RaceSettings, summaries: Iterable[RunSummary]) -> list[str]:
+    """Return the policies that were to race and have no result, because the race ended before."""
+    raced = {summary.policy for summary in summaries}
+    return [policy for policy in settings.policies if policy not in raced]
+
+
+def document(settings: RaceSettings, summaries: Sequence[RunSummary]) -> dict[str, object]:
     """Return the JSON document of a race."""
     workload = asdict(settings)
     del workload["security"]  # where whose files are is nobody else's business
@@ -271,6 +277,7 @@ def document(settings: RaceSettings, summaries: Iterable[RunSummary]) -> dict[st
         "workload": workload,
         "versions": versions(),
         "runs": [_run_document(summary) for summary in summaries],
+        "not_raced": not_raced(settings, summaries),
     }
 
 

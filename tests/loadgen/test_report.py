@@ -135,6 +135,13 @@ def test_the_document_has_the_fields_its_readers_rely_on() -> None:
     assert set(found["runs"][0]["latency_us"]) == {"p50", "p99", "p999", "max"}
 
 
+def test_the_document_names_the_policies_without_a_result() -> None:
+    """A race that ended early does not pass them over in silence."""
+    settings = dataclasses.replace(SETTINGS, policies=("shared", "exclusive", "claim"))
+    assert document(settings, [run("shared")])["not_raced"] == ["exclusive", "claim"]
+    assert document(settings, [run("shared"), run("exclusive"), run("claim")])["not_raced"] == []
+
+
 def render(summaries: list[RunSummary], width: int) -> str:
     console = Console(width=width, file=io.StringIO(), highlight=False, markup=False)
     for table in tables(summaries, width):
