@@ -187,7 +187,12 @@ def _publish(settings: RaceSettings, conducted: Conducted, json_file: Path | Non
     for table in tables(summaries, console.width):
         console.print(table)
     for summary in summaries:
-        for line in (_fates(summary), _words(summary), _hazards(summary)):
+        for line in (
+            _fates(summary),
+            _words(summary),
+            _hazards(summary),
+            report.why_out_of_memory(settings, summary),
+        ):
             if line:
                 console.print(line, soft_wrap=True)
     if missing := report.not_raced(settings, summaries):

@@ -334,6 +334,21 @@ def closing_sentence(summaries: Iterable[RunSummary]) -> str:
     return f"No page came back wrong, but no policy that promises so ran to its end: {checked}"
 
 
+def why_out_of_memory(settings: RaceSettings, summary: RunSummary) -> str:
+    """Return why memory ran out and which flags that were given may be why; empty where it did not."""
+    if summary.ended is not Ended.OUT_OF_MEMORY:
+        return ""
+    flags = []
+    if settings.server_flags.pool_limit is not None:
+        flags.append(f"--pool-limit {settings.server_flags.pool_limit} (raise it)")
+    if settings.area_options.pool_bytes_max is not None:
+        flags.append(f"--zswap-max {settings.area_options.pool_bytes_max} (raise it)")
+    if not settings.area_options.writeback:
+        flags.append("--no-zswap-writeback (leave it out, and what the pool refuses goes to the device)")
+    advice = f". What a tier refuses stays on the host; look at {', '.join(flags)}" if flags else ""
+    return f"{summary.policy}: out of memory: {summary.message}{advice}"
+
+
 def _pages(number: int, verb: str = "") -> str:
     if number == 1:
         return f"1 page {verb or 'was'}"

@@ -76,6 +76,8 @@ def test_a_host_has_a_quota_of_the_pool_and_its_pages_go_to_the_device_or_not(tm
     assert run["silent_stale_reads"] == run["detected_losses"] == 0
     assert run["counters"]["pswpout"] == sum(host["zswpwb"] for host in run["kernel_counters"]) == 0
     assert run["ended"] == "out_of_memory", "nothing is lost: it has nowhere to go"
+    assert "none could be reclaimed" in result.stdout
+    assert "--zswap-max 20000 (raise it), --no-zswap-writeback (leave it out" in result.stdout
 
 
 def race_killing(tmp_path: Path, pids: list[int], *arguments: str) -> tuple[int, dict[str, Any]]:  # JSON

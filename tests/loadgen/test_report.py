@@ -20,9 +20,12 @@ from swaptier_loadgen.report import (
     exit_status,
     judge,
     summarise,
+    why_out_of_memory,
 )
+from swaptier_loadgen.server_flags import ServerFlags
 from swaptier_loadgen.table import ALL_COLUMNS, WIDE_COLUMNS, tables
 from swaptier_loadgen.workload import WorkloadKind
+from swaptier_wire.types import AreaOptions
 
 SETTINGS = RaceSettings(
     policies=tuple(POLICIES),
@@ -140,6 +143,20 @@ def test_the_document_names_the_policies_without_a_result() -> None:
     settings = dataclasses.replace(SETTINGS, policies=("shared", "exclusive", "claim"))
     assert document(settings, [run("shared")])["not_raced"] == ["exclusive", "claim"]
     assert document(settings, [run("shared"), run("exclusive"), run("claim")])["not_raced"] == []
+
+
+def test_whoever_runs_out_of_memory_is_told_why_and_which_of_the_given_flags_to_change() -> None:
+    """Flags that were not given are not named, and other ends say nothing."""
+    full = run("shared", Ended.OUT_OF_MEMORY, message="none could be reclaimed")
+    assert why_out_of_memory(SETTINGS, full) == "shared: out of memory: none could be reclaimed"
+    settings = dataclasses.replace(
+        SETTINGS,
+        area_options=AreaOptions(pool_bytes_max=20_000, writeback=False),
+        server_flags=ServerFlags(pool_limit="1MiB"),
+    )
+    for flag in ("--pool-limit 1MiB", "--zswap-max 20000", "--no-zswap-writeback"):
+        assert flag in why_out_of_memory(settings, full)
+    assert why_out_of_memory(settings, run("shared")) == ""
 
 
 def render(summaries: list[RunSummary], width: int) -> str:
