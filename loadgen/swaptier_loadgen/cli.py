@@ -5,9 +5,11 @@ line that says what is wrong and status 2. The statuses are in `report.py` and i
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -23,6 +25,7 @@ from swaptier_loadgen.explore_cli import explore
 from swaptier_loadgen.metrics import LatestReports, MetricsPortTaken, RaceCollector, serve
 from swaptier_loadgen.oracle import Fate
 from swaptier_loadgen.progress import Watcher, configure_logging
+from swaptier_loadgen.repeat import repeat_command
 from swaptier_loadgen.report import RunSummary, summarise
 from swaptier_loadgen.server_flags import FlagsRefused, ServerFlags
 from swaptier_loadgen.server_process import ServerNotStarted
@@ -66,6 +69,7 @@ def _main(
     f"Every flag can be given as a variable, as in {flags.VARIABLES}SEED=1; the flag wins."
 )
 def race(
+    context: typer.Context,
     policy: flags.Policy = None,
     era: flags.Era = None,
     target: flags.Target = None,
@@ -103,7 +107,7 @@ def race(
     name: flags.Name = config.DEFAULT_NAME,
 ) -> None:
     """Run each policy on the same accesses, page contents and injected failures, and say what it did to the data."""
-    try:
+    with _refusing():
         settings = RaceSettings(
             policies=flag_values.choose_policies(policy, era),
             target=target and flag_values.parse_target(target),
@@ -132,14 +136,12 @@ def race(
             server_flags=ServerFlags(pool_limit, device, durability),
             security=flag_values.security(tls_ca, tls_cert, tls_key, token_file),
         )
-    except UsageProblem as problem:
-        _fail(str(problem), report.STATUS_USAGE)
-    _race(settings, json_file, metrics)
+    _race(settings, json_file, metrics, repeat_command(context))
 
 
-def _race(settings: RaceSettings, json_file: Path | None, metrics: str | None) -> NoReturn:
-    """Check what is outside the settings, race, publish, and exit."""
-    try:
+def _race(settings: RaceSettings, json_file: Path | None, metrics: str | None, repeat: str) -> NoReturn:
+    """Check what is outside the settings, race, publish, and exit; *repeat* is the command that does it again."""
+    with _refusing():
         files = corpus_files(settings.corpus)
         read_corpus(files)
         config.check_writable(json_file)
@@ -150,17 +152,15 @@ def _race(settings: RaceSettings, json_file: Path | None, metrics: str | None) -
             metrics = serve(
                 flag_values.parse_endpoint("--metrics", metrics, unix=False), RaceCollector(settings, latest)
             )
-    except (UsageProblem, FlagsRefused, CorpusUnreadable, MetricsPortTaken) as problem:
-        _fail(str(problem), report.STATUS_USAGE)
     configure_logging()
     try:
         with Watcher(settings, latest, metrics) as watcher:
             conducted = asyncio.run(conduct(settings, files, watcher))
     except ServerNotStarted as problem:
         _fail(str(problem), report.STATUS_UNREACHABLE)
-    status = _publish(settings, conducted, json_file)
+    status = _publish(settings, conducted, json_file, repeat)
     if conducted.defect:
-        _fail(conducted.defect, report.STATUS_DEFECT)
+        _fail(f"{conducted.defect}. The same again: {repeat}", report.STATUS_DEFECT)
     raise typer.Exit(status)
 
 
@@ -172,13 +172,22 @@ app.command(epilog=specification_cli.EPILOG)(specification_cli.specification)
 app.command(epilog=budget_cli.EPILOG)(budget_cli.budget)
 
 
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """End with one line and status 2 if what the block looks at cannot be used."""
+    try:
+        yield
+    except (UsageProblem, FlagsRefused, CorpusUnreadable, MetricsPortTaken) as problem:
+        _fail(str(problem), report.STATUS_USAGE)
+
+
 def _fail(message: str, status: int) -> NoReturn:
     """Say what is wrong on standard error and exit."""
     typer.echo(f"{PROGRAM}: {message}", err=True)
     raise typer.Exit(status)
 
 
-def _publish(settings: RaceSettings, conducted: Conducted, json_file: Path | None) -> int:
+def _publish(settings: RaceSettings, conducted: Conducted, json_file: Path | None, repeat: str) -> int:
     """Print the result, write the JSON document, and return the exit status."""
     summaries = [summarise(run) for run in conducted.runs]
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
@@ -197,7 +206,7 @@ def _publish(settings: RaceSettings, conducted: Conducted, json_file: Path | Non
                 console.print(line, soft_wrap=True)
     if missing := report.not_raced(settings, summaries):
         console.print(f"not raced to a result, because the race ended before: {', '.join(missing)}", soft_wrap=True)
-    console.print(report.closing_sentence(summaries), soft_wrap=True)
+    console.print(report.closing_sentence(summaries, repeat), soft_wrap=True)
     if json_file is not None:
         json_file.write_text(json.dumps(report.document(settings, summaries), indent=2) + "\n")
     status = report.exit_status(summaries)

@@ -299,14 +299,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def closing_sentence(summaries: Iterable[RunSummary]) -> str:
-    """Return what a newcomer should take home from the table."""
+def closing_sentence(summaries: Iterable[RunSummary], repeat: str = "") -> str:
+    """Return what a newcomer should take home from the table; *repeat* is the command that races the same again."""
     summaries = list(summaries)
     failed = [s for s in summaries if s.verdict in (Verdict.CORRUPTED, Verdict.LOST, Verdict.LEAKED)]
     if failed:
         return (
-            f"{_names(failed)} must never lose, corrupt or leak a page and did: that is a defect of this program; "
-            "the seed above repeats the run."
+            f"{_names(failed)} must never lose, corrupt or leak a page and did: that is a defect of this program. "
+            f"The same accesses and failures again: {repeat}"
         )
     gone = [s for s in summaries if s.verdict is Verdict.UNREACHABLE]
     if gone:

@@ -197,6 +197,8 @@ def test_a_host_that_dies_is_a_defect_and_no_verdict() -> None:
             assert all_end(descriptors)
     assert status == 70
     assert "ended with status -9" in race.said[-1]
+    again = "race --policy shared --hosts 2 --threads 4 --pages 64 --resident 16 --duration 600.0 --seed 1"
+    assert again in race.said[-1]
 
 
 async def test_two_races_of_one_name_do_not_mix(tmp_path: Path) -> None:

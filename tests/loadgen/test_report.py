@@ -230,6 +230,12 @@ def test_there_is_always_a_closing_sentence(summaries: list[RunSummary], words: 
     assert words in closing_sentence(summaries)
 
 
+def test_a_failure_is_told_with_the_command_that_repeats_it() -> None:
+    """Whoever reports the defect need not ask how it came about."""
+    command = "swaptier-loadgen race --policy shared --seed 7"
+    assert command in closing_sentence([run("shared", corruptions={"device_zero": 1})], command)
+
+
 def test_what_was_found_counts_before_how_it_ended() -> None:
     """A policy that corrupted is not excused by a stop."""
     assert judge(is_safe=True, ended=Ended.STOPPED, corrupted=1, lost=0, leaked=0) is Verdict.CORRUPTED
