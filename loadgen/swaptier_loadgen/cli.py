@@ -65,7 +65,7 @@ def _main(
 
 @app.command(
     epilog="Exit status: 0 every policy did what its specification says; 1 a safe policy lost or corrupted a page; "
-    "2 wrong usage; 3 tier unreachable; 130 interrupted, the report covers what ran. "
+    "2 wrong usage or out of memory; 3 tier unreachable, or it refused; 130 interrupted, the report covers what ran. "
     f"Every flag can be given as a variable, as in {flags.VARIABLES}SEED=1; the flag wins."
 )
 def race(

@@ -34,7 +34,10 @@ from swaptier_loadgen.messages import (
     HostSpec,
 )
 from swaptier_loadgen.workload import WorkloadKind
-from swaptier_wire.errors import SwapTierError
+from swaptier_wire.errors import Draining, ServerDefect, SwapTierError, TierUnreachable
+
+GONE = (TierUnreachable, Draining, ServerDefect)
+"""What says that a tier is not there to be asked; every other error is its answer."""
 
 WRITTEN_BACK = "written_back_pages"
 """How the name of the tier's counter ends."""
@@ -93,7 +96,8 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     except* OutOfMemory as failures:
         ended, message = Ended.OUT_OF_MEMORY, str(_first(failures))
     except* SwapTierError as failures:  # the last word: without a tier nothing can be reclaimed either
-        ended, message = Ended.UNREACHABLE, str(_first(failures))
+        failure = _first(failures)
+        ended, message = Ended.UNREACHABLE if isinstance(failure, GONE) else Ended.REFUSED, str(failure)
     finally:
         for helper in helpers:
             helper.cancel()

@@ -48,7 +48,9 @@ class Ended(StrEnum):
     STOPPED = "stopped"
     """Asked to stop; pages not read again since are not known to be right."""
     UNREACHABLE = "unreachable"
-    """The tier did not answer, refused, or started anew; what was read until then was checked."""
+    """The tier did not answer, or ended, or started anew; what was read until then was checked."""
+    REFUSED = "refused"
+    """The tier answered and would not have this host: no token of its, another's area, a bound; the message says."""
     OUT_OF_MEMORY = "out_of_memory"
     """Reclaim could not free a page: the settings leave too little room."""
 
@@ -204,7 +206,7 @@ class PolicyRun:
     def ended(self) -> Ended:
         """How it ended: the worst of its hosts."""
         ends = {report.ended for report in self.reports}
-        for end in (Ended.OUT_OF_MEMORY, Ended.UNREACHABLE, Ended.STOPPED):
+        for end in (Ended.OUT_OF_MEMORY, Ended.REFUSED, Ended.UNREACHABLE, Ended.STOPPED):
             if end in ends:
                 return end
         return Ended.FINISHED

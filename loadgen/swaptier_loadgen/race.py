@@ -72,7 +72,7 @@ class Race:
         """What came of the policies so far."""
 
     async def run(self) -> None:
-        """Run the policies in order; a stop, an unreachable tier or too little memory ends the race early.
+        """Run the policies in order; a stop, a tier that is gone or refuses, or too little memory ends the race early.
 
         Raises:
             HostFailed: see there.
@@ -83,7 +83,7 @@ class Race:
             run = await self._run_policy(policy)
             self.runs.append(run)
             self._observer.on_run(run)
-            if run.ended in (Ended.UNREACHABLE, Ended.OUT_OF_MEMORY):
+            if run.ended in (Ended.UNREACHABLE, Ended.REFUSED, Ended.OUT_OF_MEMORY):
                 break
 
     def stop(self) -> None:

@@ -53,6 +53,8 @@ class Verdict(StrEnum):
     LEAKED = "LEAKED"
     """Every process had ended and the tier still held pages."""
     UNREACHABLE = "unreachable"
+    REFUSED = "refused"
+    """The tier answered, and would not serve this host."""
     OUT_OF_MEMORY = "out of memory"
     STOPPED = "stopped early"
 
@@ -235,6 +237,8 @@ def judge(*, is_safe: bool, ended: Ended, corrupted: int, lost: int, leaked: int
         return Verdict.LOST if is_safe else Verdict.LOSES
     if ended is Ended.UNREACHABLE:
         return Verdict.UNREACHABLE
+    if ended is Ended.REFUSED:
+        return Verdict.REFUSED
     if ended is Ended.OUT_OF_MEMORY:
         return Verdict.OUT_OF_MEMORY
     if ended is Ended.STOPPED:
@@ -252,7 +256,7 @@ def exit_status(summaries: Iterable[RunSummary]) -> int:
     verdicts = {summary.verdict for summary in summaries}
     if verdicts & {Verdict.CORRUPTED, Verdict.LOST, Verdict.LEAKED}:
         return STATUS_SAFE_POLICY_FAILED
-    if any(summary.ended is Ended.UNREACHABLE for summary in summaries):
+    if any(summary.ended in (Ended.UNREACHABLE, Ended.REFUSED) for summary in summaries):
         return STATUS_UNREACHABLE
     if any(summary.ended is Ended.OUT_OF_MEMORY for summary in summaries):
         return STATUS_USAGE
@@ -311,6 +315,9 @@ def closing_sentence(summaries: Iterable[RunSummary], repeat: str = "") -> str:
     gone = [s for s in summaries if s.verdict is Verdict.UNREACHABLE]
     if gone:
         return f"The tier cannot be reached, which says nothing about {_names(gone)}: {gone[0].message}"
+    refused = [s for s in summaries if s.verdict is Verdict.REFUSED]
+    if refused:
+        return f"The tier refused, which says nothing about {_names(refused)}. It said: {refused[0].message}"
     bad = [s for s in summaries if s.verdict is Verdict.AS_SPECIFIED]
     told = [s for s in summaries if s.verdict in (Verdict.LOSES, Verdict.TELLS)]
     telling = [s for s in summaries if s in told or (s in bad and s.detected_losses)]

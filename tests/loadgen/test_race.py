@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from tests.server.pki import token_of, write_tokens
 
 from swaptier_loadgen.server_process import ServerNotStarted, own_server
 
@@ -214,4 +215,19 @@ async def test_two_races_of_one_name_do_not_mix(tmp_path: Path) -> None:
     assert status == 3, old.said
     (run,) = json.loads((tmp_path / "old.json").read_text())["runs"]
     assert (run["silent_stale_reads"], run["lost_updates"], run["detected_losses"]) == (0, 0, 0)
-    assert "unreachable" in stdout
+    assert "The tier refused, which says nothing about shared. It said: " in stdout
+
+
+async def test_a_server_that_refuses_the_token_is_quoted_and_not_called_unreachable(tmp_path: Path) -> None:
+    """Verdict "refused" and status 3: the server is there, and whoever has the wrong token learns it from the race."""
+    tokens, wrong = write_tokens(tmp_path / "tokens", "alice"), tmp_path / "token"
+    wrong.write_text(token_of("mallory"))
+    async with own_server("--tokens", str(tokens)) as server:
+        given = ["--target", server.target, *SMALL, "--ops", "10", "--policy", "shared,claim"]
+        with racing(*given, "--token-file", str(wrong), "--json", str(tmp_path / "r.json")) as race:
+            status, stdout = race.wait()
+    assert status == 3, race.said
+    assert "refused" in stdout and "unreachable" not in stdout
+    assert "It said: the token is not one of this server's" in stdout
+    (run,) = json.loads((tmp_path / "r.json").read_text())["runs"]
+    assert (run["verdict"], run["ended"]) == ("refused", "refused")

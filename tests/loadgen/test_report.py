@@ -79,6 +79,8 @@ def run(policy: str, ended: Ended = Ended.FINISHED, **facts: object) -> RunSumma
         ),
         ("shared", {"corruptions": {"device_old": 1}}, Ended.UNREACHABLE, Verdict.CORRUPTED, 1),
         ("exclusive", {"corruptions": {"device_old": 1}}, Ended.UNREACHABLE, Verdict.AS_SPECIFIED, 3),
+        ("shared", {}, Ended.REFUSED, Verdict.REFUSED, 3),
+        ("exclusive", {"corruptions": {"device_old": 1}}, Ended.REFUSED, Verdict.AS_SPECIFIED, 3),
         ("shared", {}, Ended.OUT_OF_MEMORY, Verdict.OUT_OF_MEMORY, 2),
         ("shared", {}, Ended.STOPPED, Verdict.STOPPED, 0),
     ],
