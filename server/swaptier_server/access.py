@@ -36,12 +36,22 @@ class Caller(NamedTuple):
 NOBODY_IN_PARTICULAR: Final = Caller()
 
 
+class Refusals(NamedTuple):
+    """Calls that were not let in, since the last time somebody asked."""
+
+    calls: int
+    last_peer: str
+    """Where the last of them came from, as gRPC names it."""
+    last_reason: str
+
+
 class Access:
     """What a server asks of its callers."""
 
     def __init__(self, tokens: FromFiles[Tokens] | None, *, asks_certificates: bool) -> None:
         self._tokens: Final = tokens
         self._asks_certificates: Final = asks_certificates
+        self._refusals: Refusals | None = None
 
     @classmethod
     def of(cls, config: ServerConfig) -> "Access":
@@ -73,6 +83,19 @@ class Access:
         Raises:
             Unauthenticated: it does not show what this server asks for. Definite.
         """
+        try:
+            return self._identify(context)
+        except Unauthenticated as refusal:
+            calls = 1 if self._refusals is None else self._refusals.calls + 1
+            self._refusals = Refusals(calls, context.peer(), str(refusal))
+            raise
+
+    def take_refusals(self) -> Refusals | None:
+        """Return what was refused since the last time, or None: for a log that callers cannot fill a line per call."""
+        refusals, self._refusals = self._refusals, None
+        return refusals
+
+    def _identify(self, context: _Context) -> Caller:
         tokens = self.tokens
         if tokens is not None:
             token = _bearer_token(context.invocation_metadata() or ())

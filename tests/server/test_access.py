@@ -80,6 +80,22 @@ async def test_a_call_without_a_good_token_is_unauthenticated(
     assert await alice.stat() == before
 
 
+async def test_refused_calls_are_logged_together_and_without_their_tokens(
+    serve: Serve, tokens: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line for all since the last: whoever runs the server sees them, and no caller can fill the log."""
+    served = await serve(tokens=tokens)
+    for _ in range(3):
+        await refused(served.seen_by("mallory").swapon())
+    served.server.keep_house()
+    served.server.keep_house()
+    (line,) = [record.msg for record in caplog.records if "calls_refused" in str(record.msg)]
+    assert isinstance(line, dict)
+    assert (line["calls"], line["level"]) == (3, "warning")
+    assert "127.0.0.1:" in str(line["last_peer"]) and "not one of this server's" in str(line["last_reason"])
+    assert token_of("mallory")[:12] not in caplog.text
+
+
 async def test_the_scheme_is_spelt_as_one_likes(serve: Serve, tokens: Path) -> None:
     """As HTTP has it."""
     served = await serve(tokens=tokens)
