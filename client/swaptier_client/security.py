@@ -5,6 +5,7 @@ error, and a token does not leave the machine unencrypted.
 """
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,12 @@ from swaptier_wire.errors import TierUnreachable
 
 TOKEN_BYTES_MAX = 4096
 """Of a token file; metadata has room for 8 KiB."""
+
+
+CERTIFICATE, PRIVATE_KEY = "CERTIFICATE", "PRIVATE KEY"
+"""How the label of a PEM block ends, as in RSA PRIVATE KEY."""
+
+_PEM_KIND = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 
 
 class SecurityUnusable(TierUnreachable):
@@ -78,15 +85,17 @@ class Security:
         """Return what TLS needs, or None for plain text.
 
         Raises:
-            SecurityUnusable: a file cannot be read or is not PEM.
+            SecurityUnusable: a file cannot be read, is not PEM or holds something else.
         """
         if self.tls_ca is None:
             return None
-        authorities = _pem("--tls-ca", self.tls_ca)
+        authorities = _pem("--tls-ca", self.tls_ca, CERTIFICATE)
         if self.tls_cert is None or self.tls_key is None:
             return grpc.ssl_channel_credentials(authorities)
         return grpc.ssl_channel_credentials(
-            authorities, _pem("--tls-key", self.tls_key), _pem("--tls-cert", self.tls_cert)
+            authorities,
+            _pem("--tls-key", self.tls_key, PRIVATE_KEY),
+            _pem("--tls-cert", self.tls_cert, CERTIFICATE),
         )
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -129,10 +138,14 @@ def _read(flag: str, path: Path) -> bytes:
         raise SecurityUnusable(f"{flag}: cannot read {path}: {error.strerror}") from error
 
 
-def _pem(flag: str, path: Path) -> bytes:
+def _pem(flag: str, path: Path, kind: str) -> bytes:
+    """Return the content of *path*, which holds something of *kind*; what else it holds does not matter."""
     content = _read(flag, path)
-    if b"-----BEGIN " not in content:
+    kinds = [found.decode("ascii") for found in _PEM_KIND.findall(content)]
+    if not kinds:
         raise SecurityUnusable(f"{flag}: {path} is not in PEM format")
+    if not any(found.endswith(kind) for found in kinds):
+        raise SecurityUnusable(f"{flag}: {path} holds no {kind.lower()}, but a {kinds[0].lower()}")
     return content
 
 

@@ -169,13 +169,15 @@ def test_a_file_without_a_token_is_refused_and_not_repeated(tmp_path: Path, cont
 
 
 def test_files_that_cannot_be_used_are_named_with_their_flag(files: Files, tmp_path: Path) -> None:
-    """Missing, not PEM; half a pair; a certificate for a server that nobody made sure of."""
+    """Missing, not PEM, a key for a certificate; half a pair; a certificate for a server that nobody made sure of."""
     missing, junk = tmp_path / "none", tmp_path / "junk"
     junk.write_text("do not repeat me")
     cert, key = files.client
     for security, says in (
         (Security(tls_ca=missing), "--tls-ca: cannot read"),
         (Security(tls_ca=junk), "--tls-ca: .* is not in PEM format"),
+        (Security(tls_ca=key), "--tls-ca: .* holds no certificate, but a .*private key"),
+        (Security(tls_ca=files.ours.path, tls_cert=cert, tls_key=cert), "--tls-key: .* holds no private key"),
         (Security(tls_ca=files.ours.path, tls_cert=cert, tls_key=missing), "--tls-key: cannot read"),
         (Security(token_file=missing), "--token-file: cannot read"),
     ):
