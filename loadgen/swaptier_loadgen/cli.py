@@ -61,6 +61,8 @@ def _main(
     ] = False,
 ) -> None:
     """Race emulated hosts against a remote swap tier and check every byte of every page."""
+    for variable in flags.unknown_variables(os.environ):
+        typer.echo(f"{PROGRAM}: a variable that is not known, and ignored: {variable}", err=True)
 
 
 @app.command(

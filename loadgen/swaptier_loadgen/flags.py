@@ -3,6 +3,8 @@
 Declares, and touches nothing. Every flag can also be given as a variable, VARIABLES and its name in capitals.
 """
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -19,15 +21,37 @@ from swaptier_loadgen.workload import WorkloadKind
 VARIABLES = "SWAPTIER_LOADGEN_RACE_"
 """Prefix of the variables that stand for flags."""
 
+PROGRAM_VARIABLES = "SWAPTIER_LOADGEN_"
+"""Prefix of all variables of this program; whatever has it and stands for no flag is a mistake."""
+
+_known_variables: list[str] = []
+
 
 def _flag(flag: str, text: str, *, metavar: str | None = None) -> OptionInfo:
     """Return an option that a variable can set as well.
 
     A long *metavar*, as a list of choices is one, would leave no room for policy names in a help of 80 columns.
     """
-    variable = f"{VARIABLES}{flag.removeprefix('--').replace('-', '_').upper()}"
+    variable = _variable(flag)
     option: OptionInfo = typer.Option(flag, help=text, metavar=metavar, envvar=variable, show_envvar=False)
     return option
+
+
+def _variable(flag: str) -> str:
+    """Return the variable that stands for *flag*, known from now on."""
+    variable = f"{VARIABLES}{flag.removeprefix('--').replace('-', '_').upper()}"
+    _known_variables.append(variable)
+    return variable
+
+
+def unknown_variables(environ: Iterable[str]) -> list[str]:
+    """Return the names in *environ* that have this program's prefix and stand for no flag, with a likely meant one."""
+    unknown = []
+    for name in sorted(environ):
+        if name.startswith(PROGRAM_VARIABLES) and name not in _known_variables:
+            close = difflib.get_close_matches(name, _known_variables, n=1)
+            unknown.append(f"{name} (did you mean {close[0]}?)" if close else name)
+    return unknown
 
 
 Policy: TypeAlias = Annotated[
@@ -82,7 +106,7 @@ ZswapWriteback: TypeAlias = Annotated[
     typer.Option(
         "--zswap-writeback/--no-zswap-writeback",
         help="Whether a tier may give a host's pages to its device, as memory.zswap.writeback.",
-        envvar=f"{VARIABLES}ZSWAP_WRITEBACK",
+        envvar=_variable("--zswap-writeback"),
         show_envvar=False,
     ),
 ]

@@ -1,8 +1,9 @@
 """What a race hands on to the servers that it starts itself: how much they hold, and where.
 
-Touches a process: the server's own `--check-config` says whether it would take them.
+Touches the environment and a process: the server's own `--check-config` says whether it would take them.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,15 @@ OWN_ADDRESSES = ("--listen", "127.0.0.1:0", "--metrics", "off")
 
 SWAP_FILE_NAME = "swap"
 """Of a swap file that exists for one race only."""
+
+
+SERVER_VARIABLES = "SWAPTIER_"
+"""Prefix of the variables that a server takes for flags."""
+
+
+def own_environment() -> dict[str, str]:
+    """Return the environment of a server of ours: it does what the race's flags say, whatever the user's servers do."""
+    return {name: text for name, text in os.environ.items() if not name.upper().startswith(SERVER_VARIABLES)}
 
 
 class FlagsRefused(Exception):
@@ -51,7 +61,9 @@ class ServerFlags:
         """
         with tempfile.TemporaryDirectory(prefix="swaptier-") as folder:
             command = [sys.executable, "-m", "swaptier_server", *OWN_ADDRESSES, *self.arguments(0, Path(folder))]
-            asked = subprocess.run([*command, "--check-config"], capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+            asked = subprocess.run(  # noqa: S603 - our own command
+                [*command, "--check-config"], env=own_environment(), capture_output=True, text=True, check=False
+            )
         if asked.returncode:
             raise FlagsRefused(asked.stderr.strip().rpartition("\n")[2].removeprefix("swaptier-server: "))
 

@@ -11,7 +11,7 @@ import json
 import signal
 from collections.abc import AsyncIterator, Sequence
 
-from swaptier_loadgen.server_flags import OWN_ADDRESSES
+from swaptier_loadgen.server_flags import OWN_ADDRESSES, own_environment
 from swaptier_loadgen.tied import tied_command
 
 START_SECONDS_MAX = 30.0
@@ -59,6 +59,7 @@ class OwnServer:
             *tied_command("swaptier_server", *own, *self._arguments, *again),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
+            env=own_environment(),
             start_new_session=True,
         )
         assert process.stdout is not None, "stdout is piped"

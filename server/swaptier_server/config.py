@@ -22,6 +22,8 @@ from swaptier_wire.types import BATCH_SLOTS_MAX
 
 PROGRAM = "swaptier-server"
 ENV_PREFIX = "SWAPTIER_"
+LOADGEN_PREFIX = "SWAPTIER_LOADGEN_"
+"""Of the load generator's variables, which looks after them itself."""
 
 POOL_BYTES_MAX = 1 << 44
 """16 TiB: beyond any machine, so a size with the wrong unit is refused at once."""
@@ -321,12 +323,13 @@ def _add_errands(parser: ArgumentParser) -> None:
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     """Return the `SWAPTIER_*` variables that this program does not know, with a likely meant one if there is.
 
-    Not an error: other programs of the family share the prefix.
+    Not an error: other programs of the family share the prefix. The load generator's are none of ours.
     """
     known = [variable(name) for name in ServerConfig.model_fields]
     unknown = []
     for name in sorted(os.environ if environ is None else environ):
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+        is_ours = name.upper().startswith(ENV_PREFIX) and not name.upper().startswith(LOADGEN_PREFIX)
+        if is_ours and name.upper() not in known:
             close = difflib.get_close_matches(name.upper(), known, n=1)
             unknown.append(f"{name} (did you mean {close[0]}?)" if close else name)
     return unknown

@@ -97,6 +97,16 @@ def test_help_names_every_flag_and_every_status() -> None:
     assert CliRunner().invoke(app, ["--version"]).stdout.startswith("swaptier-loadgen ")
 
 
+def test_a_mistyped_variable_is_said_to_be_ignored_with_the_one_that_was_meant() -> None:
+    """A race of another size than was asked for would look like the one that was."""
+    variables = {"SWAPTIER_LOADGEN_RACE_HOST": "1", "SWAPTIER_POOL_LIMIT": "1", "SWAPTIER_LOADGEN_SEED": "2"}
+    runner = CliRunner(env=variables)
+    said = runner.invoke(app, ["race", "--hosts", "99"]).stderr.splitlines()
+    assert len(said) == 3, "the last is the refusal"
+    assert "SWAPTIER_LOADGEN_RACE_HOST (did you mean SWAPTIER_LOADGEN_RACE_HOSTS?)" in said[0]
+    assert "SWAPTIER_LOADGEN_SEED (did you mean SWAPTIER_LOADGEN_RACE_SEED?)" in said[1]
+
+
 def test_a_variable_stands_for_a_flag_and_the_flag_wins() -> None:
     """For containers: the same refusal, wherever the value came from."""
     runner = CliRunner(env={"SWAPTIER_LOADGEN_RACE_HOSTS": "77", "SWAPTIER_LOADGEN_RACE_JSON": "/"})

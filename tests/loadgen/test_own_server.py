@@ -11,6 +11,7 @@ from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import StreamSettings
 from swaptier_client.mm.effects import Load, Lookup, Store, SwapEntry
 from swaptier_client.transport import TierStream
+from swaptier_loadgen.server_flags import ServerFlags
 from swaptier_loadgen.server_process import ServerDied, own_server
 from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import PAGE_BYTES, LoadMode, LoadReply, Outcome, Reason
@@ -81,3 +82,11 @@ async def test_a_server_that_died_by_itself_is_no_fault_on_purpose() -> None:
         with pytest.raises(ServerDied, match=r"status -11"):
             await server.kill_and_restart()
         assert server.restarts == 0
+
+
+async def test_the_users_variables_for_servers_are_not_those_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a server could not start with: a race means the same in every shell."""
+    monkeypatch.setenv("SWAPTIER_DURABILITY", "write-through")
+    ServerFlags(pool_limit="1MiB").check()
+    async with own_server() as server:
+        assert server.target

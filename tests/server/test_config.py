@@ -145,7 +145,7 @@ def test_a_mistake_in_a_variable_names_the_variable(monkeypatch: pytest.MonkeyPa
 
 def test_a_mistyped_variable_is_reported_with_the_one_that_was_meant() -> None:
     """Other programs share the prefix, so it is a warning and not a refusal."""
-    environ = {"SWAPTIER_POOL_LIMT": "1", "SWAPTIER_LISTEN": "x", "PATH": "y"}
+    environ = {"SWAPTIER_POOL_LIMT": "1", "SWAPTIER_LISTEN": "x", "PATH": "y", "SWAPTIER_LOADGEN_RACE_METRICS": "z"}
     assert unknown_variables(environ) == ["SWAPTIER_POOL_LIMT (did you mean SWAPTIER_POOL_LIMIT?)"]
 
 
