@@ -168,7 +168,7 @@ def _race(settings: RaceSettings, json_file: Path | None, metrics: str | None, r
 
 app.command(
     epilog="Exit status: 0 every cell is as its policy's specification says; 1 one is not; 2 wrong usage; "
-    "130 interrupted, what was covered is printed."
+    "3 the tier of --replay is unreachable, or it refused; 130 interrupted, what was covered is printed."
 )(explore)
 app.command(epilog=specification_cli.EPILOG)(specification_cli.specification)
 app.command(epilog=budget_cli.EPILOG)(budget_cli.budget)

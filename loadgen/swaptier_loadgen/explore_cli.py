@@ -23,15 +23,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from swaptier_client.mm.policy import POLICIES
+from swaptier_loadgen.config import UsageProblem
 from swaptier_loadgen.explore.cell import Cell, Question, ask, interrupted
 from swaptier_loadgen.explore.cpu_table import TABLE_COLUMNS
 from swaptier_loadgen.explore.search import Progress
 from swaptier_loadgen.explore.transcript import KNOWN_BUGS, file_name, matrix, transcript
 from swaptier_loadgen.explore.worlds import WORLDS
+from swaptier_loadgen.flag_values import parse_endpoint
 
 STATUS_AS_SPECIFIED = 0
 STATUS_NOT_AS_SPECIFIED = 1
 STATUS_USAGE = 2
+STATUS_UNREACHABLE = 3
 STATUS_INTERRUPTED = 130
 
 GOLDEN_FOLDER = Path("tests/golden")
@@ -202,14 +205,18 @@ def _close(cells: dict[tuple[str, str], Cell], asked: int, *, changed: bool) -> 
 
 
 def _replay(path: Path, target: str | None) -> NoReturn:
-    from swaptier_loadgen.explore_replay import NotReplayable, replay_file
+    from swaptier_loadgen.explore_replay import NotReplayable, TierNotAsked, replay_file
 
     if target is None:
         _fail("--replay needs --target HOST:PORT or unix:PATH: the tier to replay against")
     try:
+        parse_endpoint("--target", target, unix=True)
+        typer.echo(f"replaying against the tier at {target}", err=True)
         lines, is_same = replay_file(path, target)
-    except NotReplayable as problem:
+    except (NotReplayable, UsageProblem) as problem:
         _fail(str(problem))
+    except TierNotAsked as problem:
+        _fail(str(problem), STATUS_UNREACHABLE)
     for line in lines:
         typer.echo(line)
     raise typer.Exit(STATUS_AS_SPECIFIED if is_same else STATUS_NOT_AS_SPECIFIED)
@@ -232,6 +239,6 @@ def _names(option: str, given: str, known: Mapping[str, object]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, status: int = STATUS_USAGE) -> NoReturn:
     typer.echo(f"swaptier-loadgen: {message}", err=True)
-    raise typer.Exit(STATUS_USAGE)
+    raise typer.Exit(status)

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from swaptier_client.area_calls import HostArea
+from swaptier_client.connection import StreamSettings
 from swaptier_client.mm.effects import Request, RequestReply
 from swaptier_client.mm.errors import PageLost
 from swaptier_client.mm.policy import POLICIES
@@ -39,7 +40,11 @@ STEPS_TO_THE_END_MAX = 1_000
 
 
 class NotReplayable(Exception):
-    """The file holds nothing that can be replayed, or the tier cannot be asked."""
+    """The file holds nothing that can be replayed."""
+
+
+class TierNotAsked(Exception):
+    """The tier cannot be reached, or refused. One line; nothing is said about a counterexample."""
 
 
 class Diverged(Exception):
@@ -75,7 +80,8 @@ class RemoteTiers:
         stream = self._streams.get(area)
         if stream is None:
             there = HostArea(f"{self._name}-{area}", 1, f"{self._name}-{area}", self._slots, self._options)
-            stream = self._streams[area] = await TierStream(self._target, there).__aenter__()
+            stream = await TierStream(self._target, there, StreamSettings(give_up_seconds=0)).__aenter__()
+            self._streams[area] = stream
         return await stream.submit(request)
 
     def close(self) -> None:
@@ -93,7 +99,7 @@ def replay_file(path: Path, target: str) -> tuple[list[str], bool]:
     """Replay every counterexample of a --json file; return what to print, and whether each did as it did in process.
 
     Raises:
-        NotReplayable: as said.
+        NotReplayable, TierNotAsked: as said.
     """
     try:
         results = json.loads(path.read_text())["results"]
@@ -119,7 +125,7 @@ def replay_file(path: Path, target: str) -> tuple[list[str], bool]:
             is_same = False
             continue
         except SwapTierError as error:
-            raise NotReplayable(f"the tier at {target} could not be asked: {error}") from error
+            raise TierNotAsked(f"the tier at {target} could not be asked: {error}") from error
         same = kind == result["kind"]
         is_same = is_same and same
         found = kind or "nothing lost"

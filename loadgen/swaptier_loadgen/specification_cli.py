@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swaptier_client.area_calls import HostArea
+from swaptier_client.connection import StreamSettings
 from swaptier_client.driver import Driver
 from swaptier_client.mm.policy import POLICIES, Policy
 from swaptier_client.transport import TierStream
@@ -47,7 +48,7 @@ PIPE_COLUMNS = 140
 """Width where there is no terminal."""
 
 EPILOG = (
-    "Exit status: 0 every cell is as specified; 1 one is not; 2 wrong usage; 3 tier unreachable. "
+    "Exit status: 0 every cell is as specified; 1 one is not; 2 wrong usage; 3 tier unreachable, or it refused. "
     f"M = {M}, F = {F}, K = {K}, N = {N}."
 )
 
@@ -69,6 +70,8 @@ def specification(
     except UsageProblem as problem:
         typer.echo(f"swaptier-loadgen: {problem}", err=True)
         raise typer.Exit(STATUS_USAGE) from None
+    if target is not None:
+        typer.echo(f"measuring against the tier at {target}", err=True)
     try:
         rows = asyncio.run(_measure([POLICIES[name] for name in names], target))
     except SwapTierError as error:
@@ -110,7 +113,7 @@ async def run_over_grpc(policy: Policy, build: Build, target: str) -> Measures:
     options = AreaOptions(device_free_on_read=policy.device_free_on_read)
     area = HostArea("specification", time.time_ns(), f"specification-{policy.name}", SLOTS, options)
     workload = begin(policy, build)
-    async with TierStream(target, area) as stream:
+    async with TierStream(target, area, StreamSettings(give_up_seconds=0)) as stream:
         driver = Driver([stream], seed=1)
         await asyncio.gather(*(driver.run(path) for path in workload.paths.values()))
         measures = workload.measure()

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from swaptier_client.connection import GIVE_UP_SECONDS
 from swaptier_loadgen.cli import app
 from swaptier_loadgen.explore_replay import NotReplayable, replay_file
 from swaptier_loadgen.server_process import own_server
@@ -109,3 +111,16 @@ def test_a_file_without_a_counterexample_is_refused(tmp_path: Path) -> None:
     file.write_text("{}")
     with pytest.raises(NotReplayable, match="not a result"):
         replay_file(file, "127.0.0.1:1")
+
+
+def test_a_replay_without_a_tier_is_status_3_at_once(tmp_path: Path) -> None:
+    """As for a race: who was asked, that nobody answers there, and no half a minute of waiting for somebody to come."""
+    file = tmp_path / "result.json"
+    explore("--world", "lost-reply", "--policy", "exclusive", "--json", str(file))
+    began = time.monotonic()
+    status, output = explore("--replay", str(file), "--target", "unix:/does/not/exist")
+    assert status == 3
+    asks, answer = output.splitlines()
+    assert asks == "replaying against the tier at unix:/does/not/exist"
+    assert "no swap tier answers at unix:/does/not/exist" in answer
+    assert time.monotonic() - began < GIVE_UP_SECONDS / 2, "it waited for somebody to come"

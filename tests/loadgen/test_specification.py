@@ -1,6 +1,7 @@
 """The table of KERNEL.md 6.4, every policy, exactly: on the pure tier in one process, and over gRPC on a server."""
 
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -8,6 +9,7 @@ from typing import TypeAlias
 import pytest
 from typer.testing import CliRunner
 
+from swaptier_client.connection import GIVE_UP_SECONDS
 from swaptier_client.mm.policy import POLICIES, Policy
 from swaptier_loadgen import specification_table
 from swaptier_loadgen.cli import app
@@ -134,7 +136,11 @@ def test_the_command_fails_when_a_cell_is_not_as_specified(monkeypatch: pytest.M
 
 
 def test_the_command_says_that_the_tier_cannot_be_reached() -> None:
-    """Status 3, one line."""
+    """Status 3, at once: whom it asks, and that nobody is there."""
+    began = time.monotonic()
     result = CliRunner().invoke(app, ["specification", "--target", "unix:/does/not/exist", "--policy", "shared"])
     assert result.exit_code == 3
-    assert "/does/not/exist" in result.stderr
+    asks, answer = result.stderr.splitlines()
+    assert asks == "measuring against the tier at unix:/does/not/exist"
+    assert "no swap tier answers at unix:/does/not/exist" in answer
+    assert time.monotonic() - began < GIVE_UP_SECONDS / 2, "it waited for somebody to come"
