@@ -42,6 +42,7 @@ app = typer.Typer(
     name=PROGRAM,
     help="Races emulated hosts against a remote swap tier and checks every byte of every page.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # its table cuts off names that its columns have no room for
     add_completion=False,
     pretty_exceptions_enable=False,  # it prints local variables, and those hold pages
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -66,9 +67,9 @@ def _main(
 
 
 @app.command(
-    epilog="Exit status: 0 every policy did what its specification says; 1 a safe policy lost or corrupted a page; "
-    "2 wrong usage or out of memory; 3 tier unreachable, or it refused; 130 interrupted, the report covers what ran. "
-    f"Every flag can be given as a variable, as in {flags.VARIABLES}SEED=1; the flag wins."
+    epilog="Exit status: 0 every policy did what its specification says; 1 a safe policy lost, corrupted or leaked a "
+    "page; 2 wrong usage or out of memory; 3 tier unreachable, or it refused; 130 interrupted, the report covers "
+    f"what ran. Every flag can be given as a variable, as in {flags.VARIABLES}SEED=1; the flag wins."
 )
 def race(
     context: typer.Context,
@@ -134,7 +135,7 @@ def race(
             require_generation=require_generation,
             faults=flag_values.parse_faults(fault),
             give_up_seconds=give_up,
-            area_options=AreaOptions(pool_bytes_max=zswap_max, writeback=zswap_writeback),
+            area_options=AreaOptions(False, flag_values.parse_size("--zswap-max", zswap_max), zswap_writeback),
             server_flags=ServerFlags(pool_limit, device, durability),
             security=flag_values.security(tls_ca, tls_cert, tls_key, token_file),
         )

@@ -37,6 +37,9 @@ OPS_MAX = 10**10
 DURATION_SECONDS_MAX = 7 * 86_400.0
 """A week for each policy."""
 
+ZSWAP_BYTES_MAX = 1 << 44
+"""Quota of one host, 16 TiB: beyond any pool. More is a wrong unit."""
+
 SWAP_DEVICES_MAX = 16
 """Tiers of one host. Models: MAX_SWAPFILES, which is some 30."""
 
@@ -169,8 +172,8 @@ class RaceSettings:
         if self.faults and not self.patience_seconds:
             raise UsageProblem("--give-up 0 ends every host with the first connection that --fault breaks: give more")
         quota = self.area_options.pool_bytes_max
-        if quota is not None and quota < 0:
-            raise UsageProblem(f"--zswap-max {quota} is not 0 bytes or more")
+        if quota is not None:
+            check_range("--zswap-max", quota, 0, ZSWAP_BYTES_MAX)
         if self.server_flags.is_durable and not self.area_options.writeback:
             raise UsageProblem(
                 "--no-zswap-writeback keeps pages off the device, --durability write-through puts all there"

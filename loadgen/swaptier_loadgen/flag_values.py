@@ -7,6 +7,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
 from swaptier_client.mm.counters import INJECTABLE
 from swaptier_client.mm.policy import ERAS, POLICIES
 from swaptier_client.security import Security, SecurityUnusable
@@ -19,6 +21,8 @@ from swaptier_loadgen.config import (
 )
 from swaptier_loadgen.fault_spec import NO_FAULTS, FaultProblem, Faults
 from swaptier_loadgen.tiers import parse_tiers
+
+_SIZE = TypeAdapter(ByteSize)
 
 
 def parse_policies(text: str) -> tuple[str, ...]:
@@ -117,6 +121,20 @@ def security(tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, t
         return Security(tls_ca, tls_cert, tls_key, token_file)
     except SecurityUnusable as problem:
         raise UsageProblem(str(problem)) from None
+
+
+def parse_size(flag: str, text: str | None) -> int | None:
+    """Return the bytes that *text* stands for, with a unit or without; None where nothing is given.
+
+    Raises:
+        UsageProblem: it is no size.
+    """
+    if text is None:
+        return None
+    try:
+        return int(_SIZE.validate_python(text))
+    except ValidationError:
+        raise UsageProblem(f"{flag} {text!r} is not bytes, 0 or more, or a size as in 64MiB, 1.5GiB or 64MB") from None
 
 
 def parse_target(text: str) -> str:

@@ -98,8 +98,11 @@ GiveUp: TypeAlias = Annotated[
     ),
 ]
 ZswapMax: TypeAlias = Annotated[
-    int | None,
-    _flag("--zswap-max", "Compressed bytes each host may have in a tier's pool, as memory.zswap.max; else no limit."),
+    str | None,
+    _flag(
+        "--zswap-max",
+        "Compressed bytes each host may have in a tier's pool, as in 2MiB; as memory.zswap.max; else no limit.",
+    ),
 ]
 ZswapWriteback: TypeAlias = Annotated[
     bool,
@@ -143,7 +146,14 @@ Resident: TypeAlias = Annotated[int, _flag("--resident", "Pages each host may ho
 Ops: TypeAlias = Annotated[
     int | None, _flag("--ops", f"Accesses per policy, all threads together; {DEFAULT_OPS} without --duration.")
 ]
-Duration: TypeAlias = Annotated[float | None, _flag("--duration", "Seconds per policy, instead of --ops.")]
+Duration: TypeAlias = Annotated[
+    float | None,
+    _flag(
+        "--duration",
+        "Seconds of accesses per policy, instead of --ops. Writing every page before them and reading every page back "
+        "at the end take their time besides, with --fault more of it.",
+    ),
+]
 Seed: TypeAlias = Annotated[int, _flag("--seed", "Of accesses, page contents, injected failures and preemptions.")]
 Workload: TypeAlias = Annotated[
     WorkloadKind,

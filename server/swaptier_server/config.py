@@ -11,7 +11,7 @@ from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, NoReturn, Self
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Self
 
 from pydantic import BeforeValidator, ByteSize, Field, GetCoreSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema, core_schema
@@ -55,6 +55,20 @@ class Size(ByteSize):
 
     def __str__(self) -> str:
         return self.human_readable(separator="").replace(".0", "")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate as any ByteSize, and say what one is if it is none."""
+        return core_schema.no_info_wrap_validator_function(
+            _size_or_what_one_is, super().__get_pydantic_core_schema__(source, handler)
+        )
+
+
+def _size_or_what_one_is(given: object, validate: core_schema.ValidatorFunctionWrapHandler) -> object:
+    try:
+        return validate(given)
+    except ValidationError:
+        raise ValueError(f"expected bytes, 0 or more, or a size as in 64MiB, 1.5GiB or 64MB, got {given!r}") from None
 
 
 class Device(str):

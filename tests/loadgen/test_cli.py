@@ -8,6 +8,7 @@ from typer.testing import CliRunner, Result
 
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.cli import app
+from swaptier_loadgen.explore.worlds import WORLDS
 
 
 def race(*arguments: str) -> Result:
@@ -95,6 +96,17 @@ def test_help_names_every_flag_and_every_status() -> None:
         assert flag in result.stdout
     assert "Exit status" in result.stdout
     assert CliRunner().invoke(app, ["--version"]).stdout.startswith("swaptier-loadgen ")
+
+
+def test_the_help_cuts_no_name_off_on_a_narrow_terminal() -> None:
+    """At 80 columns names may go on in the next line, and none ends in an ellipsis."""
+    long = (*POLICIES, "--install-failure-rate", "kill-server=every:5s")
+    for command, names in (("race", long), ("explore", WORLDS)):
+        result = CliRunner(env={"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, [command, "--help"])
+        text = "".join(result.stdout.split())
+        assert "…" not in text
+        for name in names:
+            assert name in text
 
 
 def test_a_mistyped_variable_is_said_to_be_ignored_with_the_one_that_was_meant() -> None:

@@ -65,7 +65,7 @@ def test_the_swap_race_stress_over_grpc_tells_the_seeds_bug_from_its_fix(tmp_pat
 
 def test_a_host_has_a_quota_of_the_pool_and_its_pages_go_to_the_device_or_not(tmp_path: Path) -> None:
     """memory.zswap.max and memory.zswap.writeback: with the switch off, what the quota refuses stays on the host."""
-    arguments = ["--policy", "exclusive-if-swapcache", "--zswap-max", "20000"]
+    arguments = ["--policy", "exclusive-if-swapcache", "--zswap-max", "20KB"]
     result, document = race(tmp_path, *arguments)
     assert result.exit_code == 0, result.output
     (run,) = document["runs"]

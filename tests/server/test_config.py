@@ -59,7 +59,8 @@ def test_sizes_take_units(text: str, size: int) -> None:
     ("arguments", "named"),
     [
         (["--pool-limit", "64MiBs"], "--pool-limit: "),
-        (["--pool-limit=-5"], "--pool-limit: "),
+        (["--pool-limit=-5"], "--pool-limit: expected bytes, 0 or more, or a size as in 64MiB"),
+        (["--pool-limit", "64Mi"], "as in 64MiB, 1.5GiB or 64MB, got '64Mi'"),
         (["--pool-limit=999999TiB"], "--pool-limit: "),
         (["--accept-threshold-percent", "101"], "--accept-threshold-percent: "),
         (["--areas-max", "0"], "--areas-max: "),
