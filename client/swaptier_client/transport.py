@@ -125,6 +125,11 @@ class TierStream:
         return self._waiting.has_room or self._broken is not None
 
     @property
+    def is_cut_off(self) -> bool:
+        """Whether there is no connection now, though nobody is closing the stream."""
+        return self._connection is None and not self._is_closing
+
+    @property
     def epoch_changes(self) -> int:
         """How often the server started anew, or forgot the area, since the beginning."""
         return self.counters.epoch_changes

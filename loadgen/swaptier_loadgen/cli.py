@@ -203,6 +203,7 @@ def _publish(settings: RaceSettings, conducted: Conducted, json_file: Path | Non
             _fates(summary),
             _words(summary),
             _hazards(summary),
+            _outages(summary),
             report.why_out_of_memory(settings, summary),
         ):
             if line:
@@ -259,6 +260,13 @@ def _hazards(summary: RunSummary) -> str:
     if summary.predicted_losses:
         line += f"; p x loads predicts {summary.predicted_losses:,.0f} with dropped answers"
     return line
+
+
+def _outages(summary: RunSummary) -> str:
+    """Return how often hosts lost a tier and found it again; empty where none did, or where --fault did it."""
+    if summary.damage or not summary.reconnects:
+        return ""
+    return f"{summary.policy}: hosts lost the connection to a tier and found it again {summary.reconnects} times"
 
 
 def _words(summary: RunSummary) -> str:

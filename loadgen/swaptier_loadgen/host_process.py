@@ -79,7 +79,7 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     leaked_pages = 0
     ended, message = Ended.FINISHED, ""
     helpers = [
-        asyncio.create_task(_report_often(host, STALL_SECONDS_MAX + spec.give_up_seconds)),
+        asyncio.create_task(_report_often(host, [*tiers, *twin], STALL_SECONDS_MAX + spec.give_up_seconds)),
         asyncio.create_task(_ask_often(host, tiers)),
         asyncio.create_task(_stop_when_told(stdin, host, [*tiers, *twin])),
     ]
@@ -107,7 +107,7 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     while len(losses := host.take_losses()) == LOSSES_MAX:
         say(host.report().model_copy(update={"new_losses": losses}))
     last = {"ended": ended, "message": message, "leaked_pages": leaked_pages, "new_losses": losses}
-    say(host.final_report().model_copy(update=last))
+    say(host.final_report().model_copy(update=_connections([*tiers, *twin]) | last))
 
 
 async def _swapoff_areas(tiers: Sequence[TierStream]) -> int:
@@ -137,14 +137,22 @@ async def _note_written_back(host: EmulatedHost, tiers: Sequence[TierStream]) ->
     host.zswpwb = max(host.zswpwb, pages)
 
 
-async def _report_often(host: EmulatedHost, stall_seconds_max: float) -> None:
+def _connections(tiers: Sequence[TierStream]) -> dict[str, object]:
+    """Return what a report says of the connections to *tiers*."""
+    return {
+        "tiers_gone": sorted({tier.address for tier in tiers if tier.is_cut_off}),
+        "reconnects": sum(tier.counters.reconnects for tier in tiers),
+    }
+
+
+async def _report_often(host: EmulatedHost, tiers: Sequence[TierStream], stall_seconds_max: float) -> None:
     """Report until cancelled; end the process if the host hangs, and say where its threads stand."""
     checked, checked_at = -1, monotonic()
     while True:
         await asyncio.sleep(REPORT_SECONDS)
         report = host.report()
         if host.is_running:  # the first report says that all tiers have answered
-            say(report.model_copy(update={"new_losses": host.take_losses()}))
+            say(report.model_copy(update=_connections(tiers) | {"new_losses": host.take_losses()}))
         if report.pages_checked != checked:
             checked, checked_at = report.pages_checked, monotonic()
         elif monotonic() - checked_at > stall_seconds_max:

@@ -157,6 +157,10 @@ class HostReport(BaseModel):
     """All its tiers said that a store is answered only once the page outlives them."""
     tier_restarts: int = 0
     """Times a tier started anew, or forgot an area, while this host used it."""
+    tiers_gone: list[str] = Field(default_factory=list)
+    """Addresses of tiers that this host has no connection to now."""
+    reconnects: int = 0
+    """Connections made after one had broken."""
     new_losses: list[Loss] = Field(default_factory=list)
     """Pages lost or read wrong since the report before; LOSSES_MAX at most."""
     lost_to: dict[str, int] = Field(default_factory=dict)

@@ -41,6 +41,8 @@ class Watcher:
         self._latest = latest
         self._metrics = metrics
         self._begun: set[str] = set()
+        self._gone: dict[str, set[int]] = {}
+        """Hosts that have no connection to a tier, by its address."""
         self._log = structlog.get_logger("swaptier_loadgen")
         self._is_terminal = sys.stderr.isatty()
         self._bars: dict[str, TaskID] = {}
@@ -83,6 +85,8 @@ class Watcher:
         if policy not in self._begun:
             self._begun.add(policy)
             self._say("policy begins", policy=policy)
+        if not self._settings.faults:  # there it is done on purpose, all the time, and counted
+            self._tell_outages(host, report)
         if not self._is_terminal:
             return
         if policy not in self._bars:
@@ -95,6 +99,22 @@ class Watcher:
             faults=sum(one.counter("faults") for one in reports),
             wrong=sum(sum(one.corruptions.values()) for one in reports),
         )
+
+    def _tell_outages(self, host: int, report: HostReport) -> None:
+        """Say once for all hosts that a tier is gone, and once that it is back; on a terminal too."""
+        is_over = report.ended is not None
+        gone = set() if is_over else set(report.tiers_gone)
+        for address in sorted(gone):
+            if address not in self._gone:
+                self._gone[address] = set()
+                self._log.warning("a tier is gone", tier=address, hosts_wait_seconds=self._settings.patience_seconds)
+            self._gone[address].add(host)
+        for address in [address for address, hosts in self._gone.items() if host in hosts and address not in gone]:
+            self._gone[address].discard(host)
+            if not self._gone[address]:
+                del self._gone[address]
+                if not is_over or address not in report.tiers_gone:
+                    self._log.info("the tier is back", tier=address)
 
     def on_run(self, run: PolicyRun) -> None:
         """Log what came of a policy."""

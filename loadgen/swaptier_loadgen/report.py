@@ -111,6 +111,8 @@ class RunSummary:
     """What was done on purpose while this policy ran, by the name that --fault has for it."""
     tiers_are_durable: bool
     """Its tiers said that a store is answered only once the page outlives them: then none is excused by a restart."""
+    reconnects: int
+    """Times a host had lost a tier and found it again."""
     predicted_losses: float
     """Pages that dropped answers take along: p x loads of KERNEL.md 6.4. 0 where not every load takes its page."""
 
@@ -176,6 +178,7 @@ def summarise(run: PolicyRun) -> RunSummary:
         lost_to=_sum(report.lost_to for report in reports),
         damage=run.damage,
         tiers_are_durable=run.tiers_are_durable,
+        reconnects=sum(report.reconnects for report in reports),
         predicted_losses=_predicted_losses(run, counters.get("zswpin", 0)),
     )
 
@@ -314,7 +317,10 @@ def closing_sentence(summaries: Iterable[RunSummary], repeat: str = "") -> str:
         )
     gone = [s for s in summaries if s.verdict is Verdict.UNREACHABLE]
     if gone:
-        return f"The tier cannot be reached, which says nothing about {_names(gone)}: {gone[0].message}"
+        return (
+            f"The tier cannot be reached, which says nothing about {_names(gone)}: {gone[0].message}. How long hosts "
+            "wait for a tier that is gone is --give-up SECONDS."
+        )
     refused = [s for s in summaries if s.verdict is Verdict.REFUSED]
     if refused:
         return f"The tier refused, which says nothing about {_names(refused)}. It said: {refused[0].message}"

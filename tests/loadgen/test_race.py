@@ -168,7 +168,7 @@ async def test_a_killed_server_is_reported_as_unreachable_and_never_as_corruptio
             os.kill(server.pid, signal.SIGKILL)
             status, stdout = race.wait()
     assert status == 3, race.said
-    assert "unreachable" in stdout
+    assert "unreachable" in stdout and "--give-up" in stdout
     (run,) = json.loads((tmp_path / "r.json").read_text())["runs"]
     assert run["verdict"] == "unreachable"
     assert (run["silent_stale_reads"], run["lost_updates"]) == (0, 0)
@@ -231,3 +231,17 @@ async def test_a_server_that_refuses_the_token_is_quoted_and_not_called_unreacha
     assert "It said: the token is not one of this server's" in stdout
     (run,) = json.loads((tmp_path / "r.json").read_text())["runs"]
     assert (run["verdict"], run["ended"]) == ("refused", "refused")
+
+
+async def test_an_outage_that_is_waited_out_is_logged_and_reported() -> None:
+    """Killed, it is gone; started again, it is back; and the report says how often hosts found it again."""
+    async with own_server() as server:
+        with racing("--target", server.target, *LONG, "--policy", "shared", "--give-up", "60") as race:
+            race.wait_for("policy begins")
+            os.kill(server.pid, signal.SIGKILL)
+            assert race.wait_for("a tier is gone")["tier"] == server.target
+            await server.kill_and_restart()
+            race.wait_for("the tier is back")
+            race.process.send_signal(signal.SIGINT)
+            _, stdout = race.wait()
+    assert "shared: hosts lost the connection to a tier and found it again" in stdout
