@@ -6,7 +6,7 @@ says what is wrong with it and what would be right.
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -233,9 +233,15 @@ def find_policy(name: str) -> str:
     """
     if name in POLICIES:
         return name
-    close = difflib.get_close_matches(name, POLICIES, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    raise UsageProblem(f"--policy: there is no policy {name!r}{hint} Policies: {', '.join(POLICIES)}, or all")
+    raise UsageProblem(
+        f"--policy: there is no policy {name!r}{did_you_mean(name, POLICIES)} Policies: {', '.join(POLICIES)}, or all"
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return how a sentence about the unknown *name* ends: with the most similar of *known*, if one is."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else "."
 
 
 def _check_install_failures(rates: Mapping[str, float], lock_contended_rate: float) -> None:

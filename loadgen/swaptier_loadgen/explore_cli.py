@@ -23,7 +23,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from swaptier_client.mm.policy import POLICIES
-from swaptier_loadgen.config import UsageProblem
+from swaptier_loadgen.config import UsageProblem, did_you_mean
 from swaptier_loadgen.explore.cell import Cell, Question, ask, interrupted
 from swaptier_loadgen.explore.cpu_table import TABLE_COLUMNS
 from swaptier_loadgen.explore.search import Progress
@@ -172,8 +172,20 @@ def _print_cell(cell: Cell) -> None:
     elif cell.bound is not None:
         typer.echo(f"  cut off by: {cell.bound}. Nothing was found in what was covered; nothing is proved")
     elif question.preemptions is None:
-        bounds = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in asdict(question.bounds).items())
-        typer.echo(f"  none, exhaustively, within: {bounds}")
+        nothing = "none"
+        if cell.has_told:
+            nothing = "in some schedules a process is told that its page is gone; none is given other bytes"
+        typer.echo(f"  {nothing}, exhaustively, within: {_bounds(question)}")
+
+
+def _bounds(question: Question) -> str:
+    """Return the bounds of a world, and how often its server dies if it does."""
+    bounds = {name.replace("_", " "): value for name, value in asdict(question.bounds).items()}
+    world = question.build()
+    # It dies of a request as often as the budget says, and between requests when its own task runs.
+    if deaths := world.budget.deaths:
+        bounds["server deaths"] = deaths + sum(task.name == "server" for task in world.tasks)
+    return ", ".join(f"{name} {value}" for name, value in bounds.items())
 
 
 def _update_golden(cells: dict[tuple[str, str], Cell], folder: Path) -> bool:
@@ -235,7 +247,7 @@ def _names(option: str, given: str, known: Mapping[str, object]) -> list[str]:
     names = [name.strip() for name in given.split(",")]
     for name in names:
         if name not in known:
-            _fail(f"{option} {name!r} is not known; choose from: all, {', '.join(known)}")
+            _fail(f"{option} {name!r} is not known{did_you_mean(name, known)} Choose from: all, {', '.join(known)}")
     return list(dict.fromkeys(names))
 
 

@@ -3,9 +3,10 @@
 Touches nothing. What values may go together is `config.py`'s.
 """
 
-import difflib
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
@@ -17,12 +18,15 @@ from swaptier_loadgen.config import (
     SWAP_DEVICES_MAX,
     UsageProblem,
     check_range,
+    did_you_mean,
     find_policy,
 )
 from swaptier_loadgen.fault_spec import NO_FAULTS, FaultProblem, Faults
 from swaptier_loadgen.tiers import parse_tiers
 
 _SIZE = TypeAdapter(ByteSize)
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 
 def parse_policies(text: str) -> tuple[str, ...]:
@@ -83,10 +87,9 @@ def parse_install_failures(texts: Iterable[str]) -> dict[str, float]:
         cause, _, rate = text.partition("=")
         cause = cause.strip().replace("-", "_")
         if cause not in map(str, INJECTABLE):
-            close = difflib.get_close_matches(cause, map(str, INJECTABLE), n=1, cutoff=0.5)
-            hint = f"; did you mean {close[0]}?" if close else "."
             raise UsageProblem(
-                f"--install-failure: {cause!r} is no cause that can be injected{hint} Causes: {', '.join(INJECTABLE)}"
+                f"--install-failure: {cause!r} is no cause that can be injected{did_you_mean(cause, INJECTABLE)} "
+                f"Causes: {', '.join(INJECTABLE)}"
             )
         if cause in rates:
             raise UsageProblem(f"--install-failure gives {cause} twice")
@@ -121,6 +124,18 @@ def security(tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, t
         return Security(tls_ca, tls_cert, tls_key, token_file)
     except SecurityUnusable as problem:
         raise UsageProblem(str(problem)) from None
+
+
+def choose(flag: str, text: str, choices: type[Choice]) -> Choice:
+    """Return the one of *choices* that is called *text*.
+
+    Raises:
+        UsageProblem: none is; names them, and the most similar one.
+    """
+    for choice in choices:
+        if choice == text:
+            return choice
+    raise UsageProblem(f"{flag} {text!r} is not known{did_you_mean(text, choices)} Choices: {', '.join(choices)}")
 
 
 def parse_size(flag: str, text: str | None) -> int | None:

@@ -14,9 +14,7 @@ from typer.models import OptionInfo
 from swaptier_client.connection import GIVE_UP_SECONDS
 from swaptier_client.mm.counters import INJECTABLE
 from swaptier_client.mm.policy import ERAS, POLICIES
-from swaptier_client.mm.readahead import ReadaheadMode
 from swaptier_loadgen.config import DEFAULT_INSTALL_FAILURE_RATE, DEFAULT_OPS
-from swaptier_loadgen.workload import WorkloadKind
 
 VARIABLES = "SWAPTIER_LOADGEN_RACE_"
 """Prefix of the variables that stand for flags."""
@@ -156,7 +154,7 @@ Duration: TypeAlias = Annotated[
 ]
 Seed: TypeAlias = Annotated[int, _flag("--seed", "Of accesses, page contents, injected failures and preemptions.")]
 Workload: TypeAlias = Annotated[
-    WorkloadKind,
+    str,
     _flag(
         "--workload",
         "What the emulated threads do. random: they read and write. forks: besides, processes fork, exit and move "
@@ -182,7 +180,7 @@ InstallFailure: TypeAlias = Annotated[
     ),
 ]
 Readahead: TypeAlias = Annotated[
-    ReadaheadMode,
+    str,
     _flag(
         "--readahead",
         "Which neighbours a fault through the swapcache reads along: none, cluster or vma.",

@@ -45,6 +45,14 @@ def test_a_clean_search_names_the_bounds_it_is_clean_within() -> None:
     assert status == 0 and "cut off by: preemptions" in output and "none, exhaustively" not in output
 
 
+def test_a_search_in_which_processes_are_told_of_a_loss_says_so_and_how_often_the_server_dies() -> None:
+    """Nothing lost would be another answer; and a server that dies twice is a larger question than one death."""
+    status, output = explore("--world", "server-killed", "--policy", "shared")
+    assert status == 0 and "none, exhaustively" not in output
+    assert "in some schedules a process is told that its page is gone; none is given other bytes, exhaust" in output
+    assert "lost replies 0, server deaths 2" in output
+
+
 def test_the_json_has_the_fields_of_the_contract(tmp_path: Path) -> None:
     """One result a cell, a trace for each that loses."""
     file = tmp_path / "result.json"
@@ -61,6 +69,8 @@ def test_the_json_has_the_fields_of_the_contract(tmp_path: Path) -> None:
     [
         (("--world", "nowhere"), "'nowhere' is not known"),
         (("--policy", "hope"), "'hope' is not known"),
+        (("--policy", "exclusiv"), "did you mean exclusive?"),
+        (("--world", "slot-reus"), "did you mean slot-reuse?"),
         (("--threads", "0"), "--threads 0 is not within"),
         (("--replay", "result.json"), "--replay needs --target"),
         (("--target", "127.0.0.1:1"), "--target is where --replay goes"),
