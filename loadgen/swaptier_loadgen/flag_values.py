@@ -173,6 +173,9 @@ def parse_endpoint(flag: str, text: str, *, unix: bool) -> str:
     """
     if unix and text.startswith("unix:") and len(text) > len("unix:"):
         return text
+    scheme, is_url, rest = text.partition("://")
+    if is_url:
+        raise UsageProblem(f"{flag} {text!r} is a URL: leave {scheme}:// out, as in {rest.partition('/')[0]}")
     host, _, port = text.rpartition(":")
     if host and port.isascii() and port.isdecimal() and int(port) < 1 << 16:
         return text

@@ -40,6 +40,7 @@ def race(*arguments: str) -> Result:
         (["--install-failure-rate", "nan"], ["--install-failure-rate nan"]),
         (["--preemption-rate", "1.5"], ["--preemption-rate 1.5"]),
         (["--target", "nowhere"], ["--target", "'nowhere'", "HOST:PORT or unix:PATH"]),
+        (["--target", "http://tier:50051/"], ["--target", "leave http:// out, as in tier:50051"]),
         (["--metrics", "unix:/x"], ["--metrics", "HOST:PORT"]),
         (["--metrics", "127.0.0.1:99999"], ["--metrics"]),
         (["--json", "/does/not/exist/x.json"], ["--json /does/not/exist/x.json"]),
