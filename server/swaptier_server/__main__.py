@@ -50,21 +50,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(config: ServerConfig, flags: Sequence[str]) -> int:
-    """Tell what the configuration is and whether it can be used: findings on stdout, each problem a line on stderr."""
+    """Tell what the configuration is and whether it can be used: on stdout, and last, each problem a line on stderr."""
     from swaptier_server.check import check_files, effective_values
 
     for line in effective_values(config, flags):
         sys.stdout.write(f"{line}\n")
     for unknown in unknown_variables():
         sys.stdout.write(f"not known, and ignored: {unknown}\n")
-    status = 0
+    problems = []
     for finding in check_files(config):
         if finding.is_problem:
-            status = STATUS_CONFIG
-            sys.stderr.write(f"{PROGRAM}: {finding.text}\n")
+            problems.append(finding.text)
         else:
             sys.stdout.write(f"{finding.text}\n")
-    return status
+    sys.stdout.write(f"\nthis configuration {'cannot' if problems else 'can'} be used\n")
+    sys.stdout.flush()  # what is wrong stands below everything else, whoever reads both
+    for problem in problems:
+        sys.stderr.write(f"{PROGRAM}: {problem}\n")
+    return STATUS_CONFIG if problems else 0
 
 
 def _hash_token(tenant: str) -> int:

@@ -43,7 +43,7 @@ def effective_values(
 
 def check_files(config: ServerConfig) -> Iterator[Finding]:
     """Yield what is found at the files and addresses of *config*."""
-    for check in (_check_tls, _check_tokens, _check_device, _check_listen):
+    for check in (_check_tls, _check_tokens, _check_pool, _check_device, _check_listen):
         yield from _findings(check, config)
 
 
@@ -74,6 +74,11 @@ def _check_who_may(path: Path, name: str, bit: int, do_what: str, so_that: str) 
     """Yield a hint when every user of the machine may do something with the file that only the server's should."""
     if path.stat().st_mode & bit:
         yield Finding(f"{name}: every user of this machine may {do_what} {path}, {so_that}; see chmod")
+
+
+def _check_pool(config: ServerConfig) -> Iterator[Finding]:
+    if config.pool_limit == 0:
+        yield Finding("pool: takes no page, as --pool-limit is 0; every page goes to the device")
 
 
 def _check_device(config: ServerConfig) -> Iterator[Finding]:

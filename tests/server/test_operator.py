@@ -48,6 +48,7 @@ def test_a_good_configuration_is_told_with_its_sources(tmp_path: Path) -> None:
     assert "TLS: certificate of tier.example, 127.0.0.1, expires 3000-01-01" in lines
     assert "client certificates: asked for, of 1 authorities" in lines
     assert "tokens: 2, of alice, bob" in lines
+    assert lines[-1] == "this configuration can be used"
     for secret in (key.read_text().splitlines()[1], token_of("alice"), tokens.read_text().split(":")[-1].strip()):
         assert secret not in result.stdout
 
@@ -71,6 +72,22 @@ def test_every_problem_of_a_configuration_is_a_line_and_the_status_is_2(tmp_path
     assert "it is in use" in problems[3]
     [first] = started.stderr.splitlines()
     assert first in problems
+
+
+def test_what_is_wrong_stands_below_everything_else(tmp_path: Path) -> None:
+    """Where both outputs meet, as on a terminal; after some forty lines of values a problem above them is not seen."""
+    (tmp_path / "tokens").write_text("alice")
+    command = [*COMMAND, "--check-config", *ANYWHERE, "--tokens", str(tmp_path / "tokens")]
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    told = subprocess.run(command, env=environment(), text=True, check=False, **both).stdout.splitlines()
+    assert told[-2] == "this configuration cannot be used"
+    assert told[-1].startswith("swaptier-server: --tokens: line 1 is not NAME:SHA256")
+
+
+def test_a_pool_that_takes_nothing_is_pointed_out() -> None:
+    """It is allowed, and hardly ever meant."""
+    assert "pool: takes no page" in run("--check-config", *ANYWHERE, "--pool-limit", "0").stdout
+    assert "pool: takes no page" not in run("--check-config", *ANYWHERE, "--pool-limit", "1").stdout
 
 
 def test_a_device_is_tried_and_neither_made_nor_changed(tmp_path: Path) -> None:
