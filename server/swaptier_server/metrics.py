@@ -10,11 +10,17 @@ Touches a thread and a port. Rules of conduct:
 """
 
 import platform
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final
 
 import grpc
-from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    ProcessCollector,
+    disable_created_metrics,
+    make_wsgi_app,
+    start_http_server,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -23,6 +29,9 @@ from swaptier_server.addresses import Address, MetricsAddress
 from swaptier_server.config import program_version
 from swaptier_server.snapshot import AreaSnapshot, TierSnapshot
 from swaptier_server.tier.counters import AreaCounters
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 AREA_GAUGES: Final[dict[str, tuple[str, Callable[[AreaSnapshot], int]]]] = {
     "pool_bytes": ("Bytes the area's entries take in the pool.", lambda area: area.pool_bytes),
@@ -56,6 +65,10 @@ AREA_COUNTERS: Final[dict[str, str]] = {
     "tier_device_reads": "Loads answered from the device; stale: an older page than the slot's, unwritten: zeros.",
 }
 """Help of each counter that `AreaCounters.rows()` yields, by its name there."""
+
+
+PATHS: Final = frozenset({"/metrics", "/"})
+"""Where the metrics are; whoever opens the port in a browser finds them, too."""
 
 
 class TierCollector(Collector):
@@ -130,6 +143,7 @@ class MetricsServer:
             OSError: the address cannot be had.
         """
         self._server, self._thread = start_http_server(address.port, address.host, registry)
+        self._server.set_app(_only_at_its_path(make_wsgi_app(registry)))
         self.address: Final[Address] = address.with_port(self._server.server_port)
 
     def stop(self) -> None:
@@ -137,6 +151,18 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _only_at_its_path(exporter: "WSGIApplication") -> "WSGIApplication":
+    """Return *exporter*, which answers every path, for PATHS alone: what asks for another one is not a scrape."""
+
+    def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if environ["PATH_INFO"] in PATHS:
+            return exporter(environ, start_response)
+        start_response("404 Not Found", [("Content-Type", "text/plain")])
+        return [b"metrics are at /metrics\n"]
+
+    return app
 
 
 def make_registry() -> CollectorRegistry:

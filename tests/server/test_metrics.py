@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import urllib.error
 import urllib.request
 
 import pytest
@@ -63,6 +64,15 @@ async def scrape(served: Served) -> Samples:
 
 def value(samples: Samples, name: str, **labels: str) -> float:
     return samples[name, frozenset(labels.items())]
+
+
+async def test_metrics_are_at_their_path_alone(served: Served) -> None:
+    """What asks the port for something else is told that it is not there, and not that all is well."""
+    address = served.server.metrics_address
+    with await asyncio.to_thread(urllib.request.urlopen, f"http://{address}/") as response:
+        assert b"swaptier_tier_ready" in response.read()
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        await asyncio.to_thread(urllib.request.urlopen, f"http://{address}/healthz")
 
 
 async def store(served: Served, offset: int, page: bytes, generation: int = 1) -> pb.StoreResponse:
