@@ -135,7 +135,9 @@ def race(
             require_generation=require_generation,
             faults=flag_values.parse_faults(fault),
             give_up_seconds=give_up,
-            area_options=AreaOptions(False, flag_values.parse_size("--zswap-max", zswap_max), zswap_writeback),
+            area_options=AreaOptions(
+                pool_bytes_max=flag_values.parse_size("--zswap-max", zswap_max), writeback=zswap_writeback
+            ),
             server_flags=ServerFlags(pool_limit, device, durability),
             security=flag_values.security(tls_ca, tls_cert, tls_key, token_file),
         )
