@@ -200,8 +200,8 @@ class CheckedHost:
         """Remember as what the pages of a slot were lost: a program may first read them after they went out again."""
         type_, offset = load.entry
         name = PageName(type_, device_area(self._area, type_), offset, load.generation)
-        for pid, address in self.mm.slot(load.entry).owners:
-            self._stale.setdefault(PageId(self.number, pid, address), name)
+        for page in self._pages_in(self.mm.slot(load.entry)):
+            self._stale.setdefault(page, name)
 
     def _note_name(self, process: Process, page: PageId) -> bool:
         """Remember what the tier calls a page, if it is swapped out; tell whether it is."""
@@ -295,17 +295,25 @@ class CheckedHost:
                     self._tell(process, page, str(lost.reason))
                     await self._driver.run(zap(self.mm, process, [lost.address]))
 
-    def _on_only_copy_dropped(self, slot: SwapSlot) -> None:
-        """Note whose page a failed install took along."""
+    def _pages_in(self, slot: SwapSlot) -> list[PageId]:
+        """Return the pages that are swapped out to *slot* now; its owners are all that ever were."""
+        pages = []
         for pid, address in dict.fromkeys(slot.owners):
             process = self.mm.processes.get(pid)
             pte = None if process is None else process.page_table.get(address)
             if isinstance(pte, SwapPte) and pte.entry == slot.entry:
-                self.oracle.owed(PageId(self.number, pid, address))
+                pages.append(PageId(self.number, pid, address))
+        return pages
+
+    def _on_only_copy_dropped(self, slot: SwapSlot) -> None:
+        """Note whose page a failed install took along."""
+        for page in self._pages_in(slot):
+            self.oracle.owed(page)
 
     def _on_entry_taken(self, pid: int, address: int, cause: InstallFailure) -> None:
         """Note that a page was discarded, or is expected elsewhere from now on."""
         page = PageId(self.number, pid, address)
+        self._stale.pop(page, None)
         if cause is InstallFailure.MOVED:
             target = address + MOVE_DISTANCE
             self.oracle.move(page, page._replace(address=target))

@@ -12,11 +12,13 @@ import pytest
 
 from swaptier_client.mm.effects import Load, Request, RequestReply, Store
 from swaptier_client.mm.policy import POLICIES
+from swaptier_loadgen.checked_host import CheckedHost
 from swaptier_loadgen.content import Contents, cut
 from swaptier_loadgen.emulated import EmulatedHost
 from swaptier_loadgen.explore.in_process import InProcessTiers
+from swaptier_loadgen.latency import LatencyRecorder
 from swaptier_loadgen.messages import Ended, HostReport, HostSpec, PolicyRun
-from swaptier_loadgen.oracle import Corruption, Fate
+from swaptier_loadgen.oracle import Corruption, Fate, Oracle
 from swaptier_loadgen.report import RunSummary, Verdict, exit_status, summarise
 from swaptier_server.tier.area import Client
 from swaptier_server.tier.tier import Tier, TierLimits
@@ -276,3 +278,37 @@ async def test_a_restart_excuses_the_loss_of_what_the_tier_had_alone_and_of_noth
     assert (report.lost_with_tier == report.told_lost["epoch"]) is not is_lying
     summary = summarise(PolicyRun("shared", (report,)))
     assert summary.verdict is verdict and summary.corrupted_pages == 0
+
+
+async def test_a_stale_answer_names_the_page_that_is_in_the_slot_and_none_that_was_discarded() -> None:
+    """Else that page's next version, lost in another way, would be looked up under the name of the old one."""
+    answer: asyncio.Future[RequestReply] = asyncio.get_running_loop().create_future()
+    asked = asyncio.Event()
+
+    class HoldingLink(InProcessLink):
+        """Answers loads when the test does."""
+
+        def submit(self, effect: Request) -> asyncio.Future[RequestReply]:
+            if not isinstance(effect, Load):
+                return super().submit(effect)
+            asked.set()
+            return answer
+
+    for is_discarded in (False, True):
+        answer, asked = asyncio.get_running_loop().create_future(), asyncio.Event()
+        area, _ = Tier(TierLimits(pool_bytes_max=1 << 20), epoch=1).swapon(Client("c", 1), "a", 128, AreaOptions())
+        what = spec("exclusive", install_failure_rate=0.0, preemption_rate=1.0)
+        link = HoldingLink(InProcessTiers([area]), honest)
+        host = CheckedHost(what, 0, Oracle(CONTENTS.page), LatencyRecorder(), [link])
+        process = host.mm.spawn()
+        await host.access(process, 0, write=True)
+        await host.swap_out_all()
+        reader = asyncio.create_task(host.access(process, 0, write=False))
+        await asked.wait()
+        if is_discarded:
+            await host.discard(process, 0)
+        answer.set_result(LoadReply(Outcome.DEVICE, page=ZERO_PAGE))
+        await asyncio.sleep(0)
+        assert not reader.done(), "it is preempted before it maps what it read"
+        assert bool(host._stale) is not is_discarded
+        await reader
