@@ -31,7 +31,6 @@ from swaptier_loadgen.server_flags import FlagsRefused, ServerFlags
 from swaptier_loadgen.server_process import ServerNotStarted
 from swaptier_loadgen.table import ALL_COLUMNS, tables
 from swaptier_loadgen.workload import WorkloadKind
-from swaptier_wire.types import AreaOptions
 
 PROGRAM = "swaptier-loadgen"
 
@@ -135,9 +134,7 @@ def race(
             require_generation=require_generation,
             faults=flag_values.parse_faults(fault),
             give_up_seconds=give_up,
-            area_options=AreaOptions(
-                pool_bytes_max=flag_values.parse_size("--zswap-max", zswap_max), writeback=zswap_writeback
-            ),
+            area_options=flag_values.area_options(zswap_max, writeback=zswap_writeback),
             server_flags=ServerFlags(pool_limit, device, durability),
             security=flag_values.security(tls_ca, tls_cert, tls_key, token_file),
         )

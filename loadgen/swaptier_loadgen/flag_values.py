@@ -23,6 +23,7 @@ from swaptier_loadgen.config import (
 )
 from swaptier_loadgen.fault_spec import NO_FAULTS, FaultProblem, Faults
 from swaptier_loadgen.tiers import parse_tiers
+from swaptier_wire.types import AreaOptions
 
 _SIZE = TypeAdapter(ByteSize)
 
@@ -138,18 +139,19 @@ def choose(flag: str, text: str, choices: type[Choice]) -> Choice:
     raise UsageProblem(f"{flag} {text!r} is not known{did_you_mean(text, choices)} Choices: {', '.join(choices)}")
 
 
-def parse_size(flag: str, text: str | None) -> int | None:
-    """Return the bytes that *text* stands for, with a unit or without; None where nothing is given.
+def area_options(zswap_max: str | None, *, writeback: bool) -> AreaOptions:
+    """Return what each host asks of its areas.
 
     Raises:
-        UsageProblem: it is no size.
+        UsageProblem: the quota is no size, with a unit or without.
     """
-    if text is None:
-        return None
     try:
-        return int(_SIZE.validate_python(text))
+        quota = None if zswap_max is None else int(_SIZE.validate_python(zswap_max))
     except ValidationError:
-        raise UsageProblem(f"{flag} {text!r} is not bytes, 0 or more, or a size as in 64MiB, 1.5GiB or 64MB") from None
+        raise UsageProblem(
+            f"--zswap-max {zswap_max!r} is not bytes, 0 or more, or a size as in 64MiB, 1.5GiB or 64MB"
+        ) from None
+    return AreaOptions(pool_bytes_max=quota, writeback=writeback)
 
 
 def parse_target(text: str) -> str:

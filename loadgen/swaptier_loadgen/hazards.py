@@ -103,15 +103,38 @@ _BY_OUTCOME = {
 """What the host's own word on the load comes to, where nobody else has one."""
 
 
-def explain(losses: Iterable[Loss], ledger: Ledger, *, tiers_are_durable: bool = False) -> dict[str, int]:
-    """Return how many of *losses* each hazard caused; every hazard is there.
+class LostTo:
+    """What took the pages of one host, as it becomes known. The counts only rise.
 
-    *tiers_are_durable* says that no restart takes a page that nobody was loading: its store was answered when the
-    device had it.
+    A link may learn what took a page after its host missed it. So where there are links, a loss is looked up with the
+    next losses that come, and one that nobody can explain once more at the end.
     """
-    hazards = Counter({str(hazard): 0 for hazard in Hazard})
-    hazards.update(str(_hazard_of(loss, ledger, tiers_are_durable=tiers_are_durable)) for loss in losses)
-    return dict(hazards)
+
+    def __init__(self, ledger: Ledger, *, has_links: bool) -> None:
+        self._ledger = ledger
+        self._has_links = has_links
+        self._counts = Counter({str(hazard): 0 for hazard in Hazard})
+        self._new: list[Loss] = []
+        self._unexplained: list[Loss] = []
+
+    def add(self, losses: Iterable[Loss], *, tiers_are_durable: bool, is_end: bool = False) -> dict[str, int]:
+        """Take *losses* and return how many pages each hazard took, as far as is known; every hazard is there.
+
+        *tiers_are_durable* says that no restart takes a page that nobody was loading: its store was answered when the
+        device had it.
+        """
+        is_last_word = is_end or not self._has_links
+        ripe, self._new = self._new, list(losses)
+        if is_last_word:
+            ripe += self._unexplained + self._new
+            self._new, self._unexplained = [], []
+        for loss in ripe:
+            hazard = _hazard_of(loss, self._ledger, tiers_are_durable=tiers_are_durable)
+            if hazard is Hazard.UNEXPLAINED and not is_last_word:
+                self._unexplained.append(loss)
+            else:
+                self._counts[str(hazard)] += 1
+        return dict(self._counts)
 
 
 def _hazard_of(loss: Loss, ledger: Ledger, *, tiers_are_durable: bool) -> Hazard:

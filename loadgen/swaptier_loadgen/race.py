@@ -20,7 +20,7 @@ from typing import Protocol
 from swaptier_client.security import PLAIN
 from swaptier_loadgen.config import RaceSettings, area_name
 from swaptier_loadgen.conversation import Damage
-from swaptier_loadgen.hazards import Loss, explain
+from swaptier_loadgen.hazards import LostTo
 from swaptier_loadgen.messages import LINE_BYTES_MAX, Ended, HostReport, HostSpec, PolicyRun
 from swaptier_loadgen.tied import tied_command
 from swaptier_loadgen.workload import share
@@ -149,16 +149,12 @@ class Race:
         if self.is_stopping:
             _ask_to_stop(process)
         last: HostReport | None = None
-        lost_to: Counter[str] = Counter()
-        unripe: list[Loss] = []
+        lost_to = LostTo(self._damage.ledger, has_links=bool(self._settings.faults.on_the_way))
         async for line in process.stdout:
             said = HostReport.model_validate_json(line)
-            # A report later, because a link may learn what took a page after its host missed it. And once: a loss
-            # never moves from one cause to another while somebody counts.
-            ripe, unripe = unripe, said.new_losses
-            losses = ripe if said.ended is None else ripe + unripe
-            lost_to.update(explain(losses, self._damage.ledger, tiers_are_durable=said.tiers_are_durable))
-            last = said.model_copy(update={"lost_to": dict(lost_to), "new_losses": []})
+            is_end = said.ended is not None
+            known = lost_to.add(said.new_losses, tiers_are_durable=said.tiers_are_durable, is_end=is_end)
+            last = said.model_copy(update={"lost_to": known, "new_losses": []})
             self._observer.on_report(spec.policy, spec.host, last)
         status = await process.wait()
         if last is None or last.ended is None:

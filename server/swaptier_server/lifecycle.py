@@ -264,7 +264,7 @@ class TierServer:
             self._log.info("leases_ended", pages=ended, meaning="claimed, not acknowledged, and the tier's again")
         self.reload(is_forced=False)
         if refusals := self._access.take_refusals():
-            self._log.warning("calls_refused", **refusals._asdict())
+            self._log.info("calls_refused", **refusals._asdict())
         if late := self.traffic.end_late_requests():
             self._log.warning("late_requests_ended", requests=late)
         if self._tls is not None:

@@ -4,10 +4,14 @@ import pytest
 
 from swaptier_client.mm.counters import DetectedLoss
 from swaptier_loadgen import hazards
-from swaptier_loadgen.hazards import Hazard, Ledger, Loss, PageName, Unknown, explain
+from swaptier_loadgen.hazards import Hazard, Ledger, Loss, LostTo, PageName, Unknown
 
 PAGE = PageName(0, "exclusive-0", 7, 3)
 MISS = str(DetectedLoss.MISS_MUST_EXIST)
+
+
+def explain(losses: list[Loss], ledger: Ledger, *, tiers_are_durable: bool = False) -> dict[str, int]:
+    return LostTo(ledger, has_links=True).add(losses, tiers_are_durable=tiers_are_durable, is_end=True)
 
 
 def only(hazard: Hazard) -> dict[str, int]:
@@ -76,3 +80,19 @@ def test_a_page_that_a_fault_dropped_is_no_fault_of_the_networks() -> None:
     """Also when its load had been asked twice."""
     lost = [Loss(PAGE, "device_zero", Unknown.BROKEN, was_dropped=True)]
     assert explain(lost, Ledger()) == only(Hazard.INSTALL_FAILED)
+
+
+def test_what_a_link_learns_after_the_host_missed_its_page_still_explains_it() -> None:
+    """However late, until the end; and a page that was counted under one hazard stays there."""
+    ledger = Ledger()
+    lost_to = LostTo(ledger, has_links=True)
+    assert sum(lost_to.add([Loss(PAGE, MISS, Unknown.NO)], tiers_are_durable=False).values()) == 0
+    assert sum(lost_to.add([], tiers_are_durable=False).values()) == 0
+    ledger.note(PAGE, Hazard.REQUEST_REPEATED)
+    assert lost_to.add([], tiers_are_durable=False, is_end=True) == only(Hazard.REQUEST_REPEATED)
+
+
+def test_without_links_nobody_learns_anything_later() -> None:
+    """A loss is counted when it is reported: a dashboard need not wait for the end of a race."""
+    lost_to = LostTo(Ledger(), has_links=False)
+    assert lost_to.add([Loss(PAGE, MISS, Unknown.NO)], tiers_are_durable=False) == only(Hazard.UNEXPLAINED)
