@@ -50,6 +50,8 @@ class Opened(NamedTuple):
     """The area was open in this client's epoch already, and kept its pages."""
     writes_through: bool
     """A store is answered only once the page is on a device that outlives the server."""
+    incarnation: int
+    """Which opening of the area this is: on one server, another one has none of the pages of those before."""
 
 
 class AreaCalls:
@@ -97,6 +99,7 @@ class AreaCalls:
             min(BATCH_SLOTS_MAX, response.batch_slots_max),
             response.reopened,
             response.writes_through,
+            response.incarnation,
         )
 
     async def swapoff(self) -> int:

@@ -61,6 +61,8 @@ class TierStream:
         """As of the last answer; a change means that pages the server held in memory are lost."""
         self.reopened = False
         """The area was open in this epoch already when the stream began, and kept its pages."""
+        self._incarnation = 0
+        """Of the area, as of the last Swapon: a server that forgot it has another."""
         self.writes_through = False
         """The server said so last: what it answered a store with outlives it."""
         self._settings = settings or StreamSettings()
@@ -327,8 +329,9 @@ class TierStream:
         self.writes_through = opened.writes_through
         if self.server_epoch == 0:
             self.server_epoch, self.reopened = opened.server_epoch, opened.reopened
-        elif opened.server_epoch != self.server_epoch or not opened.reopened:
+        elif (opened.server_epoch, opened.incarnation) != (self.server_epoch, self._incarnation):
             self._change_epoch(opened.server_epoch)
+        self._incarnation = opened.incarnation
         self._waiting.extend_deadlines(self._loop.time() + self._settings.deadline_seconds)
         self._connection = connection
         _wake_all(self._connection_waiters)

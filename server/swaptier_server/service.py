@@ -87,6 +87,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
             page_size_bytes=PAGE_BYTES,
             batch_slots_max=self._batch_slots_max,
             reopened=is_reopened,
+            incarnation=area.incarnation,
             writes_through=self._tier.durability is Durability.WRITE_THROUGH,
         )
 

@@ -103,6 +103,9 @@ class FakeTier(pb_grpc.SwapTierServiceServicer):
         """Ends the stream in place of the next answer; the next stream goes well."""
         self.forgets_areas = False
         """Every Swapon finds no area."""
+        self.incarnation = 0
+        self.swapon_answers_lost = 0
+        """Of the next Swapons, which take effect."""
         self.keeps_answers: set[int] = set()
         """Request ids of messages that are applied and not answered, but after the next answer with `late_answers`."""
         self.late_answers = False
@@ -117,11 +120,16 @@ class FakeTier(pb_grpc.SwapTierServiceServicer):
             await abort(context, self.swapon_error)
         reopened = (self.epoch, request.header.area) in self.opened and not self.forgets_areas
         self.opened.append((self.epoch, request.header.area))
+        self.incarnation += not reopened
+        if self.swapon_answers_lost:
+            self.swapon_answers_lost -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the answer was lost")
         return pb.SwaponResponse(
             server_epoch=self.epoch,
             page_size_bytes=PAGE_BYTES,
             batch_slots_max=self.batch_slots_max,
             reopened=reopened,
+            incarnation=self.incarnation,
         )
 
     async def Swapoff(self, request: pb.SwapoffRequest, context: aio.ServicerContext) -> pb.SwapoffResponse:  # noqa: N802 - contract

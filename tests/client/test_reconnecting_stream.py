@@ -137,6 +137,21 @@ async def test_a_server_that_forgot_the_area_is_told_like_a_restart(fake: FakeTi
     assert told == [(100, 100)]
 
 
+async def test_a_server_that_forgot_the_area_is_told_although_its_first_answer_was_lost(
+    fake: FakeTier, address: str
+) -> None:
+    """The second Swapon finds the area that the first one opened: under another incarnation than the host knows."""
+    told: list[tuple[int, int]] = []
+    stream = TierStream(address, AREA, on_epoch_change=lambda old, new: told.append((old, new)), clock=Time().clock)
+    async with stream:
+        fake.opened.clear()  # as a server that is rid of idle areas
+        fake.break_with, fake.swapon_answers_lost = grpc.StatusCode.UNAVAILABLE, 1
+        await asyncio.gather(stream.submit(lookup(1)), return_exceptions=True)
+        await stream.submit(lookup(1))
+        assert len(fake.opened) == 2
+    assert told == [(100, 100)]
+
+
 async def test_an_area_forgotten_under_the_open_stream_is_opened_again(fake: FakeTier, address: str) -> None:
     """A refused message had no effect, so it goes over the next connection; the pages are gone, which is told first."""
     told: list[tuple[int, int, int]] = []

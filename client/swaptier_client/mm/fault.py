@@ -87,7 +87,6 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
     if read is None:
         return FaultResult.RETRY
     folio = read.folio
-    in_cache = folio.entry is not None
 
     # Nothing is locked here: the folio was unlocked when its read ended, the page table never was. Reclaim may hold
     # the folio, the page may be mapped, zapped or moved by others, and without a pin the slot may be reused.
@@ -99,7 +98,7 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
     if not folio.trylock():
         yield from folio.wait_unlocked()
         return (yield from _abandon(host, fault, read, InstallFailure.LOCK_CONTENDED))
-    if in_cache and slot.folio is not folio:
+    if read.in_cache and slot.folio is not folio:
         folio.unlock()
         host.put_folio(folio)
         return FaultResult.RETRY
@@ -148,7 +147,7 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
         host.lru.add(folio)
         swap_cache.fill_with_zeros(host, folio)
         folio.unlock()
-        return ReadFolio(folio, was_read=True, generation=slot.generation)
+        return ReadFolio(folio, was_read=True, generation=slot.generation, in_cache=False)
     try:
         if policy.pool_lookup is PoolLookup.AFTER_PIN:
             in_pool = (yield from ask(Lookup(slot.entry))).outcome is Outcome.HIT
@@ -171,7 +170,7 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
     if folio.source is Outcome.CLAIMED:
         yield from _finish(host, slot, folio)
         return None
-    return ReadFolio(folio, was_read=True, generation=asked.generation)
+    return ReadFolio(folio, was_read=True, generation=asked.generation, in_cache=slot.folio is folio)
 
 
 def _page_table_failure(

@@ -29,6 +29,8 @@ class ReadFolio(NamedTuple):
     """This fault read it from the tier; else somebody else did."""
     generation: int
     """Of the slot when the read began."""
+    in_cache: bool = True
+    """It was in the swapcache when the read ended. By now it may be out of it, and its slot another page's."""
 
 
 def get(folio: Folio) -> Folio:

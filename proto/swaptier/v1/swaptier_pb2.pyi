@@ -682,6 +682,7 @@ class SwaponResponse(_message.Message):
     BATCH_SLOTS_MAX_FIELD_NUMBER: _builtins.int
     REOPENED_FIELD_NUMBER: _builtins.int
     WRITES_THROUGH_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     server_epoch: _builtins.int
     """Rises each time the server starts; a client that sees it change knows that pages held in memory are lost."""
     page_size_bytes: _builtins.int
@@ -694,6 +695,10 @@ class SwaponResponse(_message.Message):
     """
     writes_through: _builtins.bool
     """True when a store is answered only once the page is on a device that outlives the server."""
+    incarnation: _builtins.int
+    """Rises each time this server opens an area empty. A client that knows the area under another one, of the same
+    epoch, knows that its pages are gone, also where `reopened` is true: an answer in between was lost.
+    """
     def __init__(
         self,
         *,
@@ -702,10 +707,11 @@ class SwaponResponse(_message.Message):
         batch_slots_max: _builtins.int = ...,
         reopened: _builtins.bool = ...,
         writes_through: _builtins.bool = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_slots_max", b"batch_slots_max", "page_size_bytes", b"page_size_bytes", "reopened", b"reopened", "server_epoch", b"server_epoch", "writes_through", b"writes_through"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_slots_max", b"batch_slots_max", "incarnation", b"incarnation", "page_size_bytes", b"page_size_bytes", "reopened", b"reopened", "server_epoch", b"server_epoch", "writes_through", b"writes_through"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -62,7 +62,9 @@ class Held(NamedTuple):
 class Holdings:
     """The slots of one area. The five gauges always equal a recount."""
 
-    def __init__(self, saved: SavedArea, device: SwapDevice, common: Common, *, is_restored: bool) -> None:
+    def __init__(
+        self, saved: SavedArea, device: SwapDevice, common: Common, *, is_restored: bool, incarnation: int = 0
+    ) -> None:
         self.name: Final = saved.name
         self.slots: Final = saved.slots
         """How many; offsets are below it."""
@@ -70,6 +72,8 @@ class Holdings:
         self.client: Final = saved.client
         self.is_restored: bool = is_restored
         """Its client knew it before this server started: of pages that are not here, it may have stored more."""
+        self.incarnation: Final = incarnation
+        """Number of the Swapon that opened it empty, among this server's; 0: it was there when the server began."""
         self.counters: Final = AreaCounters()
         self.is_closed: bool = False
         self.stored_pages: int = 0

@@ -97,6 +97,7 @@ class Tier:
         )
         self._swap_file: Final[SwapFile] = VolatileSwapFile(device_for) if swap_file is None else swap_file
         self._shrinker: Final = Shrinker(self.pool, self._leases, self.areas)
+        self._areas_opened = 0
         self._epochs: dict[str, int] = {}
         """The highest epoch that opened an area, by client id; the least recently opened first."""
         self._restore(self._swap_file.saved_areas())
@@ -140,7 +141,14 @@ class Tier:
             raise _not_recorded(f"area {name!r} was not opened", error) from error
         for name_ended in ended:
             self.areas.pop(name_ended).close()
-        opened = Area(saved, device, self._common, is_restored=seen_server_epoch not in (NO_EPOCH, self.epoch))
+        self._areas_opened += 1
+        opened = Area(
+            saved,
+            device,
+            self._common,
+            is_restored=seen_server_epoch not in (NO_EPOCH, self.epoch),
+            incarnation=self._areas_opened,
+        )
         self.areas[name] = opened
         self._remember(client)
         return opened, False

@@ -5,13 +5,14 @@ from collections.abc import Callable
 import pytest
 
 from swaptier_client.mm.counters import INJECTABLE, DetectedLoss, InstallFailure
-from swaptier_client.mm.effects import Batch, Effect, Load, Lookup, Request, Store
+from swaptier_client.mm.effects import Acknowledge, Batch, Effect, Load, Lookup, Request, Store
 from swaptier_client.mm.errors import OutOfMemory, PageLost
 from swaptier_client.mm.fault import MOVE_DISTANCE, swap_in
 from swaptier_client.mm.page_table import PresentPte, SwapPte
 from swaptier_client.mm.policy import POLICIES
-from swaptier_client.mm.process import Process, fork, zap
-from swaptier_client.mm.reclaim import swap_out
+from swaptier_client.mm.process import Process, fork, move, zap
+from swaptier_client.mm.reclaim import pageout, swap_out
+from swaptier_client.mm.swap_map import SwapDevice
 from swaptier_loadgen.explore.in_process import TierFault
 from swaptier_loadgen.explore.lockstep import at_preempt, at_wait
 from swaptier_loadgen.explore.stage import Stage
@@ -495,3 +496,33 @@ def test_a_shared_load_asks_the_tier_to_keep_its_copy() -> None:
     stage.do(stage.read(process, 0))
     modes = [request.mode for request in stage.requests if isinstance(request, Load)]
     assert modes == [LoadMode.SHARED, LoadMode.EXCLUSIVE]
+
+
+@pytest.mark.parametrize("is_synchronous", [False, True])
+def test_a_folio_that_left_the_swapcache_before_the_fault_took_its_lock_is_not_mapped(*, is_synchronous: bool) -> None:
+    """Its slot has another page by then, and the entry looks the same: it was freed and taken again.
+
+    An acknowledgement is posted between the read and the fault's look at the folio, and anybody may run meanwhile. The
+    folio was then taken for one that bypassed the swapcache, whose pin keeps the slot from being reused.
+    """
+    stage = Stage(POLICIES["claim"], devices=[SwapDevice(0, 1, is_synchronous=is_synchronous)])
+    host, process = stage.host, stage.host.spawn()
+    other = page_version(1, 1)
+    stage.do(stage.write(process, 0, OLD))
+    stage.do(stage.write(process, 1, other))
+    child = stage.do(fork(host, process))  # with two users, page 0 goes through the swapcache on any device
+    stage.do(zap(host, child, [1]))
+    kept = process.page_table[1]
+    assert isinstance(kept, PresentPte)
+    kept.folio.referenced = True
+    stage.do(swap_out(host))
+    assert isinstance(process.page_table[0], SwapPte) and process.page_table[1] is kept
+    reader = stage.spawn("reader", stage.read(process, 0))
+    stage.lockstep.run_until(reader, lambda effect: isinstance(effect, Acknowledge))
+    stage.do(zap(host, child, [0]))
+    assert stage.do(stage.read(process, 0)) == OLD  # by another thread; with swap full, the slot is given up
+    stage.do(zap(host, process, [0]))
+    stage.do(pageout(host, process, [1]))
+    assert move(host, process, 1, 0)
+    assert isinstance(process.page_table[0], SwapPte)
+    assert stage.lockstep.finish(reader) == other
