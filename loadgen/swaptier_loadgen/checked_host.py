@@ -244,6 +244,17 @@ class CheckedHost:
         while self.mm.resident_pages:
             await self._driver.run(swap_out(self.mm))
 
+    async def reclaim_leftovers(self) -> None:
+        """Reclaim what is left when all processes have ended: a folio that was busy when its last user went.
+
+        It stays in the swapcache, and with it the tier's page, until reclaim finds it.
+        """
+        try:
+            while self.mm.resident_pages and await self._driver.run(swap_out(self.mm)):
+                pass
+        except SwapTierError as error:
+            self._end_unless_survived(error)
+
     async def _survive(self, path: Path[object]) -> None:
         """Run *path*; that one of several tiers could not be told or given something is no end."""
         try:

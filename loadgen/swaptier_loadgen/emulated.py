@@ -124,6 +124,8 @@ class EmulatedHost:
         """
         for place in self._places:
             await place.host.exit(place.process)
+        for host in self._hosts:
+            await host.reclaim_leftovers()
 
     def on_tier_restarted(self, type_: int) -> None:
         """Note that the server behind a swap device forgot what it held in memory."""

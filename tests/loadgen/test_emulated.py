@@ -312,3 +312,27 @@ async def test_a_stale_answer_names_the_page_that_is_in_the_slot_and_none_that_w
         assert not reader.done(), "it is preempted before it maps what it read"
         assert bool(host._stale) is not is_discarded
         await reader
+
+
+async def test_what_was_read_ahead_while_its_page_was_discarded_is_reclaimed_before_leaks_are_counted() -> None:
+    """A busy folio stays in the swapcache when its last user goes; that is no leak, since reclaim will find it."""
+    area, _ = Tier(TierLimits(pool_bytes_max=1 << 20), epoch=1).swapon(Client("c", 1), "a", 128, AreaOptions())
+    what = spec("shared", readahead="vma", install_failure_rate=0.0, preemption_rate=0.0)
+    host = CheckedHost(
+        what, 0, Oracle(CONTENTS.page), LatencyRecorder(), [InProcessLink(InProcessTiers([area]), honest)]
+    )
+    process = host.mm.spawn()
+    for address in range(3):
+        await host.access(process, address, write=True)
+    child = await host.fork(process)
+    await host.swap_out_all()
+    reader = asyncio.create_task(host.access(process, 0, write=False))
+    await asyncio.sleep(0)
+    for sharer in (process, child):
+        await host.discard(sharer, 1)
+    await reader
+    for sharer in (process, child):
+        await host.exit(sharer)
+    assert area.stored_pages == 1
+    await host.reclaim_leftovers()
+    assert area.stored_pages == host.mm.resident_pages == 0
