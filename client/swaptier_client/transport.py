@@ -329,7 +329,7 @@ class TierStream:
         self.writes_through = opened.writes_through
         if self.server_epoch == 0:
             self.server_epoch, self.reopened = opened.server_epoch, opened.reopened
-        elif (opened.server_epoch, opened.incarnation) != (self.server_epoch, self._incarnation):
+        elif not opened.reopened or (opened.server_epoch, opened.incarnation) != (self.server_epoch, self._incarnation):
             self._change_epoch(opened.server_epoch)
         self._incarnation = opened.incarnation
         self._waiting.extend_deadlines(self._loop.time() + self._settings.deadline_seconds)

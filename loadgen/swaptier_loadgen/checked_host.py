@@ -358,6 +358,7 @@ class CheckedHost:
             corruptions=dict(tally.corruptions),
             told_lost=dict(tally.told_lost),
             lost_with_tier=self.lost_with_tier,
+            tiers_dead=sum(device.is_dead for device in mm.devices),
             owed_fates=dict(tally.owed_fates),
             unexplained=tally.unexplained,
             counters_wrong=0 if self.words is None else self.words.counters_wrong,

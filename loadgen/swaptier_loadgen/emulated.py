@@ -81,7 +81,7 @@ class EmulatedHost:
         """The tier has answered; it may be asked."""
         self.zswpwb = 0
         """Set from outside: the tier's count."""
-        self.tiers_are_durable = False
+        self.tiers_are_durable: bool | None = None
         """Set from outside: what the tiers say of their stores."""
         self._tier_restarts = 0
 

@@ -57,7 +57,7 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     )
 
     def on_epoch_change(type_: int, _old: int, _new: int) -> None:
-        host.tiers_are_durable &= tiers[type_].writes_through
+        host.tiers_are_durable = bool(host.tiers_are_durable) and tiers[type_].writes_through
         host.on_tier_restarted(type_)
 
     def streams_to_all() -> list[TierStream]:
@@ -157,7 +157,8 @@ async def _report_often(host: EmulatedHost, tiers: Sequence[TierStream], stall_s
             checked, checked_at = report.pages_checked, monotonic()
         elif monotonic() - checked_at > stall_seconds_max:
             for task in asyncio.all_tasks():
-                task.print_stack(file=sys.stderr)
+                with contextlib.suppress(Exception):  # a coroutine of grpc's has no line numbers, and fails to print
+                    task.print_stack(file=sys.stderr)
             sys.stderr.write(f"no page was checked for {stall_seconds_max:.0f} s: the threads wait for each other\n")
             sys.stderr.flush()
             os._exit(STALLED_STATUS)

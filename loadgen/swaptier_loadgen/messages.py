@@ -153,8 +153,10 @@ class HostReport(BaseModel):
     orphan_entries: int = 0
     leaked_pages: int = 0
     """Pages the pool still held after every process had ended and every slot had been freed: must be 0."""
-    tiers_are_durable: bool = False
-    """All its tiers said that a store is answered only once the page outlives them."""
+    tiers_are_durable: bool | None = None
+    """All its tiers said that a store is answered only once the page outlives them; None: it never got to them."""
+    tiers_dead: int = 0
+    """Tiers that do not answer any more."""
     tier_restarts: int = 0
     """Times a tier started anew, or forgot an area, while this host used it."""
     tiers_gone: list[str] = Field(default_factory=list)
@@ -204,7 +206,13 @@ class PolicyRun:
     @property
     def tiers_are_durable(self) -> bool:
         """A store was answered when it survived the tier, on all hosts."""
-        return all(report.tiers_are_durable for report in self.reports)
+        said = [report.tiers_are_durable for report in self.reports if report.tiers_are_durable is not None]
+        return bool(said) and all(said)
+
+    @property
+    def has_broken(self) -> bool:
+        """Connections broke, on purpose or not, and with them answers got lost."""
+        return bool(self.faults) or any(report.reconnects for report in self.reports)
 
     @property
     def ended(self) -> Ended:

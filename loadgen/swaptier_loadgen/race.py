@@ -153,7 +153,7 @@ class Race:
         async for line in process.stdout:
             said = HostReport.model_validate_json(line)
             is_end = said.ended is not None
-            known = lost_to.add(said.new_losses, tiers_are_durable=said.tiers_are_durable, is_end=is_end)
+            known = lost_to.add(said.new_losses, tiers_are_durable=bool(said.tiers_are_durable), is_end=is_end)
             last = said.model_copy(update={"lost_to": known, "new_losses": []})
             self._observer.on_report(spec.policy, spec.host, last)
         status = await process.wait()

@@ -196,7 +196,8 @@ def is_safe(name: str, race: PolicyRun | RaceSettings) -> bool:
     # tier can keep a loss from being silent.
     is_told = policy.requires_generation or race.require_generation
     is_shared = race.workload is WorkloadKind.TWO_HOSTS
-    return policy.is_safe and (is_told or not is_shared) and not (race.faults and policy.takes_at_load)
+    has_broken = race.has_broken if isinstance(race, PolicyRun) else bool(race.faults)
+    return policy.is_safe and (is_told or not is_shared) and not (has_broken and policy.takes_at_load)
 
 
 def _verdict(run: PolicyRun, corruptions: Mapping[str, int], told: Mapping[str, int]) -> Verdict:
@@ -219,12 +220,14 @@ def _verdict(run: PolicyRun, corruptions: Mapping[str, int], told: Mapping[str, 
 def _lost_by_nobody(run: PolicyRun, told: Mapping[str, int]) -> int:
     """Return how many of the losses that processes were *told* no policy could have prevented."""
     is_shared = run.workload is WorkloadKind.TWO_HOSTS
-    pages = 0
+    # Nobody took the page that `store-back` had to give back: KERNEL.md 6.4.
+    pages = told.get(DetectedLoss.STOREBACK_REJECTED, 0)
     if not run.tiers_are_durable:
         # Of two hosts on one area, each loses with the tier what the other left there.
         with_tier = sum(report.lost_with_tier for report in run.reports)
         pages += told.get(DetectedLoss.EPOCH, 0) if is_shared else with_tier
-    if not run.tiers_are_durable or run.ended is not Ended.FINISHED:
+    is_gone = run.ended is not Ended.FINISHED or any(report.tiers_dead for report in run.reports)
+    if not run.tiers_are_durable or is_gone:
         # A durable tier that was there to the end was out of nobody's reach.
         pages += told.get(DetectedLoss.UNREACHABLE, 0)
     if is_shared:

@@ -104,6 +104,8 @@ class FakeTier(pb_grpc.SwapTierServiceServicer):
         self.forgets_areas = False
         """Every Swapon finds no area."""
         self.incarnation = 0
+        self.is_old = False
+        """It has never heard of incarnations."""
         self.swapon_answers_lost = 0
         """Of the next Swapons, which take effect."""
         self.keeps_answers: set[int] = set()
@@ -129,7 +131,7 @@ class FakeTier(pb_grpc.SwapTierServiceServicer):
             page_size_bytes=PAGE_BYTES,
             batch_slots_max=self.batch_slots_max,
             reopened=reopened,
-            incarnation=self.incarnation,
+            incarnation=self.incarnation * (not self.is_old),
         )
 
     async def Swapoff(self, request: pb.SwapoffRequest, context: aio.ServicerContext) -> pb.SwapoffResponse:  # noqa: N802 - contract

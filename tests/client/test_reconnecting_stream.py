@@ -126,8 +126,12 @@ async def test_a_restarted_server_is_told_once_and_before_anything_is_sent_to_it
     assert fake.messages[2].load.require_generation
 
 
-async def test_a_server_that_forgot_the_area_is_told_like_a_restart(fake: FakeTier, address: str) -> None:
-    """The epoch is the same, and the pages are gone."""
+@pytest.mark.parametrize("is_old", [False, True])
+async def test_a_server_that_forgot_the_area_is_told_like_a_restart(
+    fake: FakeTier, address: str, *, is_old: bool
+) -> None:
+    """The epoch is the same, and the pages are gone. A server from before incarnations says so, too."""
+    fake.is_old = is_old
     told: list[tuple[int, int]] = []
     stream = TierStream(address, AREA, on_epoch_change=lambda old, new: told.append((old, new)), clock=Time().clock)
     async with stream:

@@ -69,6 +69,10 @@ def run(policy: str, ended: Ended = Ended.FINISHED, **facts: object) -> RunSumma
         ("shared", {"told_lost": {"crc": 1}}, Ended.FINISHED, Verdict.LOST, 1),
         ("shared", {"leaked_pages": 1}, Ended.FINISHED, Verdict.LEAKED, 1),
         ("shared", {"leaked_pages": 1, "tier_restarts": 1}, Ended.FINISHED, Verdict.SAFE, 0),
+        ("no-bypass", {"told_lost": {"miss_must_exist": 1}}, Ended.FINISHED, Verdict.LOST, 1),
+        ("no-bypass", {"told_lost": {"miss_must_exist": 1}, "reconnects": 1}, Ended.FINISHED, Verdict.LOSES, 0),
+        ("claim", {"told_lost": {"miss_must_exist": 1}, "reconnects": 1}, Ended.FINISHED, Verdict.LOST, 1),
+        ("store-back", {"told_lost": {"storeback_rejected": 1}}, Ended.FINISHED, Verdict.TELLS, 0),
         ("shared", {}, Ended.UNREACHABLE, Verdict.UNREACHABLE, 3),
         (
             "shared",
@@ -260,6 +264,21 @@ def test_a_durable_tier_that_is_gone_is_no_policys_fault_and_one_that_came_back_
     """Who stops a race, or loses its tier for good, has not found a defect; a restart takes no page from a disk."""
     report = HostReport.model_validate({"ended": ended, "told_lost": {reason: 2}, "tiers_are_durable": True})
     assert summarise(PolicyRun("claim", (report,))).verdict is verdict
+
+
+def test_one_of_several_durable_tiers_that_died_took_its_pages_and_one_that_lives_did_not() -> None:
+    """The race goes on with the others to its end; what was on the dead one is out of reach."""
+    lost = {"ended": Ended.FINISHED, "told_lost": {"unreachable": 2}, "tiers_are_durable": True}
+    for dead, verdict in ((1, Verdict.TELLS), (0, Verdict.LOST)):
+        report = HostReport.model_validate(lost | {"tiers_dead": dead})
+        assert summarise(PolicyRun("claim", (report,))).verdict is verdict
+
+
+def test_a_host_that_never_got_to_its_tier_says_nothing_of_what_that_keeps() -> None:
+    """Else a page that a durable tier lost would be excused because another host was refused."""
+    lost = HostReport(ended=Ended.FINISHED, told_lost={"epoch": 1}, lost_with_tier=1, tiers_are_durable=True)
+    refused = HostReport(ended=Ended.REFUSED)
+    assert summarise(PolicyRun("claim", (lost, refused))).verdict is Verdict.LOST
 
 
 def test_what_a_corrupting_policy_told_is_in_the_closing_sentence_too() -> None:

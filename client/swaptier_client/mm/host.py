@@ -26,7 +26,7 @@ from swaptier_client.mm.process import Process
 from swaptier_client.mm.readahead import Readahead
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
-from swaptier_wire.errors import DeadlinePassed, SwapTierError, TierUnreachable
+from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import PAGE_BYTES, Outcome, SlotReply
 
 RECLAIM_RETRIES_MAX = 16
@@ -184,9 +184,7 @@ class Host:
 
     def note_failure(self, slot: SwapSlot, error: BaseException) -> BaseException:
         """Remember what *error* leaves open about *slot* and its tier, and return it."""
-        if isinstance(error, TierUnreachable) and error.definite and not isinstance(error, DeadlinePassed):
-            # Nothing is sent to it any more. One that is only slow, or whose answer was lost, will be asked again.
-            self.device(slot.entry).is_dead = True
+        self.device(slot.entry).note_failure(error)
         slot.in_doubt |= not (isinstance(error, SwapTierError) and error.definite)
         return error
 
@@ -208,7 +206,7 @@ class Host:
     def note_stored(self, slot: SwapSlot, reply: RequestReply) -> None:
         """Remember what the tier keeps after a store, and count it."""
         assert isinstance(reply, SlotReply)
-        self.device(slot.entry).is_dead = False
+        self.device(slot.entry).note_answer()
         self.counters.stores += 1
         if reply.outcome not in (Outcome.STORED, Outcome.DEVICE, Outcome.REJECTED):
             # Damaged or late: the tier changed nothing, and an older page that it has is still there to be freed.

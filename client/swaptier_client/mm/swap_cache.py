@@ -114,7 +114,7 @@ def _free_batch(host: Host, slots: list[SwapSlot]) -> Path[BaseException | None]
         else:
             slot.in_pool = slot.on_device = slot.in_doubt = False
             host.orphans.discard(slot)
-            host.device(slot.entry).is_dead = False
+            host.device(slot.entry).note_answer()
             _release(host, slot)
     return failure
 
@@ -289,7 +289,7 @@ def take_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply: Loa
     """
     counters = host.counters
     counters.loads += 1
-    host.device(slot.entry).is_dead = False
+    host.device(slot.entry).note_answer()
     folio.source = reply.outcome
     content = reply.content()
     if reply.outcome is Outcome.CLAIMED:

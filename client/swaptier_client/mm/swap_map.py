@@ -18,10 +18,15 @@ from enum import Enum
 from swaptier_client.mm.counters import DetectedLoss
 from swaptier_client.mm.effects import SwapEntry, WaitQueue
 from swaptier_client.mm.folio import Folio
+from swaptier_wire.errors import DeadlinePassed, TierUnreachable
 from swaptier_wire.types import NO_GENERATION
 
 SWAP_MAP_MAX = 0x3E
 """The highest count a slot can have. Models: SWAP_MAP_MAX, without COUNT_CONTINUED."""
+
+UNANSWERED_MAX = 3
+"""Requests in a row that a tier may leave unanswered, each asked again and again: one that loses answers gives others
+meanwhile, one that is gone behind an open connection gives none."""
 
 
 class PrepareResult(Enum):
@@ -131,6 +136,8 @@ class SwapDevice:
         """swapoff() has begun: no new slot is given out."""
         self.is_dead = False
         """Its tier cannot be reached: no new slot is given out, and its pages are lost until it can."""
+        self.unanswered = 0
+        """Requests given up on, however often asked, since its tier last answered any."""
         self.restarts = 0
         """How often its tier started anew. An answer to what was asked before may come from memory that is gone."""
         self.slots = [SwapSlot(SwapEntry(type_, offset)) for offset in range(slots)]
@@ -154,6 +161,18 @@ class SwapDevice:
         slot.lost = None
         slot.is_zero = False
         return slot
+
+    def note_answer(self) -> None:
+        """Its tier answered a request: it lives."""
+        self.is_dead = False
+        self.unanswered = 0
+
+    def note_failure(self, error: BaseException) -> None:
+        """Its tier did not answer: it is dead if nothing is sent to it any more, or nothing comes back from it."""
+        if isinstance(error, TierUnreachable):
+            self.unanswered += 1
+            is_gone = error.definite and not isinstance(error, DeadlinePassed)
+            self.is_dead |= is_gone or self.unanswered >= UNANSWERED_MAX
 
     def prepare(self, slot: SwapSlot) -> PrepareResult:
         """Pin *slot* if it is in use and not pinned. Models: swapcache_prepare()."""

@@ -129,7 +129,14 @@ class _Writer(ValueWriter):
         out = self._out
         for device in host.devices:
             self._numbers[id(device)] = -100 - device.type
-            out += (device.is_dying, device.is_dead, device.restarts, len(device.free_offsets), *device.free_offsets)
+            out += (
+                device.is_dying,
+                device.is_dead,
+                device.unanswered,
+                device.restarts,
+                len(device.free_offsets),
+                *device.free_offsets,
+            )
             for slot in device.slots:
                 out += (
                     slot.count,

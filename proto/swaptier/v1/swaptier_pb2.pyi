@@ -138,7 +138,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_FREED: _Reason.ValueType  # 8
     """The slot was invalidated."""
     REASON_RESTARTED: _Reason.ValueType  # 9
-    """The server started anew since the page was stored."""
+    """The server started anew since the page was stored, or forgot the area."""
     REASON_DEVICE_ERROR: _Reason.ValueType  # 10
     """The device refused the write or the read."""
     REASON_REFUSED_STORE: _Reason.ValueType  # 11
@@ -166,7 +166,7 @@ REASON_TAKEN: Reason.ValueType  # 7
 REASON_FREED: Reason.ValueType  # 8
 """The slot was invalidated."""
 REASON_RESTARTED: Reason.ValueType  # 9
-"""The server started anew since the page was stored."""
+"""The server started anew since the page was stored, or forgot the area."""
 REASON_DEVICE_ERROR: Reason.ValueType  # 10
 """The device refused the write or the read."""
 REASON_REFUSED_STORE: Reason.ValueType  # 11
@@ -644,8 +644,8 @@ class SwaponRequest(_message.Message):
     slots: _builtins.int
     """How many slots, 1 to the server's limit."""
     seen_server_epoch: _builtins.int
-    """The server_epoch in the host's last answer about this area; 0 when it has none. If that is not this server's, a
-    page that is not here is LOST with reason RESTARTED instead of NEVER_STORED.
+    """The server_epoch in the host's last answer about this area; 0 when it has none. If the area is opened empty and
+    this is not 0, a page that is not here is LOST with reason RESTARTED instead of NEVER_STORED.
     """
     @_builtins.property
     def header(self) -> Global___RequestHeader:

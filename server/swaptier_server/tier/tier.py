@@ -111,7 +111,7 @@ class Tier:
 
         A higher epoch of the same client is that host after a reboot: all its older areas end, and this one starts
         empty, with whatever slots and options are now asked for. A host that has used the area before says of which
-        server (*seen_server_epoch*): if that was another than this one, what is missing was lost by a restart.
+        server (*seen_server_epoch*): what is missing was lost by a restart, or when this one forgot the area.
 
         Raises:
             InvalidRequest, LimitReached, ClientReplaced, AreaNotOwned, AreaExists: nothing changed. Definite.
@@ -146,7 +146,7 @@ class Tier:
             saved,
             device,
             self._common,
-            is_restored=seen_server_epoch not in (NO_EPOCH, self.epoch),
+            is_restored=seen_server_epoch != NO_EPOCH,
             incarnation=self._areas_opened,
         )
         self.areas[name] = opened

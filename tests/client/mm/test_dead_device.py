@@ -6,7 +6,7 @@ from swaptier_client.mm.page_table import PresentPte
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, fork
 from swaptier_client.mm.reclaim import swap_out
-from swaptier_client.mm.swap_map import SwapDevice
+from swaptier_client.mm.swap_map import UNANSWERED_MAX, SwapDevice
 from swaptier_loadgen.explore.in_process import TierFault
 from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.specification import page_version, swap_out_everything, write_all
@@ -64,6 +64,23 @@ def test_a_tier_is_dead_when_nothing_is_sent_to_it_and_not_when_its_answers_get_
     with pytest.raises(TierUnreachable):
         stage.do(stage.read(process, 0))
     assert stage.host.devices[0].is_dead is is_dead
+    stage.fault = lambda _request: None
+    assert stage.do(stage.read(process, 0)) == page_version(0, 1)
+    assert not stage.host.devices[0].is_dead
+
+
+def test_a_tier_that_leaves_everything_unanswered_is_dead_until_it_answers() -> None:
+    """Behind a connection that takes requests and gives nothing back nobody else says so."""
+    stage = Stage(POLICIES["shared"], devices=[SwapDevice(0, 16, priority=1), SwapDevice(1, 16)])
+    process = stage.host.spawn()
+    stage.do(write_all(stage.host, process, 1, version=1))
+    stage.do(swap_out_everything(stage.host))
+    stage.fault = lambda _request: TierFault.REPLY_LOST
+    for attempt in range(UNANSWERED_MAX):
+        assert not stage.host.devices[0].is_dead, f"after {attempt}"
+        with pytest.raises(TierUnreachable):
+            stage.do(stage.read(process, 0))
+    assert stage.host.devices[0].is_dead
     stage.fault = lambda _request: None
     assert stage.do(stage.read(process, 0)) == page_version(0, 1)
     assert not stage.host.devices[0].is_dead

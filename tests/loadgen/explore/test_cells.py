@@ -8,9 +8,12 @@ import pytest
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.explore.cell import Question, ask
 from swaptier_loadgen.explore.expectation import LOSES, Expected, expected
+from swaptier_loadgen.explore.paths import increment_page, zap_page
+from swaptier_loadgen.explore.search import Limits, explore
 from swaptier_loadgen.explore.violation import Kind
-from swaptier_loadgen.explore.world import Bounds
+from swaptier_loadgen.explore.world import Bounds, World
 from swaptier_loadgen.explore.worlds import WORLDS
+from swaptier_loadgen.explore.worlds.spec import spawn_reclaim, swapped_out_page
 
 QUICK = (
     "double-fault",
@@ -58,6 +61,25 @@ def test_three_threads_two_swap_outs_and_a_failed_install_lose_nothing(policy: s
     cell = ask(Question(policy, "slot-reuse", LARGE), now=time.process_time)
     assert cell.is_exhaustive, cell.verdict
     assert cell.seconds < SECONDS_FOR_LARGE
+
+
+def test_a_folio_that_goes_before_its_fault_has_locked_it_is_noticed_on_a_device_that_is_not_synchronous() -> None:
+    """Three threads and a zap: the slot of the page that was claimed is freed and taken again meanwhile."""
+
+    def build() -> World:
+        world = World(POLICIES["claim"], Bounds(threads=3))
+        there = world.add_host(is_synchronous=False)
+        process = world.add_process(there)
+        swapped_out_page(world, there, process)
+        for cpu in range(3):
+            world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
+        world.spawn("zap", zap_page(world, there, process, 0), there)
+        spawn_reclaim(world, there)
+        return world
+
+    result = explore(build, Limits(), now=time.process_time)
+    assert result.found is None, result.found
+    assert result.bound is None
 
 
 def test_a_second_swap_out_takes_what_was_faulted_back_after_the_first() -> None:

@@ -247,9 +247,10 @@ def test_an_area_that_was_closed_stays_closed() -> None:
     assert servers.load(0, 1) == LoadReply(Outcome.LOST, Reason.NEVER_STORED)
 
 
-def test_a_host_that_says_which_server_it_knew_is_told_of_the_restart_even_where_nothing_was_kept() -> None:
+def test_a_host_that_knew_the_area_is_told_of_the_restart_even_where_nothing_was_kept() -> None:
+    """Or that this server forgot it: only the host's word tells such a page from one that was never stored."""
     tier = Tier(LIMITS, epoch=9)
-    for seen, reason in ((0, Reason.NEVER_STORED), (9, Reason.NEVER_STORED), (8, Reason.RESTARTED)):
+    for seen, reason in ((0, Reason.NEVER_STORED), (9, Reason.RESTARTED), (8, Reason.RESTARTED)):
         area, is_reopened = tier.swapon(HOST, f"swap-{seen}", 8, OPTIONS, seen_server_epoch=seen)
         assert not is_reopened
         assert area.load(0, 1, LoadMode.SHARED, require_generation=True) == LoadReply(Outcome.LOST, reason)

@@ -126,7 +126,7 @@ class TierMachine(RuleBasedStateMachine):
         is_freeing=st.sampled_from([False, False, True]),
         quota=QUOTAS,
         has_writeback=st.sampled_from([True, True, False]),
-        has_seen_another=st.booleans(),
+        has_been_here=st.booleans(),
     )
     def swapon(
         self,
@@ -136,12 +136,12 @@ class TierMachine(RuleBasedStateMachine):
         is_freeing: bool,
         quota: int | None,
         has_writeback: bool,
-        has_seen_another: bool,
+        has_been_here: bool,
     ) -> None:
         """Open an area."""
         client, options = Client(client_id, epoch), AreaOptions(is_freeing, quota, has_writeback)
-        expected = self.model.swapon(client, name, options, has_seen_another=has_seen_another)
-        seen = self.server_epoch + 1 if has_seen_another else self.server_epoch
+        expected = self.model.swapon(client, name, options, has_been_here=has_been_here)
+        seen = self.server_epoch if has_been_here else 0
         if isinstance(expected, bool):
             area, is_reopened = self.tier.swapon(client, name, SLOTS, options, seen_server_epoch=seen)
             assert is_reopened == expected

@@ -152,7 +152,7 @@ class Model:
         return sum(area.pool_bytes() for area in self.areas.values())
 
     def swapon(
-        self, client: Client, name: str, options: AreaOptions, *, has_seen_another: bool
+        self, client: Client, name: str, options: AreaOptions, *, has_been_here: bool
     ) -> type[SwapTierError] | bool:
         """What the tier must do: raise this, or say whether the area was open."""
         if self.writes_through and not options.writeback:
@@ -167,7 +167,7 @@ class Model:
         self.areas = {
             other: area for other, area in self.areas.items() if area.owner.id != client.id or area.owner == client
         }
-        self.areas[name] = ModelArea(client, options, is_restored=has_seen_another)
+        self.areas[name] = ModelArea(client, options, is_restored=has_been_here)
         self.newest[client.id] = client.epoch
         return False
 
