@@ -76,8 +76,8 @@ class AreaCalls:
     async def swapon(self, seen_server_epoch: int = 0) -> Opened:
         """Open the area, or find it open.
 
-        *seen_server_epoch* is that of the last answer about this area, 0 without one: a server that is another says of
-        pages it does not have that a restart lost them.
+        *seen_server_epoch* is that of the last answer about this area, 0 without one: a server that does not have the
+        area says of its pages that a restart lost them.
 
         Raises:
             SwapTierError: as the contract's Swapon.

@@ -329,6 +329,7 @@ class TierStream:
         self.writes_through = opened.writes_through
         if self.server_epoch == 0:
             self.server_epoch, self.reopened = opened.server_epoch, opened.reopened
+        # A server from before incarnations has none to tell, and says only that it opened the area empty.
         elif not opened.reopened or (opened.server_epoch, opened.incarnation) != (self.server_epoch, self._incarnation):
             self._change_epoch(opened.server_epoch)
         self._incarnation = opened.incarnation

@@ -30,12 +30,15 @@ from swaptier_loadgen.explore.search import Progress
 from swaptier_loadgen.explore.transcript import KNOWN_BUGS, file_name, matrix, transcript
 from swaptier_loadgen.explore.worlds import WORLDS
 from swaptier_loadgen.flag_values import parse_endpoint
-
-STATUS_AS_SPECIFIED = 0
-STATUS_NOT_AS_SPECIFIED = 1
-STATUS_USAGE = 2
-STATUS_UNREACHABLE = 3
-STATUS_INTERRUPTED = 130
+from swaptier_loadgen.report import (
+    STATUS_AS_SPECIFIED,
+    STATUS_INTERRUPTED,
+    STATUS_UNREACHABLE,
+    STATUS_USAGE,
+)
+from swaptier_loadgen.report import (
+    STATUS_SAFE_POLICY_FAILED as STATUS_NOT_AS_SPECIFIED,
+)
 
 GOLDEN_FOLDER = Path("tests/golden")
 GOLDEN_COLUMNS = TABLE_COLUMNS

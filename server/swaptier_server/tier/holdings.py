@@ -71,7 +71,7 @@ class Holdings:
         self.options: Final = saved.options
         self.client: Final = saved.client
         self.is_restored: bool = is_restored
-        """Its client knew it before this server started: of pages that are not here, it may have stored more."""
+        """Its client knew it before: of pages that are not here, it may have stored more."""
         self.incarnation: Final = incarnation
         """Number of the Swapon that opened it empty, among this server's; 0: it was there when the server began."""
         self.counters: Final = AreaCounters()

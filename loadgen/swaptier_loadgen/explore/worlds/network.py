@@ -5,14 +5,7 @@ Pure. KERNEL.md section 5 numbers the hazards.
 
 from swaptier_client.mm.policy import Policy
 from swaptier_client.mm.readahead import Readahead, ReadaheadMode
-from swaptier_loadgen.explore.paths import (
-    end_leases,
-    fork_process,
-    increment_page,
-    read_page,
-    reclaim,
-    restart,
-)
+from swaptier_loadgen.explore.paths import end_leases, fork_process, increment_page, read_page, restart
 from swaptier_loadgen.explore.world import Bounds, World, WorldHost
 from swaptier_loadgen.explore.worlds.spec import WorldSpec, spawn_reclaim, swapped_out_page
 
@@ -103,11 +96,9 @@ def server_killed(policy: Policy, bounds: Bounds) -> World:
     world = World(policy, bounds)
     there = world.add_host(readahead=Readahead(ReadaheadMode.CLUSTER, page_cluster=1))
     process = world.add_process(there)
-    for address in range(bounds.slots):
-        world.run_alone(there, increment_page(world, there, process, address))
+    swapped_out_page(world, there, process, pages=bounds.slots)
     for _ in range(bounds.processes - 1):
         world.run_alone(there, fork_process(world, there, process))
-    world.run_alone(there, reclaim(there, 1))
     for cpu in range(bounds.threads):
         world.spawn(f"read {cpu}", read_page(world, there, process, 0), there, alike="read")
     spawn_reclaim(world, there)
