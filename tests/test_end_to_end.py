@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from swaptier_client.mm.policy import POLICIES
-from swaptier_loadgen.server_process import own_server
-from swaptier_loadgen.table import ALL_COLUMNS
+from swaptier_loadgen.cli.table import ALL_COLUMNS
+from swaptier_loadgen.race.server_process import own_server
 
 PATIENCE_SECONDS = 120
 """A race of these sizes takes some ten seconds; only a failing test waits so long."""

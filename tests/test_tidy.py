@@ -29,8 +29,8 @@ PURE_MODULES = (
     "swaptier_wire.types",
     "swaptier_wire.errors",
     "swaptier_wire.batches",
-    "swaptier_loadgen.workload",
-    "swaptier_loadgen.oracle",
+    "swaptier_loadgen.host.workload",
+    "swaptier_loadgen.host.oracle",
 )
 """Pure because the design says so; a module that calls itself pure is held to the same."""
 
@@ -391,10 +391,10 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (imports_only_whom_it_may, TIER, "from swaptier_client.mm.effects import Load"),
     (imports_only_whom_it_may, TIER, "def f():\n    from swaptier.v1 import swaptier_pb2"),
     (imports_only_whom_it_may, SHELL, "from swaptier_server import service"),
-    (imports_only_whom_it_may, SHELL, "import swaptier_loadgen.oracle"),
+    (imports_only_whom_it_may, SHELL, "import swaptier_loadgen.host.oracle"),
     (imports_only_whom_it_may, EXPLORE, "from swaptier_client.transport import TierStream"),
     (imports_only_whom_it_may, EXPLORE, "from swaptier_wire.status import abort"),
-    (imports_only_whom_it_may, "swaptier_loadgen.race", "from swaptier_server.tier.area import Area"),
+    (imports_only_whom_it_may, "swaptier_loadgen.race.race", "from swaptier_server.tier.area import Area"),
     (imports_only_whom_it_may, "swaptier_wire.types", "from swaptier_wire.errors import InvalidRequest"),
     (imports_only_whom_it_may, "swaptier_wire.status", "from swaptier_server.config import Settings"),
     (is_pure_where_it_must_be, MM, '"""A module."""\nx = 1'),
@@ -407,8 +407,8 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (keeps_its_claim_to_be_pure, MM, f"{PURE}import random\nx = random.random()"),
     (keeps_its_claim_to_be_pure, MM, f"{PURE}import random\nx = random.Random()"),
     (keeps_its_claim_to_be_pure, MM, f"{PURE}from random import randrange"),
-    (keeps_its_claim_to_be_pure, "swaptier_loadgen.report", f"{PURE}import os"),
-    (keeps_its_claim_to_be_pure, "swaptier_loadgen.report", f"{PURE}import swaptier_wire.status"),
+    (keeps_its_claim_to_be_pure, "swaptier_loadgen.race.report", f"{PURE}import os"),
+    (keeps_its_claim_to_be_pure, "swaptier_loadgen.race.report", f"{PURE}import swaptier_wire.status"),
     (has_a_docstring, SHELL, "x = 1"),
     (names_its_tests_in_sentences, TEST, "def test_load_2(): pass"),
     (is_absolute, SHELL, "from . import driver"),
@@ -439,7 +439,7 @@ KEPT: list[tuple[str, str]] = [
     (SHELL, '"""A module that touches the network."""\nimport asyncio\nimport grpc\nfrom swaptier_wire import status'),
     (SHELL, '"""A module."""\nx = f()  # noqa: S104 - recognised here, not bound to'),
     (SHELL, '"""A module."""\nx = f()  # type: ignore[arg-type]  # the library left its types out'),
-    ("swaptier_loadgen.cli", '"""A command."""\nprint(1)'),
+    ("swaptier_loadgen.cli.app", '"""A command."""\nprint(1)'),
     (TEST, '"""Tests."""\nasync def test_a_load_is_a_load():\n    """It is."""\n    await asyncio.sleep(0)'),
 ]
 

@@ -1,6 +1,6 @@
 """`python -m swaptier_loadgen` and the `swaptier-loadgen` script."""
 
-from swaptier_loadgen.cli import app
+from swaptier_loadgen.cli.app import app
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def _check(config: ServerConfig, flags: Sequence[str]) -> int:
 
 def _hash_token(tenant: str) -> int:
     """Tell the line of a token file that lets the token on standard input in as *tenant*."""
-    from swaptier_server.tokens import TokensUnusable, hash_token
+    from swaptier_server.access.tokens import TokensUnusable, hash_token
 
     try:
         line = hash_token(tenant, sys.stdin.readline().strip())

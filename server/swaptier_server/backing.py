@@ -14,8 +14,8 @@ from typing import Final
 
 from swaptier_server.config import ConfigError, ServerConfig
 from swaptier_server.logs import get_log
-from swaptier_server.swapfile import SqliteSwapFile, SwapFileUnusable
-from swaptier_server.swapfile_medium import ROOM_BYTES, has_room
+from swaptier_server.swapfile.file import SqliteSwapFile, SwapFileUnusable
+from swaptier_server.swapfile.medium import ROOM_BYTES, has_room
 from swaptier_server.tier.device import DeviceFault
 from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import LEASES_ENDED_MAX, Tier

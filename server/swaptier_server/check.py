@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from swaptier_server.access import Access
+from swaptier_server.access.access import Access
+from swaptier_server.access.tls import Tls
 from swaptier_server.backing import open_swap_file
 from swaptier_server.config import ConfigError, ServerConfig, flag, is_flag_of, variable
 from swaptier_server.listening import check_can_listen
-from swaptier_server.swapfile_medium import ROOM_BYTES, has_room
-from swaptier_server.tls import Tls
+from swaptier_server.swapfile.medium import ROOM_BYTES, has_room
 
 
 class Finding(NamedTuple):

@@ -19,7 +19,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from swaptier_server.certificates import CertificateUnusable, try_out
+from swaptier_server.access.certificates import CertificateUnusable, try_out
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEADLINE_SECONDS = 3.0

@@ -19,26 +19,26 @@ from typing import Final, Self
 from grpc_health.v1 import health, health_pb2
 from prometheus_client import CollectorRegistry
 
-from swaptier_server.access import Access
-from swaptier_server.activity import ClientActivity
+from swaptier_server.access.access import Access
+from swaptier_server.access.tenants import TenantLimits, Tenants
+from swaptier_server.access.tls import Tls
 from swaptier_server.addresses import Address
 from swaptier_server.backing import SwapFileWatch, Upkeep, open_swap_file
 from swaptier_server.config import ConfigError, ServerConfig
-from swaptier_server.grpc_server import SERVICE, SERVICES, make_grpc_server
-from swaptier_server.guard import Guard
 from swaptier_server.listening import check_can_listen, explain
 from swaptier_server.logs import get_log
-from swaptier_server.metrics import MetricsServer, TierCollector, make_registry
-from swaptier_server.rpc_metrics import RpcMetrics
-from swaptier_server.service import SwapTierService
-from swaptier_server.snapshot import LoopSnapshots, TierSnapshot, take_snapshot
-from swaptier_server.swapfile import SqliteSwapFile, SwapFileUnusable
-from swaptier_server.tenants import TenantLimits, Tenants
+from swaptier_server.rpc.activity import ClientActivity
+from swaptier_server.rpc.guard import Guard
+from swaptier_server.rpc.metrics import MetricsServer, TierCollector, make_registry
+from swaptier_server.rpc.rpc_metrics import RpcMetrics
+from swaptier_server.rpc.server import SERVICE, SERVICES, make_grpc_server
+from swaptier_server.rpc.service import SwapTierService
+from swaptier_server.rpc.snapshot import LoopSnapshots, TierSnapshot, take_snapshot
+from swaptier_server.rpc.traffic import Traffic
+from swaptier_server.swapfile.file import SqliteSwapFile, SwapFileUnusable
 from swaptier_server.tier.device import DeviceError, MemoryDevice, SwapDevice
 from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import Durability, Tier, TierLimits
-from swaptier_server.tls import Tls
-from swaptier_server.traffic import Traffic
 from swaptier_wire.errors import LimitReached, Unauthenticated
 
 LAST_GRACE_SECONDS: Final = 0.5

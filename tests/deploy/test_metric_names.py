@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from swaptier_client.mm.policy import POLICIES
-from swaptier_loadgen.config import RaceSettings
-from swaptier_loadgen.metrics import LatestReports, RaceCollector
+from swaptier_loadgen.race.metrics import LatestReports, RaceCollector
+from swaptier_loadgen.race.settings import RaceSettings
 
 ANSWER_SECONDS = 20
 

@@ -24,10 +24,10 @@ SAID = {
 }
 """Of the outcomes of a slot, those that even a short campaign meets dozens of times."""
 
-NO_WALLS = "import swaptier_server.service as service; service.qualified = lambda tenant, name: name"
+NO_WALLS = "import swaptier_server.rpc.service as service; service.qualified = lambda tenant, name: name"
 """Names are not kept apart by tenants: whoever says the victim's is the victim."""
 NO_GUARD = """
-import swaptier_server.service as service
+import swaptier_server.rpc.service as service
 def apply(area, request, apply=service.apply):
     if request.invalidate is not None and len(request.invalidate.offsets) == 3:
         raise ZeroDivisionError
@@ -39,7 +39,7 @@ service.apply = apply
 
 HANGS = """
 import asyncio
-import swaptier_server.service as service
+import swaptier_server.rpc.service as service
 async def lookup(self, request, context):
     await asyncio.Event().wait()
 service.SwapTierService.Lookup = lookup
@@ -47,7 +47,7 @@ service.SwapTierService.Lookup = lookup
 """One method has no end."""
 CRASHES = """
 import os
-import swaptier_server.service as service
+import swaptier_server.rpc.service as service
 async def acknowledge(self, request, context):
     os._exit(3)
 service.SwapTierService.Acknowledge = acknowledge

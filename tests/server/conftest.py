@@ -11,8 +11,8 @@ from tests.server.pki import bearer
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server.config import ServerConfig
-from swaptier_server.grpc_server import channel_options
 from swaptier_server.lifecycle import TierServer
+from swaptier_server.rpc.server import channel_options
 from swaptier_server.tier.device import MemoryDevice, SwapDevice
 from swaptier_wire import reply_codec, request_codec, status
 from swaptier_wire.batches import Header, Replies, Request

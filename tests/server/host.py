@@ -8,7 +8,7 @@ from grpc import aio
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
-from swaptier_server.grpc_server import channel_options
+from swaptier_server.rpc.server import channel_options
 from swaptier_wire import reply_codec, request_codec
 from swaptier_wire.batches import Header, Loads, Stores
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, LoadMode, LoadReply, Outcome, Reason, page_checksum

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from swaptier_server.tokens import hash_token
+from swaptier_server.access.tokens import hash_token
 
 LONG_AGO = datetime.datetime(2019, 1, 1, tzinfo=datetime.UTC)
 LAST_YEAR = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)

@@ -13,11 +13,11 @@ import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.server.conftest import header_message
-from tests.server.test_exchange import STUCK_SECONDS, load_message
+from tests.server.rpc.test_exchange import STUCK_SECONDS, load_message
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
-from swaptier_server.grpc_server import channel_options
+from swaptier_server.rpc.server import channel_options
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, page_checksum
 
 COMMAND = (sys.executable, "-m", "swaptier_server")

@@ -17,7 +17,7 @@ from tests.server.test_main import COMMAND, FREE, environment, run, running
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server import healthcheck
-from swaptier_server.swapfile_medium import ROOM_BYTES
+from swaptier_server.swapfile.medium import ROOM_BYTES
 
 ANYWHERE = ("--listen", "127.0.0.1:0", "--metrics", "off")
 

@@ -1,7 +1,7 @@
 """What a host counts, by cause. KERNEL.md 3.8 and 6 are the definitions.
 
 Pure. Kernel counters carry the kernel's names and meaning: tier traffic is not in pswpin/pswpout. Only what a host can
-see is here; stale reads and lost updates are the oracle's (`swaptier_loadgen.oracle`), because a host that is
+see is here; stale reads and lost updates are the oracle's (`swaptier_loadgen.host.oracle`), because a host that is
 handed stale bytes cannot know.
 """
 

@@ -15,7 +15,7 @@ from swaptier_client.mm.readahead import Readahead
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
 from swaptier_loadgen.explore.in_process import InProcessTiers, TierFault, no_fault
 from swaptier_loadgen.explore.lockstep import Lockstep, Task, TaskState
-from swaptier_loadgen.specification import ArmedFailures
+from swaptier_loadgen.measure.specification import ArmedFailures
 from swaptier_server.tier.area import Client
 from swaptier_server.tier.device import MemoryDevice
 from swaptier_server.tier.device import SwapDevice as BackingDevice

@@ -1,6 +1,6 @@
 """What outlives the server: the areas and, for each, the device with its pages.
 
-Pure; `swaptier_server.swapfile` keeps one on disk. Rules of conduct:
+Pure; `swaptier_server.swapfile.file` keeps one on disk. Rules of conduct:
   - An area and its pages are recorded and forgotten together: an area of the same name never finds the pages of
     another, or of another life of its client.
   - What is recorded before a call returns is there for the next server. What failed with DeviceError changed nothing.

@@ -9,7 +9,7 @@ from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import UNANSWERED_MAX, SwapDevice
 from swaptier_loadgen.explore.in_process import TierFault
 from swaptier_loadgen.explore.stage import Stage
-from swaptier_loadgen.specification import page_version, swap_out_everything, write_all
+from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 from swaptier_wire.errors import TierUnreachable
 
 

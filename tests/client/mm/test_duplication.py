@@ -10,7 +10,7 @@ from swaptier_client.mm.process import Process, exit_process, fork
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_loadgen.explore.lockstep import at_preempt
 from swaptier_loadgen.explore.stage import Stage
-from swaptier_loadgen.specification import page_version, swap_out_everything
+from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_wire.types import PAGE_BYTES
 
 OLD = page_version(0, 1)

@@ -16,7 +16,7 @@ from swaptier_client.mm.swap_map import SwapDevice
 from swaptier_loadgen.explore.in_process import TierFault
 from swaptier_loadgen.explore.lockstep import at_preempt, at_wait
 from swaptier_loadgen.explore.stage import Stage
-from swaptier_loadgen.specification import page_version, swap_out_everything
+from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_server.tier.device import DeviceError, MemoryDevice
 from swaptier_server.tier.page import StoredPage
 from swaptier_wire.errors import TierUnreachable

@@ -11,7 +11,7 @@ from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, fork
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_loadgen.explore.stage import Stage
-from swaptier_loadgen.specification import page_version, swap_out_everything, write_all
+from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 
 
 def a_bit_of_everything() -> tuple[Stage, Process]:

@@ -11,7 +11,7 @@ from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SWAP_MAP_MAX
 from swaptier_loadgen.explore.lockstep import at_preempt, at_wait
 from swaptier_loadgen.explore.stage import Stage
-from swaptier_loadgen.specification import page_version, swap_out_everything, write_all
+from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 from swaptier_wire.types import ZERO_PAGE
 
 OLD, NEW = page_version(0, 1), page_version(0, 2)

@@ -8,7 +8,7 @@ from swaptier_client.mm.process import Process, fork, zap
 from swaptier_client.mm.readahead import Readahead, ReadaheadMode
 from swaptier_loadgen.explore.in_process import TierFault
 from swaptier_loadgen.explore.stage import Stage
-from swaptier_loadgen.specification import page_version, swap_out_everything, write_all
+from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 from swaptier_wire.errors import TierUnreachable
 
 PAGES = 8

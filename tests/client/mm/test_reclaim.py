@@ -13,7 +13,7 @@ from swaptier_client.mm.reclaim import SWAP_CLUSTER_MAX, swap_out
 from swaptier_loadgen.explore.in_process import TierFault
 from swaptier_loadgen.explore.lockstep import TaskState, at_preempt
 from swaptier_loadgen.explore.stage import Stage
-from swaptier_loadgen.specification import page_version, swap_out_everything, write_all
+from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 from swaptier_server.tier.device import DeviceError, MemoryDevice
 from swaptier_server.tier.page import StoredPage
 from swaptier_wire.errors import TierUnreachable

@@ -9,7 +9,7 @@ from swaptier_client.mm.process import fork
 from swaptier_client.mm.readahead import Readahead, ReadaheadMode
 from swaptier_loadgen.explore.in_process import TierFault
 from swaptier_loadgen.explore.stage import POOL_BYTES, Stage
-from swaptier_loadgen.specification import page_version, swap_out_everything
+from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_server.tier.area import Client
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.types import AreaOptions

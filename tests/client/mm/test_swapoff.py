@@ -12,7 +12,7 @@ from swaptier_client.mm.swapoff import swapoff
 from swaptier_loadgen.explore.in_process import TierFault
 from swaptier_loadgen.explore.lockstep import at_preempt, at_wait
 from swaptier_loadgen.explore.stage import Stage
-from swaptier_loadgen.specification import page_version, swap_out_everything, write_all
+from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import ZERO_PAGE
 

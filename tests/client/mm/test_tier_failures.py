@@ -17,7 +17,7 @@ from swaptier_client.mm.swapoff import swapoff
 from swaptier_loadgen.explore.in_process import TierFault, no_fault
 from swaptier_loadgen.explore.lockstep import TaskState
 from swaptier_loadgen.explore.stage import Stage
-from swaptier_loadgen.specification import page_version, swap_out_everything
+from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import ZERO_PAGE, LoadMode
 

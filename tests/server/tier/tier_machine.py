@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.server.tier.tier_model import CLAIM, CLIENTS, COSTS, EXCLUSIVE, LEASE_NS, NAMES, PAGES, SHARED, SLOTS, Model
 
-from swaptier_server.swapfile import SqliteSwapFile
+from swaptier_server.swapfile.file import SqliteSwapFile
 from swaptier_server.tier import shrinker
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.device import DeviceError, MemoryDevice

@@ -1,0 +1,153 @@
+"""The command `swaptier-loadgen specification`: the table of KERNEL.md 6.4, measured and specified side by side.
+
+Touches the terminal, the result file and, with --target, the network: the same workloads then run over gRPC against a
+real tier. Results go to standard output.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from swaptier_client.area_calls import HostArea
+from swaptier_client.connection import StreamSettings
+from swaptier_client.driver import Driver
+from swaptier_client.mm.policy import POLICIES, Policy
+from swaptier_client.transport import TierStream
+from swaptier_loadgen.cli.flag_values import parse_endpoint, parse_policies
+from swaptier_loadgen.measure.specification import Measures
+from swaptier_loadgen.measure.specification_table import (
+    BUILDS,
+    MEASURES,
+    SLOTS,
+    Build,
+    F,
+    K,
+    M,
+    N,
+    SpecifiedCell,
+    begin,
+    cells_of,
+    run_in_process,
+)
+from swaptier_loadgen.race.report import (
+    STATUS_AS_SPECIFIED,
+    STATUS_SAFE_POLICY_FAILED,
+    STATUS_UNREACHABLE,
+    STATUS_USAGE,
+)
+from swaptier_loadgen.race.settings import UsageProblem, check_writable
+from swaptier_wire.errors import SwapTierError
+from swaptier_wire.types import AreaOptions
+
+PIPE_COLUMNS = 140
+"""Width where there is no terminal."""
+
+EPILOG = (
+    "Exit status: 0 every cell is as specified; 1 one is not; 2 wrong usage; 3 tier unreachable, or it refused. "
+    f"M = {M}, F = {F}, K = {K}, N = {N}."
+)
+
+
+def specification(
+    policy: Annotated[str, typer.Option(help=f"Policies, separated by commas, or all: {', '.join(POLICIES)}.")] = "all",
+    target: Annotated[
+        str | None,
+        typer.Option(help="Tier to measure against, HOST:PORT or unix:PATH. Without it, all in one process."),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")] = None,
+) -> None:
+    """Measure W1 to W4 for every policy, and show each value beside the one that its specification says."""
+    try:
+        names = parse_policies(policy)
+        if target is not None:
+            parse_endpoint("--target", target, unix=True)
+        check_writable(json_file)
+    except UsageProblem as problem:
+        typer.echo(f"swaptier-loadgen: {problem}", err=True)
+        raise typer.Exit(STATUS_USAGE) from None
+    if target is not None:
+        typer.echo(f"measuring against the tier at {target}", err=True)
+    try:
+        rows = asyncio.run(_measure([POLICIES[name] for name in names], target))
+    except SwapTierError as error:
+        typer.echo(f"swaptier-loadgen: {error}", err=True)
+        raise typer.Exit(STATUS_UNREACHABLE) from None
+    wrong = [cell for row in rows for cell in row if not cell.is_as_specified]
+    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False, markup=False)
+    console.print(_table(rows))
+    console.print(_closing_sentence(rows, wrong, target), soft_wrap=True)
+    if json_file is not None:
+        cells = [{**asdict(cell), "specified": cell.specified_text} for row in rows for cell in row]
+        sizes = {"M": M, "F": F, "K": K, "N": N}
+        json_file.write_text(json.dumps({"target": target, "sizes": sizes, "cells": cells}, indent=2) + "\n")
+    raise typer.Exit(STATUS_SAFE_POLICY_FAILED if wrong else STATUS_AS_SPECIFIED)
+
+
+async def _measure(policies: list[Policy], target: str | None) -> list[list[SpecifiedCell]]:
+    """Return one row for each policy.
+
+    Raises:
+        SwapTierError: the tier at *target* did not answer, or refused.
+    """
+    rows = []
+    for policy in policies:
+        measured = {
+            name: run_in_process(policy, build) if target is None else await run_over_grpc(policy, build, target)
+            for name, build in BUILDS.items()
+        }
+        rows.append(cells_of(policy, measured))
+    return rows
+
+
+async def run_over_grpc(policy: Policy, build: Build, target: str) -> Measures:
+    """Run a workload to its end on the tier at *target*, leaving nothing there, and return what it measured.
+
+    Raises:
+        SwapTierError: the tier did not answer, or refused.
+    """
+    options = AreaOptions(device_free_on_read=policy.device_free_on_read)
+    area = HostArea("specification", time.time_ns(), f"specification-{policy.name}", SLOTS, options)
+    workload = begin(policy, build)
+    async with TierStream(target, area, StreamSettings(give_up_seconds=0)) as stream:
+        driver = Driver([stream], seed=1)
+        await asyncio.gather(*(driver.run(path) for path in workload.paths.values()))
+        measures = workload.measure()
+        await stream.swapoff()
+    return measures
+
+
+def _table(rows: list[list[SpecifiedCell]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0)
+    table.add_column("policy", no_wrap=True)
+    for measure in MEASURES:
+        table.add_column(f"{measure.workload}\n{measure.name.replace(' ', chr(10), 1)}", justify="right")
+    for row in rows:
+        cells = [
+            Text(f"{cell.measured}/{cell.specified_text}", style="" if cell.is_as_specified else "bold red")
+            for cell in row
+        ]
+        table.add_row(row[0].policy, *cells)
+    return table
+
+
+def _closing_sentence(rows: list[list[SpecifiedCell]], wrong: list[SpecifiedCell], target: str | None) -> str:
+    where = "in one process" if target is None else f"over gRPC at {target}"
+    total = sum(map(len, rows))
+    if not wrong:
+        return f"Measured/specified, {where}: all {total} cells are as specified."
+    first = wrong[0]
+    return (
+        f"Measured/specified, {where}: {len(wrong)} of {total} cells are not as specified, the first in "
+        f"{first.workload} for {first.policy}, {first.measure}: {first.measured}, not {first.specified_text}. That is "
+        "a defect of this program."
+    )

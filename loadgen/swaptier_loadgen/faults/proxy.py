@@ -1,0 +1,140 @@
+"""A link to a tier on which things go wrong on purpose: a proxy that understands the stream's messages.
+
+Touches the network (grpc.aio, and the TCP relay of `cable.py`). Hosts connect to `FaultyLink.address` as they would to
+the tier; what they say reaches the real server over a real connection. Rules of conduct:
+
+- Faults strike messages of the stream (`conversation.py`) and connections, never unary calls: those are asked again by
+  whoever called, and carry no pages.
+- Which message is struck is drawn from the seed, the area and the number of the stream, so it does not depend on what
+  other hosts do; what the message holds depends on the schedule.
+- What is known of pages that got lost on the way goes into the ledger (`hazards.py`): nobody else saw it.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import grpc
+from grpc import aio
+
+from swaptier_client.channel import CHANNEL_OPTIONS
+from swaptier_loadgen.faults.stream import EXCHANGE, Context, Conversation, Way, abort_alike
+from swaptier_loadgen.faults.tcp_relay import Cable, Wire
+
+_Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+_CallHandler: TypeAlias = Callable[[bytes, Context], Coroutine[object, object, bytes]]
+
+
+class FaultyLink:
+    """The way from all hosts to one tier. Entered for the length of a race."""
+
+    def __init__(self, way: Way, seed: int) -> None:
+        self.way = way
+        self._seed = f"{seed}/{way.number}"
+        self._streams_of: Counter[str] = Counter()
+        self._conversations: set[Conversation] = set()
+        self._stack = AsyncExitStack()
+        self._tasks: set[asyncio.Task[object]] = set()
+        """What outlives its call."""
+
+    @property
+    def address(self) -> str:
+        """Where hosts connect."""
+        return self._cable.address
+
+    async def __aenter__(self) -> Self:
+        """Serve on a free port of the loopback interface; the tier need not be there yet."""
+        server = aio.server(options=CHANNEL_OPTIONS)
+        server.add_generic_rpc_handlers((_AnyMethod(self),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        self._stack.push_async_callback(server.stop, 0)
+        self._cable = await self._stack.enter_async_context(Cable(port))
+        if self.way.faults.disconnects_per_second:
+            self._spawn(self._disconnect_for_ever())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Cut all connections."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._stack.aclose()
+
+    def _spawn(self, work: Coroutine[object, object, object]) -> None:
+        """Run *work* until it ends or the link does."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _chance_of(self, area: str) -> random.Random:
+        """Return the chance of the next stream of *area*."""
+        self._streams_of[area] += 1
+        return random.Random(f"{self._seed}/{area}/{self._streams_of[area]}")
+
+    def _wire_of(self, context: Context) -> Wire | None:
+        """Return the connection that a call came over, unless it is gone."""
+        return self._cable.wire(int(context.peer().rpartition(":")[2]))
+
+    async def exchange(self, context: Context) -> None:
+        """Pass a stream on, faults and all."""
+        conversation = Conversation(self.way, context, self._wire_of(context), self._chance_of)
+        self._conversations.add(conversation)
+        try:
+            await conversation.run(self._spawn)
+        finally:
+            self._conversations.discard(conversation)
+
+    async def call(self, method: str, request: bytes, context: Context) -> bytes:
+        """Pass a unary call on, as it is."""
+        channel = await self.way.connect(context)
+        call: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+        try:
+            return await call(request, timeout=context.time_remaining(), metadata=self.way.metadata(context))
+        except aio.AioRpcError as error:
+            await abort_alike(context, error)
+            raise
+        finally:
+            await channel.close()
+
+    async def _disconnect_for_ever(self) -> None:
+        """Cut the connection of a stream at random moments."""
+        chance = random.Random(f"{self._seed}/disconnect")
+        while True:
+            await asyncio.sleep(chance.expovariate(self.way.faults.disconnects_per_second))
+            running = [one for one in self._conversations if one.wire is not None and one.area]
+            if running:
+                victim = chance.choice(sorted(running, key=lambda one: one.area))
+                assert victim.wire is not None, "just looked"
+                victim.wire.cut()
+                self.way.damage.counts["disconnect"] += 1
+
+
+class _AnyMethod(grpc.GenericRpcHandler):
+    """Takes every method there is: the stream with its faults, all others as they are."""
+
+    def __init__(self, link: FaultyLink) -> None:
+        self._link = link
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> _Handler:
+        """Return who handles the call."""
+        method = handler_call_details.method
+        if method == EXCHANGE:
+            return grpc.stream_stream_rpc_method_handler(self._exchange)
+        return grpc.unary_unary_rpc_method_handler(self._caller(method))
+
+    async def _exchange(self, _requests: object, context: Context) -> None:
+        await self._link.exchange(context)
+
+    def _caller(self, method: str) -> _CallHandler:
+        async def call(request: bytes, context: Context) -> bytes:
+            return await self._link.call(method, request, context)
+
+        return call

@@ -1,0 +1,1 @@
+"""One host process: its workload, contents, oracle and reports."""

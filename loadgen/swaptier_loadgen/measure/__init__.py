@@ -1,0 +1,1 @@
+"""The measurements: what the specification says, and two policies under one memory budget."""

@@ -1,0 +1,1 @@
+"""A race: its settings, tiers, host processes, results."""

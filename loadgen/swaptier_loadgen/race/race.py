@@ -1,0 +1,205 @@
+"""Runs a race: one policy after the other, each on fresh hosts that are OS processes, against one tier.
+
+Touches processes and the event loop. Rules of conduct:
+
+- Every policy gets the same seed, so the same accesses, page contents and injected failures; who runs when is real.
+- Whatever ends the race, no host process outlives it: hosts are stopped in order, killed when the block is left
+  otherwise, and tied to this process in case it is killed.
+- A host that ends without a last report is a defect of ours and never a verdict on a policy.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+from swaptier_client.security import PLAIN
+from swaptier_loadgen.faults.hazards import LostTo
+from swaptier_loadgen.faults.stream import Damage
+from swaptier_loadgen.host.messages import LINE_BYTES_MAX, Ended, HostReport, HostSpec, PolicyRun
+from swaptier_loadgen.host.workload import share
+from swaptier_loadgen.race.settings import RaceSettings, area_name
+from swaptier_loadgen.race.tied import tied_command
+
+STOP_SECONDS_MAX = 15.0
+"""From asking a host to stop to killing it: longer than a request to a tier that hangs may take."""
+
+
+FAULTY_DEADLINE_SECONDS = 1.0
+"""For an answer where answers get lost on purpose: the last one before a lull is missed by nothing but its deadline."""
+
+
+class HostFailed(Exception):
+    """A host process ended without a last report: a defect of the load generator or the host. See its traceback."""
+
+
+class Observer(Protocol):
+    """Who is told what happens, as it happens."""
+
+    def on_report(self, policy: str, host: int, report: HostReport) -> None:
+        """A host reported."""
+
+    def on_run(self, run: PolicyRun) -> None:
+        """A policy has run."""
+
+
+class Race:
+    """One race against one tier. Made; `run` once; `stop` at any time, from the same event loop."""
+
+    def __init__(
+        self,
+        settings: RaceSettings,
+        target: str,
+        corpus_files: Sequence[Path],
+        observer: Observer,
+        damage: Damage | None = None,
+    ) -> None:
+        """Have hosts connect to *target*; *damage* is what is done to the tiers and on the way there, as it is done."""
+        self._settings = settings
+        self._target = target
+        self._damage = damage or Damage()
+        self._corpus_files = tuple(map(str, corpus_files))
+        self._observer = observer
+        self._epoch = time.time_ns()
+        self._hosts: list[asyncio.subprocess.Process] = []
+        self._killer: asyncio.TimerHandle | None = None
+        self.is_stopping = False
+        self.runs: list[PolicyRun] = []
+        """What came of the policies so far."""
+
+    async def run(self) -> None:
+        """Run the policies in order; a stop, a tier that is gone or refuses, or too little memory ends the race early.
+
+        Raises:
+            HostFailed: see there.
+        """
+        for policy in self._settings.policies:
+            if self.is_stopping:
+                break
+            run = await self._run_policy(policy)
+            self.runs.append(run)
+            self._observer.on_run(run)
+            if run.ended in (Ended.UNREACHABLE, Ended.REFUSED, Ended.OUT_OF_MEMORY):
+                break
+
+    def stop(self) -> None:
+        """Ask all hosts to stop; kill those that do not within STOP_SECONDS_MAX."""
+        if self.is_stopping:
+            return
+        self.is_stopping = True
+        for host in self._hosts:
+            _ask_to_stop(host)
+        self._killer = asyncio.get_running_loop().call_later(STOP_SECONDS_MAX, self._kill)
+
+    def _kill(self) -> None:
+        for host in self._hosts:
+            with contextlib.suppress(ProcessLookupError):
+                host.kill()
+
+    async def _run_policy(self, policy: str) -> PolicyRun:
+        """Run *policy* on fresh hosts, all at once."""
+        self._hosts = []
+        before = Counter(self._damage.counts)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._run_host(self._spec(policy, index)))
+                    for index in range(self._settings.hosts)
+                ]
+        except* HostFailed as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            self._kill()
+            if self._killer is not None:
+                self._killer.cancel()
+        return PolicyRun(
+            policy,
+            tuple(task.result() for task in tasks),
+            self._settings.workload,
+            self._settings.faults,
+            dict(self._damage.counts - before),
+            self._settings.require_generation,
+        )
+
+    async def _run_host(self, spec: HostSpec) -> HostReport:
+        """Run one host process to its last report, passing on the others."""
+        process = await asyncio.create_subprocess_exec(
+            *tied_command("swaptier_loadgen.host.process"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=LINE_BYTES_MAX,
+            start_new_session=True,
+        )
+        self._hosts.append(process)
+        try:
+            return await self._listen_to(process, spec)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.communicate()
+
+    async def _listen_to(self, process: asyncio.subprocess.Process, spec: HostSpec) -> HostReport:
+        """Give a host its *spec* and take its reports, passing on all but the last, which is returned."""
+        assert process.stdin is not None and process.stdout is not None, "both are piped"
+        process.stdin.write(spec.model_dump_json().encode() + b"\n")
+        if self.is_stopping:
+            _ask_to_stop(process)
+        last: HostReport | None = None
+        lost_to = LostTo(self._damage.ledger, has_links=bool(self._settings.faults.on_the_way))
+        async for line in process.stdout:
+            said = HostReport.model_validate_json(line)
+            is_end = said.ended is not None
+            known = lost_to.add(said.new_losses, tiers_are_durable=bool(said.tiers_are_durable), is_end=is_end)
+            last = said.model_copy(update={"lost_to": known, "new_losses": []})
+            self._observer.on_report(spec.policy, spec.host, last)
+        status = await process.wait()
+        if last is None or last.ended is None:
+            raise HostFailed(
+                f"host {spec.host} of policy {spec.policy} ended with status {status} and no result. This is a defect "
+                "of the load generator, not a verdict on the policy; its traceback is above"
+            )
+        return last
+
+    def _spec(self, policy: str, index: int) -> HostSpec:
+        settings = self._settings
+        # A link on this machine does for its hosts what the tier asks for.
+        security = PLAIN if settings.faults.on_the_way else settings.security
+        return HostSpec(
+            host=index,
+            policy=policy,
+            target=self._target,
+            client_id=f"{settings.name}-{index}",
+            client_epoch=self._epoch,
+            area=area_name(settings.name, policy, index),
+            slots=settings.slots,
+            processes=settings.processes,
+            threads=settings.threads,
+            pages=settings.pages,
+            resident=settings.resident,
+            ops=None if settings.ops is None else share(settings.ops, settings.hosts, index),
+            duration_seconds=settings.duration_seconds,
+            seed=settings.seed,
+            install_failure_rate=settings.install_failure_rate,
+            preemption_rate=settings.preemption_rate,
+            corpus_files=self._corpus_files,
+            workload=settings.workload,
+            install_failures=dict(settings.install_failures),
+            readahead=settings.readahead,
+            zeromap=settings.zeromap,
+            swapoff=settings.swapoff,
+            require_generation=settings.require_generation,
+            deadline_seconds=FAULTY_DEADLINE_SECONDS if settings.faults else None,
+            give_up_seconds=settings.patience_seconds,
+            area_options=settings.area_options,
+            security_files={field: str(path) for field, path in asdict(security).items() if path is not None},
+        )
+
+
+def _ask_to_stop(host: asyncio.subprocess.Process) -> None:
+    """End *host*'s input, which it takes as a request to stop; its last report follows."""
+    assert host.stdin is not None, "stdin is piped"
+    host.stdin.close()

@@ -1,0 +1,33 @@
+"""Runs a command that dies with its parent: `python -m swaptier_loadgen.race.tied PARENT_PID COMMAND...`.
+
+Asks the kernel to send SIGKILL when the parent ends (the tie outlives exec), then becomes the command. So a killed load
+generator, even by SIGKILL, leaves no server and no host behind. Linux only.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def tied_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs *module* with this interpreter, tied to this process."""
+    python = [sys.executable, "-m"]
+    return [*python, "swaptier_loadgen.race.tied", str(os.getpid()), *python, module, *arguments]
+
+
+def main(arguments: list[str]) -> None:
+    """Tie this process to the parent named first, then run the rest in its place."""
+    parent, *command = arguments
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != int(parent):
+        sys.exit(1)  # the parent ended before the tie was made
+    os.execv(command[0], command)  # noqa: S606  # our own command, no shell wanted
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

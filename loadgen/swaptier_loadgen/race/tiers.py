@@ -1,0 +1,126 @@
+"""The tiers of a race, and what goes wrong on purpose: on the way to them, and with their processes.
+
+Touches processes, sockets and, where a race needs a swap file of its own, a temporary folder. Rules of conduct:
+
+- Hosts connect to `host_target`: the tiers themselves, or a faulty link to each.
+- A server that was killed is started again with the same flags, at the same address, on the same swap file.
+- What cannot be started again ends the race: whatever was to be measured can no longer be.
+"""
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import NamedTuple
+
+from swaptier_loadgen.faults.proxy import FaultyLink
+from swaptier_loadgen.faults.spec import Faults, Pause
+from swaptier_loadgen.faults.stream import Damage, Way
+from swaptier_loadgen.host.targets import parse_tiers
+from swaptier_loadgen.race.server_process import OwnServer, own_server
+from swaptier_loadgen.race.settings import RaceSettings
+
+
+class RaceTiers(NamedTuple):
+    """What a race runs against."""
+
+    target: str
+    """Where the tiers are."""
+    host_target: str
+    """Where hosts connect."""
+    own: tuple[OwnServer, ...]
+    """Our own servers; none where a target was named."""
+    damage: Damage
+    """What was done on purpose so far."""
+
+    @property
+    def own_pids(self) -> tuple[int, ...]:
+        """Processes of our own servers, as of now."""
+        return tuple(server.pid for server in self.own)
+
+
+@contextlib.asynccontextmanager
+async def race_tiers(settings: RaceSettings) -> AsyncIterator[RaceTiers]:
+    """Give the tiers of a race for the length of the block, with links to them if something goes wrong on the way.
+
+    Raises:
+        ServerNotStarted: one of our own did not come up.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        own = [] if settings.target is not None else await _own_servers(settings, stack)
+        target = settings.target or ",".join(server.target for server in own)
+        damage = Damage()
+        links = [
+            await stack.enter_async_context(FaultyLink(way, settings.seed))
+            for way in (_ways(settings, target, damage) if settings.faults.on_the_way else ())
+        ]
+        tiers = parse_tiers(target)
+        linked = ",".join(f"{link.address}@{tier.priority}" for link, tier in zip(links, tiers, strict=False))
+        yield RaceTiers(target, linked or target, tuple(own), damage)
+
+
+async def _own_servers(settings: RaceSettings, stack: contextlib.AsyncExitStack) -> list[OwnServer]:
+    folder = None
+    if settings.server_flags.needs_swap_file:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swaptier-")))
+    return [
+        await stack.enter_async_context(own_server(*settings.server_flags.arguments(number, folder)))
+        for number in range(settings.servers)
+    ]
+
+
+def _ways(settings: RaceSettings, target: str, damage: Damage) -> list[Way]:
+    return [
+        Way(tier.address, number, settings.faults, damage, settings.security)
+        for number, tier in enumerate(parse_tiers(target))
+    ]
+
+
+class ServerFaults:
+    """Kills and pauses our own servers for the length of a block; `failure` says why it could not go on."""
+
+    def __init__(self, tiers: RaceTiers, faults: Faults, on_failure: Callable[[], None]) -> None:
+        """Strike each of *tiers*; call *on_failure* when a server does not come back."""
+        self.failure: BaseException | None = None
+        self._on_failure = on_failure
+        self._work: list[Coroutine[None, None, None]] = []
+        for server in tiers.own:
+            if faults.kill_server_seconds:
+                self._work.append(_kill_for_ever(server, faults.kill_server_seconds, tiers.damage))
+            if faults.pause_server is not None:
+                self._work.append(_pause_for_ever(server, faults.pause_server, tiers.damage))
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "ServerFaults":
+        """Begin."""
+        self._tasks = [asyncio.create_task(one) for one in self._work]
+        for task in self._tasks:
+            task.add_done_callback(self._look)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop. The race is over: nobody needs a server that is not back yet."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _look(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and self.failure is None:
+            self.failure = task.exception()
+            self._on_failure()
+
+
+async def _kill_for_ever(server: OwnServer, seconds: float, damage: Damage) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        damage.counts["kill-server"] += 1
+        await server.kill_and_restart()
+
+
+async def _pause_for_ever(server: OwnServer, pause: Pause, damage: Damage) -> None:
+    while True:
+        await asyncio.sleep(pause.every_seconds)
+        damage.counts["pause-server"] += 1
+        await server.pause(pause.seconds)

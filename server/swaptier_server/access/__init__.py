@@ -1,0 +1,1 @@
+"""Who may call: TLS, certificates, tokens, tenants."""

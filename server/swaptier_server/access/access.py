@@ -1,0 +1,173 @@
+"""Who calls: nobody in particular, a tenant by its token, or a tenant by its client certificate.
+
+Touches gRPC's contexts and the token file. Rules of conduct:
+  - What the server asks for, every call must show; there is no second best.
+  - With both tokens and client certificates, both are needed, and the token says which tenant it is.
+  - Nothing of a token stands in an error or a log.
+"""
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple, TypeAlias
+
+from grpc import aio
+
+from swaptier_server.access.reloading import FromFiles, read_file
+from swaptier_server.access.tokens import TENANT_CHARACTERS_MAX, Holder, Tokens, TokensUnusable, parse_tokens
+from swaptier_server.config import ConfigError, ServerConfig
+from swaptier_wire.errors import Unauthenticated
+
+TOKEN_METADATA: Final = "authorization"  # noqa: S105 - where a token stands, not one
+_SCHEME: Final = "bearer "
+_CERTIFICATE_NAMES: Final = ("peer_uri", "peer_dns")
+"""Where gRPC puts the alternative names of a client's certificate; the first kind that it has names the tenant."""
+
+_Context: TypeAlias = "aio.ServicerContext[bytes, bytes]"
+
+
+class Caller(NamedTuple):
+    """Who makes a call."""
+
+    tenant: str | None = None
+    """None on a server that does not ask."""
+    holder: Holder | None = None
+    """The token that let it in, if one did."""
+
+
+NOBODY_IN_PARTICULAR: Final = Caller()
+
+
+class Refusals(NamedTuple):
+    """Calls that were not let in, since the last time somebody asked."""
+
+    calls: int
+    last_peer: str
+    """Where the last of them came from, as gRPC names it."""
+    last_reason: str
+
+
+class Access:
+    """What a server asks of its callers."""
+
+    def __init__(self, tokens: FromFiles[Tokens] | None, *, asks_certificates: bool) -> None:
+        self._tokens: Final = tokens
+        self._asks_certificates: Final = asks_certificates
+        self._refusals: Refusals | None = None
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> "Access":
+        """Return what *config* asks.
+
+        Raises:
+            ConfigError: the token file cannot be used.
+        """
+        path = config.tokens
+        tokens = None if path is None else FromFiles([path], lambda: read_tokens(read_file("--tokens", path)))
+        return cls(tokens, asks_certificates=config.tls_client_ca is not None)
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """The tokens in use."""
+        return None if self._tokens is None else self._tokens.value
+
+    def refresh(self, *, is_forced: bool = False) -> bool:
+        """Read the token file again if it has changed; return whether there is a new list.
+
+        Raises:
+            ConfigError: it cannot be used; the old list stays in use.
+        """
+        return self._tokens is not None and self._tokens.refresh(is_forced=is_forced)
+
+    def identify(self, context: _Context) -> Caller:
+        """Return who makes the call of *context*.
+
+        Raises:
+            Unauthenticated: it does not show what this server asks for. Definite.
+        """
+        try:
+            return self._identify(context)
+        except Unauthenticated as refusal:
+            calls = 1 if self._refusals is None else self._refusals.calls + 1
+            self._refusals = Refusals(calls, context.peer(), str(refusal))
+            raise
+
+    def take_refusals(self) -> Refusals | None:
+        """Return what was refused since the last time, or None: for a log that callers cannot fill a line per call."""
+        refusals, self._refusals = self._refusals, None
+        return refusals
+
+    def _identify(self, context: _Context) -> Caller:
+        tokens = self.tokens
+        if tokens is not None:
+            token = _bearer_token(context.invocation_metadata() or ())
+            holder = tokens.holder(token)
+            if holder is None:
+                raise Unauthenticated(
+                    "the token is not one of this server's; nothing was applied. It may have been withdrawn: ask for "
+                    "one whose hash stands in the server's --tokens file"
+                )
+            return Caller(holder.tenant, holder)
+        if self._asks_certificates:
+            return Caller(_certificate_name(context))
+        return NOBODY_IN_PARTICULAR
+
+    def admits(self, caller: Caller) -> bool:
+        """Tell whether the token that once let *caller* in still would."""
+        tokens = self.tokens
+        return caller.holder is None or tokens is None or tokens.knows(caller.holder)
+
+
+def read_tokens(content: bytes) -> Tokens:
+    """Return the tokens of a file with *content*.
+
+    Raises:
+        ConfigError: why they cannot be used, and nothing of the content.
+    """
+    try:
+        return parse_tokens(content.decode("ascii"))
+    except UnicodeDecodeError:
+        raise ConfigError("--tokens: the file is not plain text") from None
+    except TokensUnusable as error:
+        raise ConfigError(f"--tokens: {error}") from error
+
+
+def _bearer_token(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Return the token among *metadata*.
+
+    Raises:
+        Unauthenticated: there is none, or more than one. Definite.
+    """
+    found = [value for name, value in metadata if name == TOKEN_METADATA]
+    if len(found) == 1 and isinstance(found[0], str) and found[0].lower().startswith(_SCHEME):
+        return found[0][len(_SCHEME) :].strip()
+    raise Unauthenticated(
+        "this server asks for a token and the call has none; nothing was applied. Send one in the metadata "
+        f"{TOKEN_METADATA!r} as 'Bearer TOKEN' (the load generator: --token-file)"
+    )
+
+
+def _certificate_name(context: _Context) -> str:
+    """Return the one name of the client's certificate, of the first kind that it has.
+
+    Raises:
+        Unauthenticated: it has none, or several, or one that cannot name a tenant. Definite.
+    """
+    facts = context.auth_context()
+    for kind in _CERTIFICATE_NAMES:
+        names = list(facts.get(kind, ()))
+        if not names:
+            continue
+        name = names[0].decode("ascii", "replace")
+        if len(names) > 1 or not _can_name_a_tenant(name):
+            break
+        return name
+    raise Unauthenticated(
+        "the client's certificate does not name one tenant; nothing was applied. It needs exactly one URI, or without "
+        f"any exactly one DNS name, of up to {TENANT_CHARACTERS_MAX} characters"
+    )
+
+
+def _can_name_a_tenant(name: str) -> bool:
+    """Tell whether *name* can stand before the names of areas: what no URI may contain, separates it from them."""
+    return (
+        0 < len(name) <= TENANT_CHARACTERS_MAX and name.isascii() and name.isprintable() and not set(name) & set(" |")
+    )

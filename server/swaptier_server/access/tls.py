@@ -1,0 +1,146 @@
+"""TLS from files: checked before it is used, and read again when it changes.
+
+Touches files; gRPC asks for the present certificate from threads of its own. Rules of conduct:
+  - A certificate is tried out before any client sees it, at the start and at every reload.
+  - Connections that are open keep what they were made with; new ones get the present files.
+  - No error repeats anything of a key.
+"""
+
+import ssl
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import grpc
+
+from swaptier_server.access.certificates import CertificateUnusable, expiry, reason, try_out
+from swaptier_server.access.reloading import FromFiles, read_file
+from swaptier_server.config import ConfigError, ServerConfig
+from swaptier_server.logs import get_log
+
+EXPIRES_SOON: Final = timedelta(days=14)
+"""Before its end a certificate is warned about: time enough to renew it by hand."""
+
+
+class TlsMaterial(NamedTuple):
+    """What the files say, fit for gRPC."""
+
+    configuration: grpc.ServerCertificateConfiguration
+    names: tuple[str, ...]
+    """The certificate's alternative names."""
+    expires: datetime
+    client_authorities: int
+    """How many authorities clients' certificates may be of; 0 when clients need none."""
+
+
+class Tls:
+    """The server's side of TLS."""
+
+    def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
+        """Read the files.
+
+        Raises:
+            ConfigError: they cannot be used.
+        """
+        paths = [cert, key] if client_ca is None else [cert, key, client_ca]
+        self._files: Final = FromFiles(paths, lambda: read_tls(cert, key, client_ca))
+        self._asks_clients: Final = client_ca is not None
+        self._lock: Final = threading.Lock()
+        self._news: grpc.ServerCertificateConfiguration | None = None
+        """Read and not yet fetched by gRPC. Guarded by the lock."""
+        self._told: tuple[datetime, bool] | None = None
+        """Of which certificate's end the log was told, and whether as of one that had come."""
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> "Tls | None":
+        """Return what *config* names, or None for no TLS.
+
+        Raises:
+            ConfigError: the files cannot be used.
+        """
+        if config.tls_cert is None or config.tls_key is None:
+            return None
+        return cls(config.tls_cert, config.tls_key, config.tls_client_ca)
+
+    @property
+    def material(self) -> TlsMaterial:
+        """What is in use."""
+        return self._files.value
+
+    def server_credentials(self) -> grpc.ServerCredentials:
+        """Return credentials that follow the files, as far as they are refreshed."""
+        return grpc.dynamic_ssl_server_credentials(
+            self.material.configuration,
+            self._fetch,  # type: ignore[arg-type]  # documented to return None for no change
+            require_client_authentication=self._asks_clients,
+        )
+
+    def refresh(self, *, is_forced: bool = False) -> bool:
+        """Read the files again if they have changed; return whether new connections get another certificate.
+
+        Raises:
+            ConfigError: they cannot be used; the old certificate stays in use.
+        """
+        if not self._files.refresh(is_forced=is_forced):
+            return False
+        with self._lock:
+            self._news = self.material.configuration
+        return True
+
+    def say_if_it_ends(self, now: datetime) -> None:
+        """Tell the log, once each, that the certificate ends soon and that it has ended."""
+        expires = self.material.expires
+        told = (expires, expires <= now)
+        if expires > now + EXPIRES_SOON or told == self._told:
+            return
+        self._told = told
+        advice = "replace the files of --tls-cert and --tls-key: new ones are used at once, without a restart"
+        if expires <= now:
+            meaning = "clients refuse new connections; those that are open go on"
+            get_log().error("certificate_expired", expired=expires.isoformat(), meaning=meaning, advice=advice)
+        else:
+            get_log().warning("certificate_expires_soon", expires=expires.isoformat(), advice=advice)
+
+    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what has changed since the last call; None for nothing. Called by gRPC at each handshake."""
+        with self._lock:
+            news, self._news = self._news, None
+        return news
+
+
+def read_tls(cert: Path, key: Path, client_ca: Path | None) -> TlsMaterial:
+    """Return what is in the files.
+
+    Raises:
+        ConfigError: names the flag, and says what is wrong with its file.
+    """
+    chain, private = read_file("--tls-cert", cert), read_file("--tls-key", key)
+    authorities = None if client_ca is None else read_file("--tls-client-ca", client_ca)
+    try:
+        certificate = try_out(cert, key)
+    except CertificateUnusable as error:
+        raise ConfigError(f"--tls-cert: {error}") from error
+    count = 0 if client_ca is None else _count_authorities(client_ca)
+    return TlsMaterial(
+        configuration=grpc.ssl_server_certificate_configuration([(private, chain)], authorities),
+        names=certificate.names,
+        expires=certificate.expires,
+        client_authorities=count,
+    )
+
+
+def _count_authorities(path: Path) -> int:
+    """Return how many authorities the file holds that are good now."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise ConfigError(f"--tls-client-ca: {path} holds no certificates: {reason(error)}") from error
+    authorities = context.get_ca_certs()
+    if not authorities:
+        raise ConfigError(f"--tls-client-ca: {path} holds no certificate of an authority")
+    count = sum(expiry(authority) > datetime.now(UTC) for authority in authorities)
+    if not count:
+        raise ConfigError(f"--tls-client-ca: every authority in {path} has expired, so no client could connect")
+    return count

@@ -1,0 +1,103 @@
+"""A call as its handler sees it: gRPC's context, with messages parsed and counted, and with who calls.
+
+Touches gRPC, which sees bytes only: its own answer to bytes that are no message is UNKNOWN with the exception's text.
+Every call is handled as a stream, a unary one too, so that it is counted and can be ended from its first byte on, not
+from the moment its message is there. On the wire there is no difference.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Final, TypeAlias, cast
+
+from google.protobuf.message import DecodeError, Message
+from grpc import aio
+
+from swaptier_server.access.access import Caller
+from swaptier_server.rpc.rpc_metrics import MethodMetrics
+from swaptier_server.rpc.traffic import OpenCall, is_end
+from swaptier_wire.errors import InvalidRequest
+
+RawContext: TypeAlias = "aio.ServicerContext[bytes, bytes]"
+Parse: TypeAlias = Callable[[bytes], Message]
+Serialize: TypeAlias = Callable[[Message], bytes]
+
+
+class GuardedCall:
+    """What handlers get as their context. What is not here goes through to gRPC's."""
+
+    def __init__(
+        self, context: RawContext, call: OpenCall, parse: Parse, serialize: Serialize, metrics: MethodMetrics
+    ) -> None:
+        self._context: Final = context
+        self._call: Final = call
+        self._parse: Final = parse
+        self._serialize: Final = serialize
+        self._metrics: Final = metrics
+
+    @property
+    def caller(self) -> Caller:
+        """Who calls, as far as the server asks."""
+        return self._call.caller
+
+    async def read(self) -> Message:
+        """Read, count and parse a message; gRPC's EOF after the last.
+
+        Raises:
+            InvalidRequest: it cannot be parsed. Definite.
+            SwapTierError: the call was ended from outside; see `traffic`. Definite.
+        """
+        raw = await self._call.next(self._context.read)
+        if is_end(raw):
+            return cast("Message", raw)
+        self._metrics.received.inc()
+        return _parsed(self._parse, raw)
+
+    async def read_one(self) -> Message:
+        """Read the message of a call that has one.
+
+        Raises:
+            InvalidRequest: there is none, or it cannot be parsed. Definite.
+            SwapTierError: the call was ended from outside; see `traffic`. Definite.
+        """
+        message = await self.read()
+        if is_end(message):
+            raise InvalidRequest("the request ended before its message; nothing was applied. Send it again")
+        return message
+
+    async def write(self, message: Message) -> None:
+        """Write and count a message."""
+        raw = self._serialize(message)
+        del message  # a client that does not read holds up the next line; its answer need not be there twice
+        await self._context.write(raw)
+        self._metrics.sent.inc()
+
+    async def read_all(self) -> AsyncIterator[Message]:
+        """Yield the messages up to the last."""
+        while not is_end(message := await self.read()):
+            yield message
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._context, name)
+
+
+def caller_of(context: object) -> Caller:
+    """Return who makes the call that a handler was given as *context*.
+
+    Nobody is let in by default: a handler that the guard does not stand before is a defect.
+    """
+    assert isinstance(context, GuardedCall), "the guard stands before every handler"
+    return context.caller
+
+
+def _parsed(parse: Parse, raw: bytes) -> Message:
+    """Return the message in *raw*.
+
+    Raises:
+        InvalidRequest: there is none. Definite.
+    """
+    try:
+        return parse(raw)
+    except DecodeError:
+        raise InvalidRequest(
+            f"the {len(raw)} bytes of the request are not a message of this method; nothing was applied. "
+            "Compare the versions of client and server"
+        ) from None

@@ -1,0 +1,189 @@
+"""What stands around every RPC: who calls, how much at once, metrics, request id, and errors that leak nothing.
+
+Touches gRPC. An interceptor. Rules:
+  - nothing of a call is read before it is known who calls and that the caller may call now; only health asks nobody;
+  - an error of ours becomes its status, with ErrorInfo and the `definite` metadata;
+  - any other exception becomes INTERNAL with a request id and nothing else, since gRPC would send its text to the
+    client; the text is in our log, under that id;
+  - the `x-request-id` of the caller comes back in the trailers and stands in every log line of the RPC.
+"""
+
+import asyncio
+import inspect
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, NoReturn, TypeAlias, TypeVar, cast
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+from grpc import aio
+from grpc_status import rpc_status
+
+from swaptier_server.access.access import NOBODY_IN_PARTICULAR, Access
+from swaptier_server.access.tenants import Tenants
+from swaptier_server.logs import get_log
+from swaptier_server.rpc.call import GuardedCall, RawContext
+from swaptier_server.rpc.rpc_metrics import MethodMetrics, RpcMetrics
+from swaptier_server.rpc.traffic import OpenCall, Traffic
+from swaptier_wire import status
+from swaptier_wire.errors import ServerDefect, SwapTierError
+
+REQUEST_ID_METADATA = "x-request-id"
+REQUEST_ID_CHARACTERS_MAX = 64
+"""Of a caller's request id that we repeat in logs and trailers; a longer one is replaced by our own."""
+
+HEALTH: Final = "/grpc.health.v1.Health/"
+"""Probes have no identity, and learn nothing but whether the server serves."""
+
+_Req = TypeVar("_Req")
+_Res = TypeVar("_Res")
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Message, Message]"
+_Answer: TypeAlias = Awaitable[Message | None] | AsyncIterator[Message]
+_Behaviour: TypeAlias = Callable[[Message | AsyncIterator[Message], GuardedCall], _Answer]
+
+
+class Guard(aio.ServerInterceptor):
+    """The one interceptor of the server."""
+
+    def __init__(self, service: str, metrics: RpcMetrics, traffic: Traffic, access: Access, tenants: Tenants) -> None:
+        """Guard all methods; those of *service* are the tier's, which a drain refuses and waits for."""
+        self._prefix = f"/{service}/"
+        self._metrics = metrics
+        self._traffic = traffic
+        self._access = access
+        self._tenants = tenants
+        self._guarded: dict[str, _Handler] = {}
+        self._log = get_log()
+        self._is_debugging = self._log.isEnabledFor(logging.DEBUG)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[_Req, _Res] | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[_Req, _Res] | None":
+        """Return the method's handler with the guard around it, or None for an unknown method."""
+        path = handler_call_details.method
+        guarded = self._guarded.get(path)
+        if guarded is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None  # gRPC answers UNIMPLEMENTED; not remembered, so unknown names cannot fill the table
+            guarded = self._guarded[path] = self._guard(path, cast("_Handler", handler))
+        return cast("grpc.RpcMethodHandler[_Req, _Res]", guarded)
+
+    def _guard(self, path: str, handler: _Handler) -> _Handler:
+        """Return *handler* with the guard around it."""
+        metrics = self._metrics.method(path)
+        parse, serialize = handler.request_deserializer, handler.response_serializer
+        assert parse is not None and serialize is not None, f"{path}: all services here speak protobuf"
+        is_stream, has_answers = handler.request_streaming, handler.response_streaming
+        assert has_answers or not is_stream, f"{path}: no service here has client streams"
+        behaviour = cast(
+            "_Behaviour", handler.stream_stream if is_stream else handler.unary_stream or handler.unary_unary
+        )
+
+        async def run(call: GuardedCall) -> None:
+            answer = behaviour(call.read_all() if is_stream else await call.read_one(), call)
+            if not inspect.isawaitable(answer):
+                async for message in answer:
+                    await call.write(message)
+                return
+            only = await answer
+            if not has_answers:  # else it has written them to the call
+                assert only is not None, f"{path}: a request is answered"
+                await call.write(only)
+
+        async def guarded(_requests: object, context: RawContext) -> None:
+            async def body() -> None:
+                with self._admitted(path, context, is_stream=is_stream) as call:
+                    await run(GuardedCall(context, call, parse, serialize, metrics))
+
+            await self._around(path, metrics, context, body)
+
+        make = cast("Callable[..., _Handler]", grpc.stream_stream_rpc_method_handler)
+        return make(guarded, None, None)
+
+    @contextmanager
+    def _admitted(self, path: str, context: RawContext, *, is_stream: bool) -> Iterator[OpenCall]:
+        """Let the caller in while the block runs.
+
+        Raises:
+            Unauthenticated, LimitReached, Draining: it may not call, or not now. Definite.
+        """
+        if path.startswith(HEALTH):
+            with (
+                self._tenants.health_call(),
+                self._traffic.call(NOBODY_IN_PARTICULAR, is_stream=is_stream, is_drained=False) as call,
+            ):
+                yield call
+            return
+        caller = self._access.identify(context)
+        count = self._tenants.stream if is_stream else self._tenants.request
+        with (
+            count(caller.tenant),
+            self._traffic.call(caller, is_stream=is_stream, is_drained=path.startswith(self._prefix)) as call,
+        ):
+            yield call
+
+    async def _around(
+        self, path: str, metrics: MethodMetrics, context: RawContext, body: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Run *body*, count it, and turn what it raises into the status that the client gets."""
+        started = metrics.start()
+        code = grpc.StatusCode.UNKNOWN
+        caller_id = _caller_request_id(context)
+        if caller_id is not None:
+            structlog.contextvars.bind_contextvars(request_id=caller_id)
+            context.set_trailing_metadata(((REQUEST_ID_METADATA, caller_id),))
+        try:
+            await body()
+            code = grpc.StatusCode.CANCELLED if context.cancelled() else grpc.StatusCode.OK
+        except SwapTierError as error:
+            code = status.status_code(error)
+            await _abort(context, error, caller_id)
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except aio.AbortError:
+            code = context.code()
+            raise
+        except aio.InternalError:  # gRPC could not send or receive: the client is gone
+            code = grpc.StatusCode.CANCELLED
+            raise asyncio.CancelledError from None  # anything else gRPC logs with a traceback, whoever caused it
+        except Exception:  # noqa: BLE001 - whatever it is, its text must not reach the client
+            code = grpc.StatusCode.INTERNAL
+            request_id = caller_id or secrets.token_hex(8)
+            self._log.exception("rpc_failed", method=path, request_id=request_id)
+            await _abort(context, _defect(request_id), request_id)
+        finally:
+            seconds = metrics.finish(started, code)
+            if self._is_debugging:
+                self._log.debug("rpc", method=path, code=code.name, duration_ms=round(seconds * 1e3, 3))
+
+
+async def _abort(context: RawContext, error: SwapTierError, request_id: str | None) -> NoReturn:
+    """End the RPC with the status of *error*."""
+    rich = rpc_status.to_status(status.rich_status(error))
+    trailers = () if request_id is None else ((REQUEST_ID_METADATA, request_id),)
+    try:
+        await context.abort(rich.code, rich.details, (*rich.trailing_metadata, *trailers))
+    except aio.InternalError:  # the client is gone
+        raise asyncio.CancelledError from None
+
+
+def _caller_request_id(context: RawContext) -> str | None:
+    """Return the caller's request id, if it sent one that is fit for logs and trailers."""
+    for name, text in context.invocation_metadata() or ():
+        if name == REQUEST_ID_METADATA and isinstance(text, str):
+            return text if 0 < len(text) <= REQUEST_ID_CHARACTERS_MAX and text.isprintable() else None
+    return None
+
+
+def _defect(request_id: str) -> ServerDefect:
+    return ServerDefect(
+        "the server failed in a way its authors did not foresee; whether the request took effect is unknown. "
+        f"Its log says more under request id {request_id}"
+    )

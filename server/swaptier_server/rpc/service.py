@@ -1,0 +1,259 @@
+"""The SwapTierService: each RPC decoded, applied to the tier, encoded. The contract is in `swaptier.proto`.
+
+Touches gRPC. Rules of conduct:
+  - No handler awaits between decoding a request and having its answer, so no cancellation can split one.
+  - A header counts only together with who calls: `_header` gives it the names that no other tenant can say.
+  - Nothing is refused here by hand: what is refused is raised as an error of `swaptier_wire.errors`, and the guard, or
+    the stream for one of its messages, turns it into what the client gets.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol, TypeAlias, TypeVar
+
+from grpc import aio
+
+from swaptier.v1 import swaptier_pb2 as pb
+from swaptier.v1 import swaptier_pb2_grpc
+from swaptier_server.access.access import Caller
+from swaptier_server.access.tenants import Tenants, qualified
+from swaptier_server.backing import Upkeep
+from swaptier_server.logs import get_log
+from swaptier_server.rpc.activity import ClientActivity, StreamActivity
+from swaptier_server.rpc.apply import apply
+from swaptier_server.rpc.call import GuardedCall, caller_of
+from swaptier_server.tier.tier import Area, Client, Durability, Tier
+from swaptier_wire import reply_codec, request_codec, status
+from swaptier_wire.batches import Header, Replies, Request
+from swaptier_wire.errors import LimitReached, ServerDefect, SwapTierError
+from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES
+
+_Context: TypeAlias = "aio.ServicerContext[object, object]"
+_Result = TypeVar("_Result")
+
+
+class _WithHeader(Protocol):
+    """Any request of the contract."""
+
+    @property
+    def header(self) -> pb.RequestHeader:
+        """Who asks, and for which area."""
+
+
+class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
+    """Serves one tier."""
+
+    def __init__(
+        self,
+        tier: Tier,
+        activity: ClientActivity,
+        tenants: Tenants,
+        upkeep: Upkeep,
+        now_ns: Callable[[], int],
+        batch_slots_max: int = BATCH_SLOTS_MAX,
+    ) -> None:
+        """Serve *tier*, which *upkeep* looks after; note in *activity* who is alive, by the monotonic clock *now_ns*.
+
+        *batch_slots_max* is the most slots that one message may name.
+        """
+        self._tier = tier
+        self._activity = activity
+        self._tenants = tenants
+        self._upkeep = upkeep
+        self._batch_slots_max = batch_slots_max
+        self._now_ns = now_ns
+        self._log = get_log()
+
+    # Areas
+
+    async def Swapon(self, request: pb.SwaponRequest, context: _Context) -> pb.SwaponResponse:  # noqa: N802 - contract
+        """Open an area."""
+        header = self._header(request, context)
+        client = _client(header)
+        older = self._tier.areas.get(header.area)
+        replaced = {} if older is None else {"replaces_epoch": older.client.epoch, "dropped_pages": _held_pages(older)}
+        options = request_codec.decode_options(request.options)
+        tenant = caller_of(context).tenant
+        self._tenants.check_swapon(tenant, self._tier.areas.values(), client, header.area, request.slots, options)
+        area, is_reopened = self._tier.swapon(
+            client, header.area, request.slots, options, seen_server_epoch=request.seen_server_epoch
+        )
+        self._activity.touch(client, self._now_ns())
+        if not is_reopened:
+            self._log.info(
+                "area_opened", **_names(header), slots=area.slots, options=area.options._asdict(), **replaced
+            )
+        return pb.SwaponResponse(
+            server_epoch=self._tier.epoch,
+            page_size_bytes=PAGE_BYTES,
+            batch_slots_max=self._batch_slots_max,
+            reopened=is_reopened,
+            incarnation=area.incarnation,
+            writes_through=self._tier.durability is Durability.WRITE_THROUGH,
+        )
+
+    async def Swapoff(self, request: pb.SwapoffRequest, context: _Context) -> pb.SwapoffResponse:  # noqa: N802 - contract
+        """Close an area."""
+        header = self._header(request, context)
+        client = _client(header)
+        dropped_pages = self._tier.swapoff(client, header.area)
+        self._activity.touch(client, self._now_ns())
+        self._activity.forget_strangers({name: area.client for name, area in self._tier.areas.items()})
+        self._log.info("area_closed", **_names(header), dropped_pages=dropped_pages)
+        return pb.SwapoffResponse(server_epoch=self._tier.epoch, dropped_pages=dropped_pages)
+
+    async def Stat(self, request: pb.StatRequest, context: _Context) -> pb.StatResponse:  # noqa: N802 - contract
+        """Tell an area's counters."""
+        area = self._area(self._header(request, context))
+        return reply_codec.encode_stat(
+            self._tier.epoch,
+            reply_codec.AreaStat(
+                slots=area.slots,
+                stored_pages=area.stored_pages,
+                same_filled_pages=area.same_filled_pages,
+                pool_bytes=area.pool_bytes,
+                device_pages=area.device_pages,
+                counters={
+                    (row.name, "/".join(value for _, value in row.labels)): row.value for row in area.counters.rows()
+                },
+            ),
+        )
+
+    # Batches
+
+    async def Store(self, request: pb.StoreRequest, context: _Context) -> pb.StoreResponse:  # noqa: N802 - contract
+        """Store pages."""
+        header = self._header(request, context)
+        replies = self._apply(Request(header, store=request_codec.decode_stores(request.batch)))
+        response = pb.StoreResponse(server_epoch=self._tier.epoch)
+        reply_codec.encode_store_replies(_asked(replies.store), response.result)
+        return response
+
+    async def Load(self, request: pb.LoadRequest, context: _Context) -> pb.LoadResponse:  # noqa: N802 - contract
+        """Load pages."""
+        header = self._header(request, context)
+        replies = self._apply(Request(header, load=request_codec.decode_loads(request.batch)))
+        response = pb.LoadResponse(server_epoch=self._tier.epoch)
+        reply_codec.encode_load_replies(_asked(replies.load), response.result)
+        return response
+
+    async def Lookup(self, request: pb.LookupRequest, context: _Context) -> pb.LookupResponse:  # noqa: N802 - contract
+        """Tell which slots the pool holds."""
+        header = self._header(request, context)
+        replies = self._apply(Request(header, lookup=request_codec.decode_lookups(request.batch)))
+        response = pb.LookupResponse(server_epoch=self._tier.epoch)
+        reply_codec.encode_lookup_replies(_asked(replies.lookup), response.result)
+        return response
+
+    async def Acknowledge(  # noqa: N802 - contract
+        self, request: pb.AcknowledgeRequest, context: _Context
+    ) -> pb.AcknowledgeResponse:
+        """End hand-offs: refused, until claims are built."""
+        header = self._header(request, context)
+        replies = self._apply(Request(header, acknowledge=request_codec.decode_acknowledges(request.batch)))
+        response = pb.AcknowledgeResponse(server_epoch=self._tier.epoch)
+        reply_codec.encode_acknowledge_replies(_asked(replies.acknowledge), response.result)
+        return response
+
+    async def Invalidate(  # noqa: N802 - contract
+        self, request: pb.InvalidateRequest, context: _Context
+    ) -> pb.InvalidateResponse:
+        """Forget slots that became free."""
+        header = self._header(request, context)
+        replies = self._apply(Request(header, invalidate=request_codec.decode_invalidates(request.batch)))
+        response = pb.InvalidateResponse(server_epoch=self._tier.epoch)
+        reply_codec.encode_invalidate_replies(_asked(replies.invalidate), response.result)
+        return response
+
+    async def Exchange(  # type: ignore[override]  # noqa: N802 - contract; aio also takes a handler that is a coroutine
+        self,
+        request_iterator: AsyncIterator[pb.ExchangeRequest],
+        context: "aio.ServicerContext[pb.ExchangeRequest, pb.ExchangeResponse]",
+    ) -> None:
+        """Answer the stream's messages, one after the other.
+
+        The next message is read when the last answer is on its way, so a client that does not read its answers is held
+        up by flow control, and the server's memory is not.
+
+        Raises:
+            Draining: the server shuts down, and every message without an answer had no effect. Definite.
+        """
+        assert isinstance(context, GuardedCall), "the guard stands before every handler"
+        with StreamActivity(self._activity, self._now_ns) as speaker:
+            async for message in context.read_all():
+                assert isinstance(message, pb.ExchangeRequest), type(message)
+                await context.write(self._answer(message, context, speaker))
+
+    def _answer(self, message: pb.ExchangeRequest, call: GuardedCall, speaker: StreamActivity) -> pb.ExchangeResponse:
+        """Return the answer to one message: its replies, or why it was refused and changed nothing."""
+        try:
+            request = request_codec.decode_exchange_request(message)
+            request = request._replace(header=_qualified(request.header, call.caller))
+            area = self._area(request.header)
+            speaker.speak_for(area.client)
+            replies = self._apply_to(area, request)
+        except ServerDefect:
+            raise  # it may have changed something, which an error in a stream's answer denies: the stream breaks
+        except SwapTierError as error:
+            return status.encode_exchange_error(self._tier.epoch, message.header.request_id, error)
+        return reply_codec.encode_exchange_response(self._tier.epoch, request.header.request_id, replies)
+
+    def _header(self, request: _WithHeader, context: _Context) -> Header:
+        """Return the header of *request*, with names that are the caller's own."""
+        return _qualified(request_codec.decode_header(request.header), caller_of(context))
+
+    def _apply(self, request: Request) -> Replies:
+        return self._apply_to(self._area(request.header), request)
+
+    def _apply_to(self, area: Area, request: Request) -> Replies:
+        """Apply *request* if it is no larger than this server takes."""
+        if self._batch_slots_max < BATCH_SLOTS_MAX:  # else the codec has seen to it
+            slots = sum(len(batch.offsets) for batch in request[1:] if batch is not None)
+            if slots > self._batch_slots_max:
+                raise LimitReached(
+                    f"the message names {slots} slots, this server takes {self._batch_slots_max}, as it said at "
+                    "Swapon; nothing was applied. Send smaller ones"
+                )
+        try:
+            return apply(area, request)
+        finally:
+            self._upkeep.after_request()
+
+    def _area(self, header: Header) -> Area:
+        """Return the area that *header* names; its client is alive."""
+        area = self._tier.area(_client(header), header.area)
+        self._activity.touch(area.client, self._now_ns())
+        return area
+
+
+def _qualified(header: Header, caller: Caller) -> Header:
+    """Return *header* with names that no other tenant can say."""
+    if caller.tenant is None:
+        return header
+    return header._replace(
+        client_id=qualified(caller.tenant, header.client_id), area=qualified(caller.tenant, header.area)
+    )
+
+
+def _held_pages(area: Area) -> int:
+    """Return how many pages would be lost with *area*: in the pool, and on its device where the pool refused them."""
+    return area.stored_pages + area.device_pages
+
+
+def _client(header: Header) -> Client:
+    return Client(header.client_id, header.client_epoch)
+
+
+def _names(header: Header) -> dict[str, str | int]:
+    """Return what a log line says of a request."""
+    return {
+        "area": header.area,
+        "client": header.client_id,
+        "client_epoch": header.client_epoch,
+        "client_request_id": header.request_id,
+    }
+
+
+def _asked(replies: list[_Result] | None) -> list[_Result]:
+    """Return the *replies* of the one batch that the request had."""
+    assert replies is not None, "what is asked is answered"
+    return replies

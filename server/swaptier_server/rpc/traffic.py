@@ -1,0 +1,166 @@
+"""The calls that are under way, and how they are ended from outside: by a drain, or because they wait for too long.
+
+Touches asyncio tasks. All methods run on the event loop. Rules:
+  - while draining, no new call of the tier is let in: it is refused as Draining, which is definite;
+  - a call that is applying a message answers it, then ends; a call that waits for a message ends at once. So when a
+    call is ended from outside, every message without an answer had no effect, and a definite error is true of it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+from grpc import aio
+
+from swaptier_server.access.access import NOBODY_IN_PARTICULAR, Caller
+from swaptier_wire.errors import Draining, LimitReached, SwapTierError
+
+_T = TypeVar("_T")
+
+REQUEST_SECONDS_MAX: Final = 30.0
+"""From the head of a request to its one message. A batch takes milliseconds; who needs longer holds a place for it."""
+
+DRAINING_TEXT: Final = (
+    "the server is shutting down and takes no new requests; nothing was applied. Ask again when another one serves: "
+    "its epoch, if it is new, says that pages held in memory only are lost"
+)
+
+
+def is_end(message: object) -> bool:
+    """Tell whether *message*, just read from a stream, says that there are no more."""
+    return message is aio.EOF
+
+
+class OpenCall:
+    """One call, seen from its handler's task. Made by `Traffic.call`."""
+
+    def __init__(self, caller: Caller, opened_ns: int, *, is_stream: bool, is_drained: bool) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "calls are handled by tasks"
+        self.caller: Final = caller
+        self.opened_ns: Final = opened_ns
+        self.is_stream: Final = is_stream
+        """It may wait for a message for as long as its client likes."""
+        self.is_drained: Final = is_drained
+        """It is of the tier: a drain ends it and waits for it."""
+        self._task: Final = task
+        self._is_waiting = False
+        self._end: SwapTierError | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """It waits for its client."""
+        return self._is_waiting
+
+    async def next(self, read: Callable[[], Awaitable[_T]]) -> _T:
+        """Return the next message of the call, as *read* gives it.
+
+        Raises:
+            SwapTierError: what `end` was given; whatever came after the last answer was not applied. Definite.
+        """
+        if self._end is not None:
+            raise self._end
+        self._is_waiting = True
+        try:
+            return await read()
+        except asyncio.CancelledError:
+            # Ours if we end it, the client's otherwise. If both, the client does not see the difference.
+            if self._end is None:
+                raise
+            self._task.uncancel()
+            raise self._end from None
+        finally:
+            self._is_waiting = False
+
+    def end(self, error: SwapTierError) -> None:
+        """Make the call end with *error*: now when it waits for a message, else after the answer it is about to give.
+
+        *error* is definite.
+        """
+        assert error.definite, "a call that is ended here had no further effect"
+        if self._end is not None:
+            return
+        self._end = error
+        if self._is_waiting:
+            self._task.cancel()
+
+
+class Traffic:
+    """Counts what is under way and ends it on request."""
+
+    def __init__(self, now_ns: Callable[[], int]) -> None:
+        """Count by the monotonic clock *now_ns*."""
+        self.is_draining = False
+        self._now_ns: Final = now_ns
+        self._calls: Final[set[OpenCall]] = set()
+        self._drained_calls = 0
+        self._quiet: Final = asyncio.Event()
+        self._quiet.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Calls of the tier, streams included."""
+        return self._drained_calls
+
+    @property
+    def open_streams(self) -> int:
+        """Of `in_flight`, the streams."""
+        return sum(call.is_drained and call.is_stream for call in self._calls)
+
+    @contextmanager
+    def call(
+        self, caller: Caller = NOBODY_IN_PARTICULAR, *, is_stream: bool = False, is_drained: bool = True
+    ) -> Iterator[OpenCall]:
+        """Register the call that the current task handles while the block runs.
+
+        Raises:
+            Draining: it would have to be drained, and the server shuts down. Definite.
+        """
+        if is_drained and self.is_draining:
+            raise Draining(DRAINING_TEXT)
+        call = OpenCall(caller, self._now_ns(), is_stream=is_stream, is_drained=is_drained)
+        self._calls.add(call)
+        self._drained_calls += is_drained
+        if is_drained:
+            self._quiet.clear()
+        try:
+            yield call
+        finally:
+            self._calls.discard(call)
+            self._drained_calls -= is_drained
+            if not self._drained_calls:
+                self._quiet.set()
+
+    def end_late_requests(self) -> int:
+        """End the requests whose one message has not come in time; return how many."""
+        latest_ns = self._now_ns() - round(REQUEST_SECONDS_MAX * 1e9)
+        late = [call for call in self._calls if not call.is_stream and call.is_waiting and call.opened_ns < latest_ns]
+        for call in late:
+            call.end(
+                LimitReached(
+                    f"the message of this request did not arrive within {REQUEST_SECONDS_MAX:g} s; nothing was "
+                    "applied. Send it again",
+                    retry_after_seconds=0.0,
+                )
+            )
+        return len(late)
+
+    def end_calls_of(self, is_unwanted: Callable[[Caller], bool], error: SwapTierError) -> int:
+        """End with *error* the calls of callers that are not wanted any more; return how many."""
+        unwanted = [call for call in self._calls if is_unwanted(call.caller)]
+        for call in unwanted:
+            call.end(error)
+        return len(unwanted)
+
+    async def drain(self, seconds: float) -> int:
+        """Refuse what is new, end what waits, wait for the rest at most *seconds*; return what is still in flight."""
+        self.is_draining = True
+        for call in list(self._calls):
+            if call.is_drained:
+                call.end(Draining(DRAINING_TEXT))
+        try:
+            await asyncio.wait_for(self._quiet.wait(), seconds)
+        except TimeoutError:
+            return self.in_flight
+        return 0

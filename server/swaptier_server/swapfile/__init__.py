@@ -1,0 +1,1 @@
+"""The swap file: a device in SQLite that outlives the server."""

@@ -1,0 +1,195 @@
+"""The swap file as SQLite sees it: open for one server alone, changed in transactions, never in the last of the room.
+
+Touches the file, and the one that SQLite keeps beside it, the log. Rules of conduct:
+  - The file is locked while it is open: a second server on it would hand out what the first one overwrites. Only its
+    owner may read it: pages are memory of other programs.
+  - The file stops growing while its file system still has room for what SQLite needs to change and to delete what is
+    there. So a disk that the file itself has filled takes newer pages in the place of older ones, and those of an area
+    that is forgotten make room; only who else writes to the disk can make it refuse everything.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from swaptier_server.swapfile.medium import LAST_ROOM_BYTES, LOG_PAGES, ROOM_BYTES, device_error, has_room
+from swaptier_server.tier.device import DeviceFault
+
+APPLICATION_ID: Final = 0x73777074
+"""Says in the file's header that it is ours."""
+FORMAT: Final = 1
+"""Rises when an older server could not read the file."""
+OWNER_ONLY: Final = 0o600
+
+_SCHEMA: Final = """
+    CREATE TABLE server (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL);
+    -- Numbers are never used again, so that no area can ever find the pages of another.
+    CREATE TABLE areas (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, client_id TEXT NOT NULL,
+        client_epoch INTEGER NOT NULL, slots INTEGER NOT NULL, options TEXT NOT NULL, seal INTEGER NOT NULL
+    );
+    CREATE TABLE pages (
+        number INTEGER PRIMARY KEY, generation INTEGER NOT NULL, checksum INTEGER NOT NULL, kind INTEGER NOT NULL,
+        seal INTEGER NOT NULL, body BLOB NOT NULL
+    );
+"""
+_HINTS: Final = {
+    sqlite3.SQLITE_BUSY: " (another server has it)",
+    sqlite3.SQLITE_NOTADB: ", and no swap file; it was not changed. Name another file",
+    sqlite3.SQLITE_FULL: "; make room on its file system",
+}
+"""What to make of an SQLite error when the file is opened."""
+_PAGES_MAX: Final = 1 << 30
+"""SQLite's own limit of a file's pages: 4 TiB. 1 means what the file has now."""
+
+
+class SwapFileUnusable(Exception):
+    """The file cannot be opened as a swap file. Nothing in it was changed. One line, for whoever starts the server."""
+
+
+class Refusal(NamedTuple):
+    """Why a change could not be recorded."""
+
+    fault: DeviceFault
+    reason: str
+    """For the log; holds no byte of a page."""
+
+
+class SwapFileDatabase:
+    """One open swap file. Made open; `close()` it, or let the process die."""
+
+    def __init__(self, path: Path, *, survives_power_loss: bool) -> None:
+        """Open the swap file at *path*, or make one.
+
+        Raises:
+            SwapFileUnusable: it cannot be had.
+        """
+        self.path: Final = path
+        self.refused: Refusal | None = None
+        """Why the last change could not be recorded; None when it was."""
+        self._may_grow = True
+        try:
+            # SQLite would make the file for everyone to read; the one beside it gets the same mode as this.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, OWNER_ONLY))
+            self.connection: Final = sqlite3.connect(path, timeout=0, isolation_level=None)
+            # What is no text where text should be is a damaged row, not an error: its seal does not fit.
+            self.connection.text_factory = lambda text: text.decode(errors="replace")
+        except (OSError, sqlite3.Error) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise SwapFileUnusable(f"cannot open the swap file {path}: {why}") from error
+        try:
+            self._prepare(survives_power_loss=survives_power_loss)
+        except sqlite3.Error as error:
+            self.close()
+            hint = _HINTS.get(error.sqlite_errorcode, "")
+            raise SwapFileUnusable(f"cannot use the swap file {path}: {error}{hint}") from error
+        except SwapFileUnusable:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.connection.close()
+
+    def rows(self, statement: str, arguments: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Return what *statement* finds.
+
+        Raises:
+            DeviceError: it cannot be read.
+        """
+        try:
+            return self.connection.execute(statement, arguments).fetchall()
+        except sqlite3.Error as error:
+            raise device_error(error, self.path) from error
+
+    @contextmanager
+    def transaction(self, pages: Sequence[int] = ()) -> Iterator[sqlite3.Connection]:
+        """Let what is done within be recorded together, or not at all; *pages* are the rows that it will write.
+
+        Raises:
+            DeviceError: nothing changed.
+        """
+        db = self.connection
+        before = db.total_changes
+        try:
+            self._keep_room(pages)
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")
+            if db.total_changes > before:  # else nothing was to be written, which any disk can do
+                self.refused = None
+        except sqlite3.Error as error:
+            failed = device_error(error, self.path)
+            self.refused = Refusal(failed.fault, str(failed))
+            raise failed from error
+        finally:
+            if db.in_transaction:
+                # SQLite may have rolled back by itself. If it cannot, the next BEGIN fails, and says so.
+                with suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+
+    # How
+
+    def _prepare(self, *, survives_power_loss: bool) -> None:
+        """Lock the file; check that it is a swap file, or make it one.
+
+        Raises:
+            SwapFileUnusable, sqlite3.Error: it cannot be.
+        """
+        db = self.connection
+        # Exclusive from the first look on, and before WAL is, so that no file of shared memory is needed.
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        is_empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if not is_empty and db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise SwapFileUnusable(f"{self.path} is a database and no swap file; it was not changed. Name another file")
+        its_format = db.execute("PRAGMA user_version").fetchone()[0]
+        if not is_empty and its_format != FORMAT:
+            raise SwapFileUnusable(
+                f"the swap file {self.path} has format {its_format}, and this server reads {FORMAT}; it was not "
+                "changed. Use the version that made it, or name another file"
+            )
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA synchronous = {'FULL' if survives_power_loss else 'NORMAL'}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        # Whoever may read the file can read it all anyway. To blank what is deleted would write all pages of an area
+        # that is forgotten: 170 MB of log and 2 s for 40,000 pages.
+        db.execute("PRAGMA secure_delete = FAST")
+        # Nobody reads or writes meanwhile, so that the lock is taken now and not with the first page.
+        db.execute("BEGIN EXCLUSIVE")
+        if is_empty:
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {FORMAT}")
+        db.execute("COMMIT")
+        # What a server left that was killed; on a full disk it can be in the way of all that is to be written.
+        self._bring_in_the_log()
+
+    def _keep_room(self, pages: Sequence[int]) -> None:
+        """Let the file grow for *pages* if its file system has the room that this needs, else not.
+
+        Raises:
+            sqlite3.Error: the file is not to be had. Nothing changed.
+        """
+        may_grow = has_room(self.path, ROOM_BYTES) or (has_room(self.path, LAST_ROOM_BYTES) and self._are_there(pages))
+        if may_grow == self._may_grow:
+            return
+        if not may_grow:
+            # Now there is room to bring the log into the file. Then the log begins anew, in the room that it has.
+            self._bring_in_the_log()
+        self.connection.execute(f"PRAGMA max_page_count = {_PAGES_MAX if may_grow else 1}")
+        self._may_grow = may_grow
+
+    def _are_there(self, pages: Sequence[int]) -> bool:
+        """Tell whether the file has all these *pages*, so that each would only be replaced."""
+        marks = ",".join("?" * len(pages))
+        statement = f"SELECT count(*) FROM pages WHERE number IN ({marks})"  # noqa: S608 - of question marks
+        return bool(self.connection.execute(statement, pages).fetchone()[0] == len(pages))
+
+    def _bring_in_the_log(self) -> None:
+        """Bring what is in the log into the file, if it can be; what is not stays in the log and is as good there."""
+        with suppress(sqlite3.Error):
+            self.connection.execute("PRAGMA wal_checkpoint").fetchone()

@@ -1,0 +1,19 @@
+"""The tiers that --target names."""
+
+import pytest
+
+from swaptier_loadgen.host.targets import Tier, parse_tiers
+
+
+@pytest.mark.parametrize(
+    ("target", "tiers"),
+    [
+        ("127.0.0.1:1", (Tier("127.0.0.1:1", 0),)),
+        ("a:1@5,b:2@-3,c:3", (Tier("a:1", 5), Tier("b:2", -3), Tier("c:3", 0))),
+        ("unix:/run/x@y.sock", (Tier("unix:/run/x@y.sock", 0),)),
+        ("unix:/run/x@y.sock@7", (Tier("unix:/run/x@y.sock", 7),)),
+    ],
+)
+def test_a_target_names_tiers_and_their_priorities(target: str, tiers: tuple[Tier, ...]) -> None:
+    """The last @ and a number are a priority; 0 without."""
+    assert parse_tiers(target) == tiers

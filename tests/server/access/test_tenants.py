@@ -1,0 +1,289 @@
+"""What one tenant may have and do at once, asked of a real server, and that the others do not notice."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.server.conftest import Serve, Served, header_message
+from tests.server.pki import bearer, write_tokens
+from tests.server.rpc.test_exchange import load_message, next_answer, store_message
+
+from swaptier.v1 import swaptier_pb2 as pb
+from swaptier_server.access.tenants import HEALTH_CALLS_MAX, TenantLimits, Tenants
+from swaptier_server.rpc.server import SERVICE
+from swaptier_server.rpc.traffic import REQUEST_SECONDS_MAX
+from swaptier_wire.errors import InvalidRequest, LimitReached
+from swaptier_wire.status import decode_exchange_error, from_rpc_error
+from swaptier_wire.types import BATCH_SLOTS_MAX
+
+PATIENCE_SECONDS = 10
+"""Only a hanging server takes so long."""
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    """A file that lets alice and bob in."""
+    return write_tokens(tmp_path / "tokens", "alice", "bob")
+
+
+async def limited(call: Awaitable[object]) -> LimitReached:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    error = from_rpc_error(caught.value)
+    assert isinstance(error, LimitReached)
+    assert error.definite
+    return error
+
+
+async def eventually(condition: object) -> None:
+    """Return when *condition()* is true."""
+    assert callable(condition)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - what happens in the server sets no event here
+            await asyncio.sleep(0)
+
+
+# What it has
+
+
+async def test_a_tenant_has_so_many_areas_and_the_others_have_theirs(serve: Serve, tokens: Path) -> None:
+    """Waiting alone does not help, so the refusal says not when; closing one does."""
+    served = await serve(tokens=tokens, tenant_areas_max=2)
+    alice, bob = served.seen_by("alice"), served.seen_by("bob")
+    for area in ("a", "b"):
+        await alice.swapon(area)
+    error = await limited(alice.swapon("c"))
+    assert "2 areas open and may have 2" in str(error)
+    assert error.retry_after_seconds is None
+    assert (await alice.swapon("a")).reopened
+    for area in ("a", "b"):
+        await bob.swapon(area)
+    await alice.stub.Swapoff(pb.SwapoffRequest(header=header_message("a")), metadata=alice.metadata)
+    await alice.swapon("c")
+
+
+async def test_a_tenants_slots_count_over_all_its_areas(serve: Serve, tokens: Path) -> None:
+    """Each slot may cost a page of device."""
+    served = await serve(tokens=tokens, tenant_slots_max=100)
+    alice = served.seen_by("alice")
+    await alice.swapon("a", slots=60)
+    assert "areas of 60 slots, asked for 41 more and may have 100" in str(await limited(alice.swapon("b", slots=41)))
+    await alice.swapon("b", slots=40)
+    await served.seen_by("bob").swapon("b", slots=100)
+
+
+async def test_a_tenants_quotas_of_the_pool_count_over_all_its_areas(serve: Serve, tokens: Path) -> None:
+    """Else one tenant, with an area that may not write back, would keep the pool from all others for good."""
+    served = await serve(tokens=tokens, tenant_pool_limit=100_000)
+    alice = served.seen_by("alice")
+    without = await limited(alice.swapon("a"))
+    assert "the new one has no quota" in str(without)
+    assert "Ask for a pool_bytes_max of up to 100000" in str(without)
+    await alice.swapon("a", pool_bytes_max=60_000, writeback=False)
+    assert (await alice.swapon("a", pool_bytes_max=60_000, writeback=False)).reopened
+    error = await limited(alice.swapon("b", pool_bytes_max=40_001))
+    assert "its open areas may take 60000, and the new one asks for 40001 bytes of it" in str(error)
+    assert error.retry_after_seconds is None
+    await alice.swapon("b", pool_bytes_max=40_000)
+    await served.seen_by("bob").swapon("a", pool_bytes_max=100_000)
+    assert sorted(served.server.tier.areas) == ["alice|a", "alice|b", "bob|a"]
+
+
+async def test_a_host_that_was_started_anew_may_have_as_much_as_before(serve: Serve, tokens: Path) -> None:
+    """Its areas of the life before end with this very call, and do not stand in its way."""
+    served = await serve(tokens=tokens, tenant_areas_max=1, tenant_slots_max=64)
+    alice = served.seen_by("alice")
+    await alice.swapon("a", epoch=1)
+    await limited(alice.swapon("b", client="another", epoch=2))
+    await alice.swapon("b", epoch=2)
+    assert list(served.server.tier.areas) == ["alice|b"]
+
+
+async def test_names_are_short_enough_to_stand_behind_the_tenants(serve: Serve, tokens: Path) -> None:
+    """The refusal says how long they may be."""
+    served = await serve(tokens=tokens)
+    alice = served.seen_by("alice")
+    await alice.swapon("x" * 122, client="y" * 122)
+    for area, client in (("x" * 123, "y"), ("x", "y" * 123)):
+        with pytest.raises(aio.AioRpcError, match="it may have 127") as caught:
+            await alice.swapon(area, client=client)
+        assert isinstance(from_rpc_error(caught.value), InvalidRequest)
+
+
+# What it does
+
+
+async def test_a_tenant_has_so_many_streams_and_the_others_have_theirs(serve: Serve, tokens: Path) -> None:
+    """One more is refused at once, with the time to wait; when one ends, the next is let in."""
+    served = await serve(tokens=tokens, tenant_streams_max=2)
+    alice, bob = served.seen_by("alice"), served.seen_by("bob")
+    await alice.swapon()
+    streams = [served.stub.Exchange(metadata=alice.metadata) for _ in range(2)]
+    for stream in streams:
+        await stream.write(load_message(1))
+        await next_answer(stream)
+    error = await limited(served.stub.Exchange(metadata=alice.metadata).read())
+    assert error.retry_after_seconds == 1.0
+    assert await alice.stat(), "requests are counted apart"
+    await bob.swapon()
+    other = served.stub.Exchange(metadata=bob.metadata)
+    await other.write(load_message(1))
+    assert await next_answer(other)
+    await streams[0].done_writing()
+    assert await streams[0].read() is aio.EOF
+    again = served.stub.Exchange(metadata=alice.metadata)
+    await again.write(load_message(1))
+    assert await next_answer(again)
+
+
+class Silent:
+    """Calls of a unary method whose message does not come."""
+
+    def __init__(self, served: Served, tenant: str, count: int) -> None:
+        call = served.channel.stream_stream(f"/{SERVICE}/Stat")
+        self.calls: list[aio.StreamStreamCall[bytes, bytes]] = [call(metadata=bearer(tenant)) for _ in range(count)]
+
+    async def begin(self) -> None:
+        """Send their heads."""
+        for call in self.calls:
+            await call.wait_for_connection()
+
+
+async def test_requests_count_from_their_first_byte_and_not_from_their_message(serve: Serve, tokens: Path) -> None:
+    """Else a tenant that sends heads without messages would hold the places of everybody."""
+    served = await serve(tokens=tokens, tenant_requests_max=3)
+    alice, bob = served.seen_by("alice"), served.seen_by("bob")
+    await alice.swapon()
+    silent = Silent(served, "alice", 3)
+    await silent.begin()
+    await eventually(lambda: served.server.traffic.in_flight == 3)
+    error = await limited(alice.stat())
+    assert "3 requests in flight are the most" in str(error)
+    assert error.retry_after_seconds == 0.1
+    await bob.swapon()
+    silent.calls[0].cancel()
+    await eventually(lambda: served.server.traffic.in_flight == 2)
+    assert await alice.stat()
+
+
+async def test_a_request_whose_message_does_not_come_is_ended(serve: Serve, tokens: Path) -> None:
+    """Definitely without effect; a stream may be silent for as long as it likes."""
+    served = await serve(tokens=tokens)
+    alice = served.seen_by("alice")
+    await alice.swapon()
+    stream = served.stub.Exchange(metadata=alice.metadata)
+    await stream.wait_for_connection()
+    silent = Silent(served, "alice", 1)
+    await silent.begin()
+    await eventually(lambda: served.server.traffic.in_flight == 2)
+    served.clock.advance(REQUEST_SECONDS_MAX)
+    served.server.keep_house()
+    assert served.server.traffic.in_flight == 2
+    served.clock.advance(0.001)
+    served.server.keep_house()
+    assert "did not arrive within 30 s" in str(await limited(silent.calls[0].read()))
+    await stream.write(load_message(1))
+    assert await next_answer(stream)
+
+
+async def test_a_request_that_ends_before_its_message_is_refused(serve: Serve) -> None:
+    """It used to get no answer at all from grpc.aio."""
+    served = await serve()
+    call: aio.StreamStreamCall[bytes, bytes] = served.channel.stream_stream(f"/{SERVICE}/Stat")()
+    await call.done_writing()
+    with pytest.raises(aio.AioRpcError) as caught:
+        await asyncio.wait_for(call.read(), PATIENCE_SECONDS)
+    assert isinstance(from_rpc_error(caught.value), InvalidRequest)
+
+
+async def test_a_drain_does_not_wait_for_a_message_that_does_not_come(serve: Serve) -> None:
+    """The request had no effect, and is told so."""
+    served = await serve(drain_seconds=60)
+    call: aio.StreamStreamCall[bytes, bytes] = served.channel.stream_stream(f"/{SERVICE}/Stat")()
+    await call.wait_for_connection()
+    await eventually(lambda: served.server.traffic.in_flight == 1)
+    await asyncio.wait_for(served.server.drain(), PATIENCE_SECONDS)
+    with pytest.raises(aio.AioRpcError, match="shutting down"):
+        await call.read()
+
+
+async def test_health_calls_are_bounded_although_nobody_has_to_say_who_calls(serve: Serve, tokens: Path) -> None:
+    """Watches of strangers do not hold the places of tenants, nor of each other for ever."""
+    served = await serve(tokens=tokens)
+    health = health_pb2_grpc.HealthStub(served.channel)
+    watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(HEALTH_CALLS_MAX)]
+    for watch in watches:
+        assert await watch.read()
+    await limited(health.Check(health_pb2.HealthCheckRequest()))
+    assert await served.seen_by("alice").swapon()
+    watches[0].cancel()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            try:
+                assert await health.Check(health_pb2.HealthCheckRequest())
+            except aio.AioRpcError:
+                continue
+            break
+    for watch in watches:
+        watch.cancel()
+
+
+def test_what_has_ended_leaves_nothing_behind() -> None:
+    """As many tenants as there are tokens may come and go."""
+    tenants = Tenants(TenantLimits(1, 1, 1, 1))
+    for tenant in ("alice", "bob"):
+        with tenants.request(tenant), tenants.stream(tenant), tenants.health_call():
+            pass
+        with pytest.raises(ZeroDivisionError), tenants.request(tenant):
+            1 / 0  # noqa: B018 - raises
+    assert not tenants._requests and not tenants._streams and not tenants._health_calls
+
+
+# How large its messages are
+
+
+async def test_a_server_says_how_many_slots_a_message_may_have_and_holds_to_it(serve: Serve, tokens: Path) -> None:
+    """By its columns, so a message that is too large only by its pages breaks off earlier, by gRPC itself."""
+    served = await serve(tokens=tokens, batch_slots_max=4)
+    alice = served.seen_by("alice")
+    assert (await alice.swapon(slots=BATCH_SLOTS_MAX)).batch_slots_max == 4
+    stream = served.stub.Exchange(metadata=alice.metadata)
+    await stream.write(load_message(5))
+    error = decode_exchange_error((await next_answer(stream)).error)
+    assert isinstance(error, LimitReached)
+    assert "names 5 slots, this server takes 4" in str(error)
+    await stream.write(load_message(4))
+    assert len((await next_answer(stream)).load.outcomes) == 4
+    request = pb.LookupRequest(header=header_message(), batch=pb.LookupBatch(offsets=range(5)))
+    await limited(served.stub.Lookup(request, metadata=alice.metadata))
+
+
+async def test_a_message_over_the_limit_ends_its_own_call_only(serve: Serve, tokens: Path) -> None:
+    """RESOURCE_EXHAUSTED by gRPC itself, for a unary call and a stream; the tenant next door reads on."""
+    served = await serve(tokens=tokens, batch_slots_max=4)
+    alice, bob = served.seen_by("alice"), served.seen_by("bob")
+    for tenant in (alice, bob):
+        await tenant.swapon()
+    stream = served.stub.Exchange(metadata=bob.metadata)
+    batch = pb.StoreBatch(offsets=[0], generations=[1], checksums=[1], pages=bytes(100_000))
+    async with aio.insecure_channel(served.address) as channel:
+        unlimited = type(served.stub)(channel)
+
+        async def requests() -> AsyncIterator[pb.ExchangeRequest]:
+            yield pb.ExchangeRequest(header=header_message(), store=batch)
+
+        for call in (
+            unlimited.Store(pb.StoreRequest(header=header_message(), batch=batch), metadata=alice.metadata),
+            unlimited.Exchange(requests(), metadata=alice.metadata).read(),
+        ):
+            with pytest.raises(aio.AioRpcError, match="larger than max") as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await stream.write(store_message(0, 1))
+    assert not (await next_answer(stream)).HasField("error")
+    assert (await alice.stat()).device_pages == (await alice.stat()).stored_pages == 0
