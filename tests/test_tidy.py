@@ -34,6 +34,9 @@ PURE_MODULES = (
 )
 """Pure because the design says so; a module that calls itself pure is held to the same."""
 
+SHELLS_IN_PURE_FOLDERS = ("swaptier_loadgen.explore.replay",)
+"""A schedule that was found is replayed against a server."""
+
 CORE_IMPORTS = {
     "__future__",
     *("bisect", "collections", "contextlib", "copy", "dataclasses", "difflib", "enum", "fractions", "functools"),
@@ -68,11 +71,12 @@ MAY_IMPORT = {
         "swaptier_wire.types",
         "swaptier_wire.errors",
     ),
+    "swaptier_loadgen.explore.replay": ("swaptier_loadgen", "swaptier_client", "swaptier_server.tier", "swaptier_wire"),
     "swaptier_loadgen": ("swaptier_loadgen", "swaptier_client", "swaptier_wire", "swaptier"),
 }
 """Of our own packages, by the longest name that fits the importer. Server and client never meet but in the explorer."""
 
-PRINTERS = re.compile(r"\.(cli|__main__)$")
+PRINTERS = re.compile(r"\.cli\.\w+$|\.__main__$")
 
 EXCEPTION_WITH_REASON = re.compile(
     r"#\s*(?:noqa: [A-Z]+[0-9]+(?:, ?[A-Z]+[0-9]+)*|type: ignore\[[\w, -]+\])[\s#-]+.*[a-z]{4}"
@@ -114,7 +118,9 @@ class Module(NamedTuple):
     def must_be_pure(self) -> bool:
         """Whether the design puts it into the pure core."""
         return self.name in PURE_MODULES or (
-            any(self.name.startswith(f"{folder}.") for folder in PURE_FOLDERS) and not self.is_test
+            any(self.name.startswith(f"{folder}.") for folder in PURE_FOLDERS)
+            and self.name not in SHELLS_IN_PURE_FOLDERS
+            and not self.is_test
         )
 
     @property

@@ -26,7 +26,7 @@ QUEUE_OPS_MAX = 4096
 """Operations that may wait for one area: 16 messages, 16 MiB of pages. More threads than this wait for room."""
 
 
-class Op:
+class PendingRequest:
     """One request on its way: waiting, then in one message, then answered or failed. Its future ends exactly once."""
 
     __slots__ = ("deadline", "effect", "reply")
@@ -48,13 +48,13 @@ class Op:
             self.reply.set_exception(error)
 
 
-class WaitingOps:
+class RequestQueue:
     """The operations that wait for one area, oldest first. At most *ops_max* of them."""
 
     __slots__ = ("_ops", "_ops_max")
 
     def __init__(self, ops_max: int = QUEUE_OPS_MAX) -> None:
-        self._ops: deque[Op] = deque()
+        self._ops: deque[PendingRequest] = deque()
         self._ops_max = ops_max
 
     def __len__(self) -> int:
@@ -65,12 +65,12 @@ class WaitingOps:
         """Whether one more may be added."""
         return len(self._ops) < self._ops_max
 
-    def add(self, op: Op) -> None:
+    def add(self, op: PendingRequest) -> None:
         """Append *op*; the caller has asked `has_room`."""
         assert self.has_room
         self._ops.append(op)
 
-    def put_back(self, ops: Sequence[Op]) -> None:
+    def put_back(self, ops: Sequence[PendingRequest]) -> None:
         """Put *ops*, which were taken and had no effect, before all others: they came first. Room or not."""
         self._ops.extendleft(reversed(ops))
 
@@ -89,15 +89,15 @@ class WaitingOps:
         for op in self._ops:
             op.deadline = max(op.deadline, deadline)
 
-    def take_late(self, now: float) -> Iterator[Op]:
+    def take_late(self, now: float) -> Iterator[PendingRequest]:
         """Remove and yield, from the front, what was not sent before its deadline."""
         while self._ops and self._ops[0].deadline <= now:
             yield self._ops.popleft()
 
-    def take_message(self, slots_max: int) -> list[Op]:
+    def take_message(self, slots_max: int) -> list[PendingRequest]:
         """Remove and return the operations of the next message: at most *slots_max*, none only if none are left."""
-        taken: list[Op] = []
-        held_back: list[Op] = []
+        taken: list[PendingRequest] = []
+        held_back: list[PendingRequest] = []
         offsets: set[int] = set()
         require_generation: bool | None = None
         while self._ops and len(taken) < slots_max:
@@ -120,7 +120,7 @@ class WaitingOps:
         self._ops.extendleft(reversed(held_back))
         return taken
 
-    def drop_all(self) -> Iterator[Op]:
+    def drop_all(self) -> Iterator[PendingRequest]:
         """Remove and yield everything, oldest first."""
         while self._ops:
             yield self._ops.popleft()

@@ -22,7 +22,7 @@ from grpc import aio
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_client.area_calls import AreaCalls, HostArea, Opened, status_now
 from swaptier_client.channel import connect
-from swaptier_client.coalesce import QUEUE_OPS_MAX, WaitingOps
+from swaptier_client.coalesce import QUEUE_OPS_MAX, RequestQueue
 from swaptier_client.message import Message
 from swaptier_client.metrics import StreamCounters
 from swaptier_client.security import PLAIN, Security
@@ -96,7 +96,7 @@ class Connection:
         address: str,
         area: HostArea,
         settings: StreamSettings,
-        waiting: WaitingOps,
+        waiting: RequestQueue,
         request_ids: Iterator[int],
         counters: StreamCounters,
         listener: Listener,

@@ -40,7 +40,7 @@ PREEMPTION_SECONDS_MAX = 0.1
 """And in time: a turn in which other threads touch many resident pages was measured at 20 ms, 5,000 times as long."""
 
 
-class Tier(Protocol):
+class TierLink(Protocol):
     """A tier server as the driver sees it: `swaptier_client.transport.TierStream`, or a fake."""
 
     @property
@@ -118,7 +118,7 @@ class _Parked:
 class Driver:
     """Performs the effects of many paths at once, each in its own task, against the tiers of one host."""
 
-    def __init__(self, tiers: Sequence[Tier], *, seed: int, preemption: Preemption | None = None) -> None:
+    def __init__(self, tiers: Sequence[TierLink], *, seed: int, preemption: Preemption | None = None) -> None:
         """Perform requests on tiers[entry.type]; preempt as *preemption* says, drawn from *seed*."""
         self._tiers = tuple(tiers)
         preemption = preemption or Preemption()
@@ -188,7 +188,7 @@ class Driver:
         return replies
 
 
-async def _when_there_is_room(tier: Tier, request: Request) -> Request:
+async def _when_there_is_room(tier: TierLink, request: Request) -> Request:
     """Wait until *tier* has room, and return the request to make then.
 
     A load that was made for a server that is gone by then requires its generation, as those that wait in the stream do:

@@ -9,9 +9,18 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from swaptier_client.coalesce import Op
+from swaptier_client.coalesce import PendingRequest
 from swaptier_client.mm.effects import Acknowledge, Invalidate, Load, Lookup, RequestReply, Store
-from swaptier_wire.batches import Acknowledges, Header, Invalidates, Loads, Lookups, Replies, Request, Stores
+from swaptier_wire.batches import (
+    Acknowledges,
+    Header,
+    Invalidates,
+    Loads,
+    Lookups,
+    ReplyBatches,
+    RequestBatches,
+    Stores,
+)
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import page_checksum
 
@@ -23,7 +32,7 @@ class Message:
 
     __slots__ = ("_by_kind", "deadline", "ops", "overtaken", "request", "sent_at")
 
-    def __init__(self, header: Header, ops: Sequence[Op], *, sent_at: float) -> None:
+    def __init__(self, header: Header, ops: Sequence[PendingRequest], *, sent_at: float) -> None:
         """Pack *ops*, which are of different slots and agree on require_generation. *sent_at* is the loop's time."""
         self.sent_at = sent_at
         self.ops = ops
@@ -31,10 +40,10 @@ class Message:
         """The earliest of those of its operations that are not late yet; infinite when all are."""
         self.overtaken = 0
         """Later messages that were answered before this one."""
-        self._by_kind: dict[type, list[Op]] = {}
+        self._by_kind: dict[type, list[PendingRequest]] = {}
         for op in ops:
             self._by_kind.setdefault(type(op.effect), []).append(op)
-        self.request = Request(
+        self.request = RequestBatches(
             header,
             store=_stores(self._effects(Store)),
             load=_loads(self._effects(Load)),
@@ -43,7 +52,7 @@ class Message:
             invalidate=_invalidates(self._effects(Invalidate)),
         )
 
-    def resolve(self, replies: Replies) -> None:
+    def resolve(self, replies: ReplyBatches) -> None:
         """End every operation with its reply; *replies* were decoded against `request`, so they fit."""
         answers: tuple[tuple[type, Sequence[RequestReply] | None], ...] = (
             (Store, replies.store),

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import accumulate
 
-from swaptier_wire.batches import Replies, Request
+from swaptier_wire.batches import ReplyBatches, RequestBatches
 from swaptier_wire.types import PAGE_BYTES, WORD_BYTES, Outcome
 
 SLOTS_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -84,14 +84,14 @@ class StreamCounters:
     round_trip_us: Buckets = field(default_factory=lambda: Buckets(ROUND_TRIP_BOUNDS_US))
     """Microseconds from taking a message out of the queue to its answer."""
 
-    def count_sent(self, request: Request) -> None:
+    def count_sent(self, request: RequestBatches) -> None:
         """Count a message that is about to be sent."""
         batches = (request.store, request.load, request.lookup, request.acknowledge, request.invalidate)
         self.message_slots.observe(sum(len(batch.offsets) for batch in batches if batch is not None))
         if request.store is not None:
             self.page_bytes_sent += PAGE_BYTES * len(request.store.offsets)
 
-    def count_received(self, replies: Replies) -> None:
+    def count_received(self, replies: ReplyBatches) -> None:
         """Count the replies of one message."""
         for reply in replies.load or ():
             if reply.page is not None:

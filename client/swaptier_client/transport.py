@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from swaptier_client.area_calls import HostArea
-from swaptier_client.coalesce import Op, WaitingOps
+from swaptier_client.coalesce import PendingRequest, RequestQueue
 from swaptier_client.connection import Connection, End, StreamSettings
 from swaptier_client.metrics import StreamCounters
 from swaptier_client.mm.effects import Lookup, Request, RequestReply, Store
@@ -69,7 +69,7 @@ class TierStream:
         self._on_epoch_change = on_epoch_change
         self._clock = clock
         self._chance = random.Random(f"{area.client_id}/{area.client_epoch}/{area.name}")
-        self._waiting = WaitingOps(self._settings.queue_ops_max)
+        self._waiting = RequestQueue(self._settings.queue_ops_max)
         self._request_ids = count(1)
         self._connection: Connection | None = None
         """None while there is none."""
@@ -154,7 +154,7 @@ class TierStream:
         if refusal is not None:
             reply.set_exception(refusal)
             return reply
-        self._waiting.add(Op(effect, reply, self._loop.time() + self._settings.deadline_seconds))
+        self._waiting.add(PendingRequest(effect, reply, self._loop.time() + self._settings.deadline_seconds))
         if self._connection is not None:
             self._connection.wake()
         return reply

@@ -1,8 +1,9 @@
 """Batches in columns: what one message asks for many slots, and what makes a batch acceptable.
 
-Pure. The client builds these from its requests, `swaptier_wire.codec` carries them over the wire, the server walks
-their columns. Columns are parallel: element i of each belongs to element i of `offsets`. A field of `Request` and
-`Replies` is named as in `ExchangeRequest` and `ExchangeResponse`, and None when the message has no such batch.
+Pure. The client builds these from its requests, `request_codec` and `reply_codec` carry them over the wire, the server
+walks their columns. Columns are parallel: element i of each belongs to element i of `offsets`. A field of
+`RequestBatches` and `ReplyBatches` is named as in `ExchangeRequest` and `ExchangeResponse`; None: the message has no
+such batch.
 
 The checks here refuse a message whole, before any of it is applied. They name columns and numbers, never content.
 """
@@ -12,10 +13,15 @@ from itertools import chain
 from typing import NamedTuple
 
 from swaptier_wire.errors import InvalidRequest
-from swaptier_wire.types import BATCH_SLOTS_MAX, NO_GENERATION, PAGE_BYTES, LoadMode, LoadReply, SlotReply
-
-NAME_BYTES_MAX = 128
-"""Client ids and area names in UTF-8: they become metric labels and log fields."""
+from swaptier_wire.types import (
+    BATCH_SLOTS_MAX,
+    NAME_BYTES_MAX,
+    NO_GENERATION,
+    PAGE_BYTES,
+    LoadMode,
+    LoadReply,
+    SlotReply,
+)
 
 NOTHING_APPLIED = "Nothing was applied; correct the request."
 
@@ -77,7 +83,7 @@ class Invalidates(NamedTuple):
     generations: list[int]
 
 
-class Request(NamedTuple):
+class RequestBatches(NamedTuple):
     """One message: at most one batch of each kind, at most BATCH_SLOTS_MAX slots in all, no offset twice."""
 
     header: Header
@@ -88,8 +94,8 @@ class Request(NamedTuple):
     invalidate: Invalidates | None = None
 
 
-class Replies(NamedTuple):
-    """The answer to one Request: for each batch in it one reply per slot, in the batch's order."""
+class ReplyBatches(NamedTuple):
+    """The answer to one RequestBatches: for each batch in it one reply per slot, in the batch's order."""
 
     store: list[SlotReply] | None = None
     load: list[LoadReply] | None = None

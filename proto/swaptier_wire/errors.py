@@ -71,10 +71,10 @@ class Draining(SwapTierError):
     reason = "DRAINING"
 
 
-class NotBuilt(SwapTierError):
-    """The contract has this and this version of the server does not. Definite."""
+class UnknownMethod(SwapTierError):
+    """The server has no such method: client and server differ in version. Definite."""
 
-    reason = "NOT_BUILT"
+    reason = "UNKNOWN_METHOD"
 
 
 class TierUnreachable(SwapTierError):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn, TypeVar, cast
 
 from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_wire.batches import Replies, Request, split_pages
+from swaptier_wire.batches import ReplyBatches, RequestBatches, split_pages
 from swaptier_wire.errors import ServerDefect
 from swaptier_wire.types import (
     PAGE_BYTES,
@@ -185,7 +185,7 @@ def decode_invalidate_replies(message: pb.InvalidateResult, slots: int) -> list[
     return _translate("invalidate result", "outcomes", message.outcomes, _INVALIDATE_REPLIES, slots)
 
 
-def encode_exchange_response(server_epoch: int, request_id: int, replies: Replies) -> pb.ExchangeResponse:
+def encode_exchange_response(server_epoch: int, request_id: int, replies: ReplyBatches) -> pb.ExchangeResponse:
     """Return the answer to the stream's message *request_id*. A refusal: `status.encode_exchange_error`."""
     message = pb.ExchangeResponse(server_epoch=server_epoch, request_id=request_id)
     if replies.store is not None:
@@ -201,7 +201,7 @@ def encode_exchange_response(server_epoch: int, request_id: int, replies: Replie
     return message
 
 
-def decode_exchange_response(message: pb.ExchangeResponse, request: Request) -> Replies:
+def decode_exchange_response(message: pb.ExchangeResponse, request: RequestBatches) -> ReplyBatches:
     """Return the replies to *request*, the one that `message.request_id` names.
 
     The caller looks at `message.error` first, see `status.decode_exchange_error`.
@@ -222,7 +222,7 @@ def decode_exchange_response(message: pb.ExchangeResponse, request: Request) -> 
     ):
         if asked != answered:
             _broken(f"{kind} was {'' if asked else 'not '}asked and {'' if answered else 'not '}answered")
-    return Replies(
+    return ReplyBatches(
         None if store is None else decode_store_replies(message.store, len(store.offsets)),
         None if load is None else decode_load_replies(message.load, len(load.offsets)),
         None if lookup is None else decode_lookup_replies(message.lookup, len(lookup.offsets)),

@@ -1,7 +1,7 @@
 """Translates requests to and from the messages of `swaptier.v1`: encoded by the client, decoded by the server.
 
-Touches protobuf and nothing else: no gRPC, no clock, no tier, no host. Replies: `swaptier_wire.reply_codec`; errors
-and gRPC status: `swaptier_wire.status`. This is the hot path of both sides, so a column crosses in one call, never
+Touches protobuf and nothing else: no gRPC, no clock, no tier, no host. Replies: `swaptier_wire.reply_codec`; errors and
+gRPC status: `swaptier_wire.status`. This is the hot path of both sides, so a column crosses in one call, never
 slot by slot: a slice out of a repeated field, an extend into one, one join of pages. Batches are written in place:
 handing a constructor a ready submessage copies it, which for 1 MiB of pages costs more than all the rest.
 
@@ -21,7 +21,7 @@ from swaptier_wire.batches import (
     Invalidates,
     Loads,
     Lookups,
-    Request,
+    RequestBatches,
     Stores,
     check_column,
     check_generations,
@@ -197,7 +197,7 @@ def decode_invalidates(message: pb.InvalidateBatch) -> Invalidates:
     return Invalidates(offsets, _decode_generations(kind, offsets, message.generations))
 
 
-def encode_exchange_request(request: Request) -> pb.ExchangeRequest:
+def encode_exchange_request(request: RequestBatches) -> pb.ExchangeRequest:
     """Return *request* as one message of the stream."""
     message = pb.ExchangeRequest(header=encode_header(request.header))
     if request.store is not None:
@@ -213,13 +213,13 @@ def encode_exchange_request(request: Request) -> pb.ExchangeRequest:
     return message
 
 
-def decode_exchange_request(message: pb.ExchangeRequest) -> Request:
+def decode_exchange_request(message: pb.ExchangeRequest) -> RequestBatches:
     """Return what one message of the stream asks for.
 
     Raises:
         InvalidRequest: the header or a batch is not acceptable, or the batches together are not. Definite.
     """
-    request = Request(
+    request = RequestBatches(
         header=decode_header(message.header),
         store=decode_stores(message.store) if message.HasField("store") else None,
         load=decode_loads(message.load) if message.HasField("load") else None,

@@ -25,12 +25,12 @@ from swaptier_wire.errors import (
     Draining,
     InvalidRequest,
     LimitReached,
-    NotBuilt,
     ServerDefect,
     SwapTierError,
     TierUnreachable,
     Unauthenticated,
     UnknownArea,
+    UnknownMethod,
 )
 
 DOMAIN = "swaptier"
@@ -47,7 +47,7 @@ STATUS_CODES: dict[type[SwapTierError], grpc.StatusCode] = {
     ClientReplaced: grpc.StatusCode.FAILED_PRECONDITION,
     LimitReached: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Draining: grpc.StatusCode.UNAVAILABLE,
-    NotBuilt: grpc.StatusCode.UNIMPLEMENTED,
+    UnknownMethod: grpc.StatusCode.UNIMPLEMENTED,
     TierUnreachable: grpc.StatusCode.UNAVAILABLE,
     DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     ServerDefect: grpc.StatusCode.INTERNAL,
@@ -162,7 +162,9 @@ def _from_bare_status(code: grpc.StatusCode, details: str) -> SwapTierError:
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlinePassed(f"No answer within the deadline ({details}). {unknown}")
         case grpc.StatusCode.UNIMPLEMENTED:
-            return NotBuilt(f"The server does not have this call ({details}). Nothing was applied; compare versions.")
+            return UnknownMethod(
+                f"The server does not have this call ({details}). Nothing was applied; compare versions."
+            )
         case grpc.StatusCode.RESOURCE_EXHAUSTED if details.startswith(SHED):
             return LimitReached(f"The server takes no further calls now ({details}). Nothing was applied; retry later.")
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED | grpc.StatusCode.RESOURCE_EXHAUSTED:

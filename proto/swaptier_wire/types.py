@@ -19,6 +19,9 @@ WORD_BYTES = 8
 BATCH_SLOTS_MAX = 256
 """Slots in one message: 1 MiB of pages, well inside gRPC's 4 MiB default and about 1 ms of lz4."""
 
+NAME_BYTES_MAX = 128
+"""Client ids and area names in UTF-8: they become metric labels and log fields."""
+
 NO_GENERATION = 0
 """Generation of bytes nobody stored. Real generations start at 1."""
 

@@ -36,7 +36,7 @@ from swaptier_server.rpc.service import SwapTierService
 from swaptier_server.rpc.snapshot import LoopSnapshots, TierSnapshot, take_snapshot
 from swaptier_server.rpc.traffic import Traffic
 from swaptier_server.swapfile.file import SqliteSwapFile, SwapFileUnusable
-from swaptier_server.tier.device import DeviceError, MemoryDevice, SwapDevice
+from swaptier_server.tier.device import BackingDevice, DeviceError, MemoryDevice
 from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import Durability, Tier, TierLimits
 from swaptier_wire.errors import LimitReached, Unauthenticated
@@ -63,7 +63,7 @@ class TierServer:
         config: ServerConfig,
         epoch: int,
         now_ns: Callable[[], int],
-        device_for: Callable[[str], SwapDevice],
+        device_for: Callable[[str], BackingDevice],
         swap_file: SqliteSwapFile | None,
     ) -> None:
         """Wire the parts together; nothing is bound yet. See `start()`.
@@ -133,7 +133,7 @@ class TierServer:
         *,
         epoch: int | None = None,
         now_ns: Callable[[], int] = time.monotonic_ns,
-        device_for: Callable[[str], SwapDevice] = lambda _name: MemoryDevice(),
+        device_for: Callable[[str], BackingDevice] = lambda _name: MemoryDevice(),
     ) -> Self:
         """Return a server that serves.
 

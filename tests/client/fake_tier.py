@@ -12,7 +12,7 @@ from swaptier.v1 import swaptier_pb2_grpc as pb_grpc
 from swaptier_client.area_calls import HostArea
 from swaptier_client.mm.effects import Invalidate, Load, Lookup, Request, RequestReply, Store, SwapEntry
 from swaptier_wire import reply_codec, request_codec
-from swaptier_wire.batches import Replies
+from swaptier_wire.batches import ReplyBatches
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.status import abort, encode_exchange_error
 from swaptier_wire.types import (
@@ -189,7 +189,7 @@ class FakeTier(pb_grpc.SwapTierServiceServicer):
         response = reply_codec.encode_exchange_response(
             self.epoch,
             request_id,
-            Replies(
+            ReplyBatches(
                 store and list(map(slots.store, store.offsets, store.generations, store.pages)),
                 load and list(map(slots.load, load.offsets, load.modes)),
                 lookup and list(map(slots.lookup, lookup.offsets)),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swaptier_client.coalesce import Op, WaitingOps
+from swaptier_client.coalesce import PendingRequest, RequestQueue
 from swaptier_client.mm.effects import Invalidate, Load, Request, Store, SwapEntry
 from swaptier_wire.types import ZERO_PAGE, LoadMode
 
@@ -33,9 +33,9 @@ def requests(draw: st.DrawFn) -> Request:
             return Invalidate(entry, 1)
 
 
-def filled(loop: asyncio.AbstractEventLoop, effects: list[Request]) -> tuple[WaitingOps, list[Op]]:
-    waiting = WaitingOps()
-    ops = [Op(effect, loop.create_future()) for effect in effects]
+def filled(loop: asyncio.AbstractEventLoop, effects: list[Request]) -> tuple[RequestQueue, list[PendingRequest]]:
+    waiting = RequestQueue()
+    ops = [PendingRequest(effect, loop.create_future()) for effect in effects]
     for op in ops:
         waiting.add(op)
     return waiting, ops
@@ -46,17 +46,17 @@ def test_messages_keep_the_order_of_each_slot_and_lose_nothing(
     loop: asyncio.AbstractEventLoop, effects: list[Request], slots_max: int, data: st.DataObject
 ) -> None:
     """However many are added between two messages: bounded, an offset once, one load flag, each slot's order kept."""
-    waiting = WaitingOps()
-    ops = [Op(effect, loop.create_future()) for effect in effects]
+    waiting = RequestQueue()
+    ops = [PendingRequest(effect, loop.create_future()) for effect in effects]
     unsubmitted = list(reversed(ops))
-    messages: list[list[Op]] = []
+    messages: list[list[PendingRequest]] = []
     while unsubmitted or len(waiting):
         for _ in range(data.draw(st.integers(1, 10), label="added")):
             if unsubmitted:
                 waiting.add(unsubmitted.pop())
         messages.append(waiting.take_message(slots_max))
 
-    sent_by_offset: dict[int, list[Op]] = defaultdict(list)
+    sent_by_offset: dict[int, list[PendingRequest]] = defaultdict(list)
     for message in messages:
         assert 1 <= len(message) <= slots_max
         offsets = [op.effect.entry.offset for op in message]
@@ -114,10 +114,10 @@ def test_a_cancelled_operation_is_never_sent(loop: asyncio.AbstractEventLoop) ->
 
 def test_the_queue_is_bounded(loop: asyncio.AbstractEventLoop) -> None:
     """has_room turns false at the bound and true again when a message has been taken."""
-    waiting = WaitingOps(ops_max=2)
+    waiting = RequestQueue(ops_max=2)
     for offset in range(2):
         assert waiting.has_room
-        waiting.add(Op(Invalidate(SwapEntry(0, offset), 1), loop.create_future()))
+        waiting.add(PendingRequest(Invalidate(SwapEntry(0, offset), 1), loop.create_future()))
     assert not waiting.has_room
     waiting.take_message(1)
     assert waiting.has_room

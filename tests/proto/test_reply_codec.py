@@ -1,4 +1,4 @@
-"""Replies cross the wire unchanged, and an answer that breaks the contract is never taken for one."""
+"""ReplyBatches cross the wire unchanged, and an answer that breaks the contract is never taken for one."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_wire.batches import Acknowledges, Header, Invalidates, Loads, Lookups, Replies, Request, Stores
+from swaptier_wire.batches import (
+    Acknowledges,
+    Header,
+    Invalidates,
+    Loads,
+    Lookups,
+    ReplyBatches,
+    RequestBatches,
+    Stores,
+)
 from swaptier_wire.errors import ServerDefect
 from swaptier_wire.reply_codec import (
     ACKNOWLEDGE_OUTCOMES,
@@ -64,13 +73,13 @@ def load_replies(draw: st.DrawFn) -> LoadReply:
     return reply
 
 
-def asked_for(replies: Replies) -> Request:
+def asked_for(replies: ReplyBatches) -> RequestBatches:
     """Return a request that *replies* could answer."""
 
     def offsets(answered: list[SlotReply] | list[LoadReply]) -> list[int]:
         return list(range(len(answered)))
 
-    return Request(
+    return RequestBatches(
         HEADER,
         store=None if replies.store is None else Stores(offsets(replies.store), [], [], []),
         load=None if replies.load is None else Loads(offsets(replies.load), [], [], []),
@@ -82,7 +91,7 @@ def asked_for(replies: Replies) -> Request:
 
 @given(
     st.builds(
-        Replies,
+        ReplyBatches,
         st.none() | st.lists(STORE_REPLIES, min_size=1, max_size=8),
         st.none() | st.lists(load_replies(), min_size=1, max_size=8),
         st.none() | bare(LOOKUP_OUTCOMES),
@@ -91,7 +100,7 @@ def asked_for(replies: Replies) -> Request:
     )
 )
 @settings(max_examples=200)
-def test_any_answer_arrives_as_it_was_sent(replies: Replies) -> None:
+def test_any_answer_arrives_as_it_was_sent(replies: ReplyBatches) -> None:
     """What the client decodes from the bytes is what the server encoded, slot by slot."""
     wire = encode_exchange_response(3, HEADER.request_id, replies).SerializeToString()
     assert decode_exchange_response(pb.ExchangeResponse.FromString(wire), asked_for(replies)) == replies
@@ -179,12 +188,12 @@ def test_an_answer_that_breaks_the_contract_leaves_the_effect_unknown(
     assert not defect.value.definite
 
 
-LOOKED_UP = Request(HEADER, lookup=Lookups([1]))
+LOOKED_UP = RequestBatches(HEADER, lookup=Lookups([1]))
 
 
 def test_an_answer_to_another_request_is_refused() -> None:
     """A reply is never given to whoever happens to wait."""
-    message = encode_exchange_response(3, 41, Replies(lookup=[SlotReply(Outcome.HIT)]))
+    message = encode_exchange_response(3, 41, ReplyBatches(lookup=[SlotReply(Outcome.HIT)]))
     with pytest.raises(ServerDefect, match="names request 41, not 42"):
         decode_exchange_response(message, LOOKED_UP)
 
@@ -192,11 +201,11 @@ def test_an_answer_to_another_request_is_refused() -> None:
 @pytest.mark.parametrize(
     ("replies", "message"),
     [
-        (Replies(), "lookup was asked and not answered"),
-        (Replies(lookup=[SlotReply(Outcome.HIT)], load=[page_reply(1)]), "load was not asked and answered"),
+        (ReplyBatches(), "lookup was asked and not answered"),
+        (ReplyBatches(lookup=[SlotReply(Outcome.HIT)], load=[page_reply(1)]), "load was not asked and answered"),
     ],
 )
-def test_an_answer_has_a_result_for_each_batch_asked_and_no_other(replies: Replies, message: str) -> None:
+def test_an_answer_has_a_result_for_each_batch_asked_and_no_other(replies: ReplyBatches, message: str) -> None:
     """Silence about a batch is not a success of it."""
     with pytest.raises(ServerDefect, match=message):
         decode_exchange_response(encode_exchange_response(3, 42, replies), LOOKED_UP)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_wire.batches import Acknowledges, Header, Invalidates, Loads, Lookups, Request, Stores
+from swaptier_wire.batches import Acknowledges, Header, Invalidates, Loads, Lookups, RequestBatches, Stores
 from swaptier_wire.errors import InvalidRequest
 from swaptier_wire.request_codec import (
     decode_acknowledges,
@@ -34,7 +34,7 @@ PAGES = st.binary(min_size=1, max_size=64).map(lambda seed: (seed * PAGE_BYTES)[
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> Request:
+def requests(draw: st.DrawFn) -> RequestBatches:
     """Any request that a client may send: distinct offsets, dealt out to the five kinds of batch."""
     offsets = draw(st.lists(U64, min_size=1, max_size=24, unique=True))
     kinds = [draw(st.integers(0, 4)) for _ in offsets]
@@ -47,7 +47,7 @@ def requests(draw: st.DrawFn) -> Request:
 
     modes = draw(st.lists(st.sampled_from(LoadMode), min_size=len(load), max_size=len(load)))
     pages = draw(st.lists(PAGES, min_size=len(store), max_size=len(store)))
-    return Request(
+    return RequestBatches(
         Header(draw(NAMES), draw(U64), draw(U64), draw(NAMES)),
         store=Stores(store, column(GENERATIONS, len(store)), pages, column(U64, len(store))) if store else None,
         load=Loads(
@@ -70,7 +70,7 @@ def requests(draw: st.DrawFn) -> Request:
 
 @given(requests())
 @settings(max_examples=200)
-def test_any_request_arrives_as_it_was_sent(request: Request) -> None:
+def test_any_request_arrives_as_it_was_sent(request: RequestBatches) -> None:
     """What the server decodes from the bytes is what the client encoded, batch by batch."""
     wire = encode_exchange_request(request).SerializeToString()
     assert decode_exchange_request(pb.ExchangeRequest.FromString(wire)) == request
@@ -78,7 +78,7 @@ def test_any_request_arrives_as_it_was_sent(request: Request) -> None:
 
 @given(st.binary(max_size=200))
 def test_garbage_is_refused_or_is_a_valid_request(garbage: bytes) -> None:
-    """Bytes that parse as a message at all end in a Request or in InvalidRequest, never in another error."""
+    """Bytes that parse as a message at all end in a RequestBatches or in InvalidRequest, never in another error."""
     message = pb.ExchangeRequest(header=pb.RequestHeader(client_id="c", area="a"))
     for batch in (message.store, message.load, message.lookup, message.acknowledge, message.invalidate):
         try:
@@ -86,7 +86,7 @@ def test_garbage_is_refused_or_is_a_valid_request(garbage: bytes) -> None:
         except Exception:  # noqa: BLE001 - protobuf's own refusal, of a class it does not export
             return
     with contextlib.suppress(InvalidRequest):
-        assert isinstance(decode_exchange_request(message), Request)
+        assert isinstance(decode_exchange_request(message), RequestBatches)
 
 
 def test_a_full_batch_is_accepted_and_one_slot_more_is_not() -> None:

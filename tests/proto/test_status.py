@@ -18,11 +18,11 @@ from swaptier_wire.errors import (
     DeadlinePassed,
     InvalidRequest,
     LimitReached,
-    NotBuilt,
     ServerDefect,
     SwapTierError,
     TierUnreachable,
     UnknownArea,
+    UnknownMethod,
 )
 from swaptier_wire.status import (
     MESSAGE_CHARS_MAX,
@@ -151,7 +151,7 @@ async def test_an_unknown_call_is_not_built(served: Served) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await call(b"", timeout=10)
     got = from_rpc_error(failed.value)
-    assert isinstance(got, NotBuilt)
+    assert isinstance(got, UnknownMethod)
     assert got.definite
 
 
@@ -188,7 +188,7 @@ def bare(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
         (grpc.StatusCode.UNAVAILABLE, "errors resolving nowhere:1: not found", TierUnreachable, True),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", DeadlinePassed, False),
         (grpc.StatusCode.CANCELLED, "", TierUnreachable, False),
-        (grpc.StatusCode.UNIMPLEMENTED, "Method not found!", NotBuilt, True),
+        (grpc.StatusCode.UNIMPLEMENTED, "Method not found!", UnknownMethod, True),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!", LimitReached, True),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "CLIENT: Received message larger than max", TierUnreachable, False),
         (grpc.StatusCode.INTERNAL, "Exception deserializing request!", ServerDefect, False),

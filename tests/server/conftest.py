@@ -13,9 +13,9 @@ from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server.config import ServerConfig
 from swaptier_server.lifecycle import TierServer
 from swaptier_server.rpc.server import channel_options
-from swaptier_server.tier.device import MemoryDevice, SwapDevice
+from swaptier_server.tier.device import BackingDevice, MemoryDevice
 from swaptier_wire import reply_codec, request_codec, status
-from swaptier_wire.batches import Header, Replies, Request
+from swaptier_wire.batches import Header, ReplyBatches, RequestBatches
 from swaptier_wire.types import BATCH_SLOTS_MAX, AreaOptions
 
 EPOCH = 7
@@ -91,7 +91,7 @@ class Served:
 class Serve(Protocol):
     """Starts a server with a configuration."""
 
-    def __call__(self, *, device_for: Callable[[str], SwapDevice] = ..., **config: object) -> Awaitable[Served]:
+    def __call__(self, *, device_for: Callable[[str], BackingDevice] = ..., **config: object) -> Awaitable[Served]:
         """Return it, serving."""
 
 
@@ -103,7 +103,7 @@ async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
         async def start(
-            *, device_for: Callable[[str], SwapDevice] = lambda _name: MemoryDevice(), **config: object
+            *, device_for: Callable[[str], BackingDevice] = lambda _name: MemoryDevice(), **config: object
         ) -> Served:
             clock = Clock()
             settings = ServerConfig.model_validate({"listen": "127.0.0.1:0", "metrics": "off"} | config)
@@ -122,10 +122,10 @@ def header_message(area: str = "a", client: str = "host", epoch: int = 1, reques
     return request_codec.encode_header(Header(client, epoch, request_id, area))
 
 
-Ask = Callable[[Served, Request], Awaitable[Replies]]
+Ask = Callable[[Served, RequestBatches], Awaitable[ReplyBatches]]
 
 
-async def ask_unary(served: Served, request: Request) -> Replies:
+async def ask_unary(served: Served, request: RequestBatches) -> ReplyBatches:
     """Send each batch of *request* as an RPC of its own."""
     message = request_codec.encode_exchange_request(request)
     answers = pb.ExchangeResponse(server_epoch=EPOCH, request_id=request.header.request_id)
@@ -133,7 +133,7 @@ async def ask_unary(served: Served, request: Request) -> Replies:
         if field.name == "header":
             continue
         rpc = getattr(served.stub, field.name.capitalize())
-        request_class = getattr(pb, f"{field.name.capitalize()}Request")
+        request_class = getattr(pb, f"{field.name.capitalize()}RequestBatches")
         try:
             answer = await rpc(request_class(header=message.header, batch=batch), metadata=served.metadata)
         except aio.AioRpcError as error:
@@ -143,7 +143,7 @@ async def ask_unary(served: Served, request: Request) -> Replies:
     return reply_codec.decode_exchange_response(answers, request)
 
 
-async def ask_stream(served: Served, request: Request) -> Replies:
+async def ask_stream(served: Served, request: RequestBatches) -> ReplyBatches:
     """Send *request* as one message of a stream of its own."""
     call = served.stub.Exchange(metadata=served.metadata)
     await call.write(request_codec.encode_exchange_request(request))

@@ -99,7 +99,7 @@ class Folio:
             self.lock_queue.wake_all()
 
 
-class Lru:
+class ClockList:
     """The clock: folios in the order the hand will meet them.
 
     A folio is on the list from allocation to its end, except while reclaim has isolated it.

@@ -18,7 +18,7 @@ from swaptier_client.mm.duplication import DuplicationLedger
 from swaptier_client.mm.effects import Path, RequestReply, SwapEntry, Wait, WaitQueue
 from swaptier_client.mm.errors import NotMapped, OutOfMemory
 from swaptier_client.mm.fault import swap_in
-from swaptier_client.mm.folio import Folio, Lru
+from swaptier_client.mm.folio import ClockList, Folio
 from swaptier_client.mm.invariants import check_host
 from swaptier_client.mm.page_table import PresentPte, SwapPte
 from swaptier_client.mm.policy import Policy
@@ -77,7 +77,7 @@ class Host:
         self.resident_pages = 0
         self.orphans: set[SwapSlot] = set()
         """Slots that nobody uses and whose pool entry the tier has not yet forgotten."""
-        self.lru = Lru()
+        self.lru = ClockList()
         self.counters = HostCounters()
         self.duplication = DuplicationLedger(now_ns)
         self.processes: dict[int, Process] = {}

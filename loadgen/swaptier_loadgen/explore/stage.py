@@ -17,8 +17,7 @@ from swaptier_loadgen.explore.in_process import InProcessTiers, TierFault, no_fa
 from swaptier_loadgen.explore.lockstep import Lockstep, Task, TaskState
 from swaptier_loadgen.measure.specification import ArmedFailures
 from swaptier_server.tier.area import Client
-from swaptier_server.tier.device import MemoryDevice
-from swaptier_server.tier.device import SwapDevice as BackingDevice
+from swaptier_server.tier.device import BackingDevice, MemoryDevice
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.types import AreaOptions, Outcome
 

@@ -22,7 +22,7 @@ import grpc
 from grpc import aio
 
 from swaptier_client.channel import CHANNEL_OPTIONS
-from swaptier_loadgen.faults.stream import EXCHANGE, Context, Conversation, Way, abort_alike
+from swaptier_loadgen.faults.stream import EXCHANGE, Context, Conversation, Route, abort_alike
 from swaptier_loadgen.faults.tcp_relay import Cable, Wire
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -30,11 +30,11 @@ _CallHandler: TypeAlias = Callable[[bytes, Context], Coroutine[object, object, b
 
 
 class FaultyLink:
-    """The way from all hosts to one tier. Entered for the length of a race."""
+    """The route from all hosts to one tier. Entered for the length of a race."""
 
-    def __init__(self, way: Way, seed: int) -> None:
-        self.way = way
-        self._seed = f"{seed}/{way.number}"
+    def __init__(self, route: Route, seed: int) -> None:
+        self.route = route
+        self._seed = f"{seed}/{route.number}"
         self._streams_of: Counter[str] = Counter()
         self._conversations: set[Conversation] = set()
         self._stack = AsyncExitStack()
@@ -54,7 +54,7 @@ class FaultyLink:
         await server.start()
         self._stack.push_async_callback(server.stop, 0)
         self._cable = await self._stack.enter_async_context(Cable(port))
-        if self.way.faults.disconnects_per_second:
+        if self.route.faults.disconnects_per_second:
             self._spawn(self._disconnect_for_ever())
         return self
 
@@ -85,7 +85,7 @@ class FaultyLink:
 
     async def exchange(self, context: Context) -> None:
         """Pass a stream on, faults and all."""
-        conversation = Conversation(self.way, context, self._wire_of(context), self._chance_of)
+        conversation = Conversation(self.route, context, self._wire_of(context), self._chance_of)
         self._conversations.add(conversation)
         try:
             await conversation.run(self._spawn)
@@ -94,10 +94,10 @@ class FaultyLink:
 
     async def call(self, method: str, request: bytes, context: Context) -> bytes:
         """Pass a unary call on, as it is."""
-        channel = await self.way.connect(context)
+        channel = await self.route.connect(context)
         call: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
         try:
-            return await call(request, timeout=context.time_remaining(), metadata=self.way.metadata(context))
+            return await call(request, timeout=context.time_remaining(), metadata=self.route.metadata(context))
         except aio.AioRpcError as error:
             await abort_alike(context, error)
             raise
@@ -108,13 +108,13 @@ class FaultyLink:
         """Cut the connection of a stream at random moments."""
         chance = random.Random(f"{self._seed}/disconnect")
         while True:
-            await asyncio.sleep(chance.expovariate(self.way.faults.disconnects_per_second))
+            await asyncio.sleep(chance.expovariate(self.route.faults.disconnects_per_second))
             running = [one for one in self._conversations if one.wire is not None and one.area]
             if running:
                 victim = chance.choice(sorted(running, key=lambda one: one.area))
                 assert victim.wire is not None, "just looked"
                 victim.wire.cut()
-                self.way.damage.counts["disconnect"] += 1
+                self.route.damage.counts["disconnect"] += 1
 
 
 class _AnyMethod(grpc.GenericRpcHandler):

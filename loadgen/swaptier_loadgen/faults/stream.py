@@ -45,14 +45,14 @@ RECENT_ANSWERS = 8
 """Answers passed on last: a connection that is reset may have lost them."""
 
 QUEUE_MESSAGES_MAX = 64
-"""Messages that wait in here, each way: far more than a host leaves unanswered."""
+"""Messages that wait in here, each route: far more than a host leaves unanswered."""
 
 Context: TypeAlias = "aio.ServicerContext[bytes, bytes]"
 _Call: TypeAlias = "aio.StreamStreamCall[bytes, bytes]"
 
 
 @dataclass
-class Damage:
+class InjectedFaults:
     """What was done on purpose so far, on all links of a race, and what is known of its victims."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -61,7 +61,7 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Route:
     """Where a link leads and what goes wrong on it."""
 
     target: str
@@ -69,7 +69,7 @@ class Way:
     number: int
     """Of the tier in the race."""
     faults: Faults
-    damage: Damage
+    damage: InjectedFaults
     security: Security = PLAIN
 
     async def connect(self, context: Context) -> aio.Channel:
@@ -103,16 +103,16 @@ class Conversation:
     """One stream between a host and the server. Made, run once."""
 
     def __init__(
-        self, way: Way, context: Context, wire: Wire | None, chance_of: Callable[[str], random.Random]
+        self, route: Route, context: Context, wire: Wire | None, chance_of: Callable[[str], random.Random]
     ) -> None:
         """Pass the stream of *context* on; *chance_of* its area is asked for once, with the first message."""
         self.area = ""
         """Known from the first message on."""
         self.wire = wire
         """The connection it comes over, unless that is gone already."""
-        self._way = way
-        self._faults = way.faults
-        self._counts = way.damage.counts
+        self._way = route
+        self._faults = route.faults
+        self._counts = route.damage.counts
         self._context = context
         self._chance_of = chance_of
         self._chance = random.Random(0)

@@ -16,8 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from time import monotonic_ns
 
-from swaptier_client.driver import Driver, Preemption
-from swaptier_client.driver import Tier as TierLink
+from swaptier_client.driver import Driver, Preemption, TierLink
 from swaptier_client.mm.counters import DetectedLoss, InstallFailure
 from swaptier_client.mm.effects import Load, Path, SwapEntry
 from swaptier_client.mm.errors import OutOfMemory, PageLost

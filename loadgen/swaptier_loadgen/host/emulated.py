@@ -10,7 +10,7 @@ from itertools import count, islice
 from time import monotonic_ns
 from typing import NamedTuple, TypeAlias
 
-from swaptier_client.driver import Tier as TierLink
+from swaptier_client.driver import TierLink
 from swaptier_client.mm.clone import clone_into
 from swaptier_client.mm.process import Process
 from swaptier_client.mm.reclaim import SWAP_CLUSTER_MAX
@@ -20,7 +20,7 @@ from swaptier_loadgen.host.content import HOSTS_MAX, PROCESSES_MAX, Contents
 from swaptier_loadgen.host.latency import LatencyRecorder
 from swaptier_loadgen.host.messages import LOSSES_MAX, HostReport, HostSpec
 from swaptier_loadgen.host.oracle import Oracle
-from swaptier_loadgen.host.workload import Op, OpKind, Shape, WorkloadKind, share, stream
+from swaptier_loadgen.host.workload import AccessKind, MemoryAccess, Shape, WorkloadKind, share, stream
 from swaptier_loadgen.race.settings import THREADS_MAX
 
 OPS_BETWEEN_TURNS = 64
@@ -168,7 +168,9 @@ class EmulatedHost:
         spec = self._spec
         index = place.number * spec.threads + thread
         forks = FORKS if spec.workload is WorkloadKind.FORKS else {}
-        ops: Iterable[Op] = stream(Shape(place.pages, **forks), spec.seed, place.host.number, place.process.pid, thread)
+        ops: Iterable[MemoryAccess] = stream(
+            Shape(place.pages, **forks), spec.seed, place.host.number, place.process.pid, thread
+        )
         if spec.ops is not None:
             ops = islice(ops, share(spec.ops, len(self._places) * spec.threads, index))
         for number, op in enumerate(ops):
@@ -176,7 +178,7 @@ class EmulatedHost:
                 return
             if number % OPS_BETWEEN_TURNS == 0:
                 await asyncio.sleep(0)
-            if op.kind is OpKind.FORK:
+            if op.kind is AccessKind.FORK:
                 await self._fork(place, thread + (number + 1) * THREADS_MAX)
             else:
                 await self._perform(place, op)
@@ -188,17 +190,17 @@ class EmulatedHost:
         is_late = seconds is not None and monotonic_ns() >= self._race_began_ns + int(seconds * 1e9)
         return self.is_stopping or is_late
 
-    async def _perform(self, place: Place, op: Op) -> None:
+    async def _perform(self, place: Place, op: MemoryAccess) -> None:
         """Do to one page what *op* says; then read what was moved away meanwhile."""
         host, process, address = place.host, place.process, op.address
         match op.kind:
-            case OpKind.DISCARD:
+            case AccessKind.DISCARD:
                 await host.discard(process, address)
-            case OpKind.MOVE:
+            case AccessKind.MOVE:
                 host.move(process, address)
             case _:
-                await host.access(process, address, write=op.kind in (OpKind.WRITE, OpKind.PAGEOUT))
-                if op.kind is OpKind.PAGEOUT:
+                await host.access(process, address, write=op.kind in (AccessKind.WRITE, AccessKind.PAGEOUT))
+                if op.kind is AccessKind.PAGEOUT:
                     await host.page_out(process, [address])
         await host.read_moved(process)
 

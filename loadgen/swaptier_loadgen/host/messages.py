@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from swaptier_client.mm.readahead import ReadaheadMode
 from swaptier_loadgen.faults.hazards import Loss
 from swaptier_loadgen.faults.spec import NO_FAULTS, Faults
-from swaptier_loadgen.host.targets import Tier, parse_tiers
+from swaptier_loadgen.host.targets import Target, parse_tiers
 from swaptier_loadgen.host.workload import WorkloadKind
 from swaptier_wire.types import AreaOptions
 
@@ -97,7 +97,7 @@ class HostSpec(BaseModel):
         return self.give_up_seconds > 0
 
     @property
-    def tiers(self) -> tuple[Tier, ...]:
+    def tiers(self) -> tuple[Target, ...]:
         """The tiers of *target*, one for each swap device."""
         return parse_tiers(self.target)
 

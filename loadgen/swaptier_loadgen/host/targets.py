@@ -6,7 +6,7 @@ Pure.
 from typing import NamedTuple
 
 
-class Tier(NamedTuple):
+class Target(NamedTuple):
     """A tier that a host has a swap device on."""
 
     address: str
@@ -15,13 +15,13 @@ class Tier(NamedTuple):
     """Of the swap device: higher ones are filled first, equal ones in turn."""
 
 
-def parse_tiers(target: str) -> tuple[Tier, ...]:
+def parse_tiers(target: str) -> tuple[Target, ...]:
     """Return the tiers that *target* names, separated by commas, each perhaps with @PRIORITY; 0 without."""
     tiers = []
     for part in target.split(","):
         address, _, priority = part.rpartition("@")
         if address and priority.removeprefix("-").isdecimal():
-            tiers.append(Tier(address, int(priority)))
+            tiers.append(Target(address, int(priority)))
         else:
-            tiers.append(Tier(part, 0))
+            tiers.append(Target(part, 0))
     return tuple(tiers)

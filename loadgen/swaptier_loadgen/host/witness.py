@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from swaptier_client.connection import AnswerLost
-from swaptier_client.driver import Tier as TierLink
+from swaptier_client.driver import TierLink
 from swaptier_client.mm.effects import Load, Request, RequestReply
 from swaptier_loadgen.faults.hazards import Unknown
 from swaptier_wire.errors import DeadlinePassed, SwapTierError

@@ -27,7 +27,7 @@ class WorkloadKind(StrEnum):
     """As random, on each host and on a clone of it with the same memory image: both believe the area is theirs."""
 
 
-class OpKind(Enum):
+class AccessKind(Enum):
     """What a thread does to one page."""
 
     READ = "read"
@@ -43,12 +43,12 @@ class OpKind(Enum):
     """Move the page, if it is swapped out, and read it where it is now. Models: UFFDIO_MOVE."""
 
 
-class Op(NamedTuple):
+class MemoryAccess(NamedTuple):
     """One access of an emulated thread."""
 
     address: int
     """Virtual page number, below the process's page count."""
-    kind: OpKind
+    kind: AccessKind
 
 
 class Shape(NamedTuple):
@@ -70,7 +70,7 @@ class Shape(NamedTuple):
     """Accesses each thread makes before the focus moves on by its width."""
 
 
-def stream(shape: Shape, seed: int, host: int, process: int, thread: int) -> Iterator[Op]:
+def stream(shape: Shape, seed: int, host: int, process: int, thread: int) -> Iterator[MemoryAccess]:
     """Yield the accesses of one thread, without end; the same arguments give the same accesses."""
     chance = random.Random(f"{seed}/{host}/{process}/{thread}")
     width = min(shape.focus_pages, shape.pages)
@@ -79,23 +79,23 @@ def stream(shape: Shape, seed: int, host: int, process: int, thread: int) -> Ite
         focus = number // shape.focus_ops * width
         in_focus = chance.randrange(100) < shape.focus_percent
         address = focus + chance.randrange(width) if in_focus else chance.randrange(shape.pages)
-        yield Op(address % shape.pages, _kind(shape, chance.randrange(100)))
+        yield MemoryAccess(address % shape.pages, _kind(shape, chance.randrange(100)))
         number += 1
 
 
-def _kind(shape: Shape, percentile: int) -> OpKind:
+def _kind(shape: Shape, percentile: int) -> AccessKind:
     """Return what the access of rank *percentile*, 0 to 99, does."""
     for kind, percent in (
-        (OpKind.DISCARD, shape.discard_percent),
-        (OpKind.PAGEOUT, shape.pageout_percent),
-        (OpKind.WRITE, shape.write_percent),
-        (OpKind.FORK, shape.fork_percent),
-        (OpKind.MOVE, shape.move_percent),
+        (AccessKind.DISCARD, shape.discard_percent),
+        (AccessKind.PAGEOUT, shape.pageout_percent),
+        (AccessKind.WRITE, shape.write_percent),
+        (AccessKind.FORK, shape.fork_percent),
+        (AccessKind.MOVE, shape.move_percent),
     ):
         if percentile < percent:
             return kind
         percentile -= percent
-    return OpKind.READ
+    return AccessKind.READ
 
 
 def share(total: int, parts: int, index: int) -> int:

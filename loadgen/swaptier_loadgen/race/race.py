@@ -19,7 +19,7 @@ from typing import Protocol
 
 from swaptier_client.security import PLAIN
 from swaptier_loadgen.faults.hazards import LostTo
-from swaptier_loadgen.faults.stream import Damage
+from swaptier_loadgen.faults.stream import InjectedFaults
 from swaptier_loadgen.host.messages import LINE_BYTES_MAX, Ended, HostReport, HostSpec, PolicyRun
 from swaptier_loadgen.host.workload import share
 from swaptier_loadgen.race.settings import RaceSettings, area_name
@@ -56,12 +56,12 @@ class Race:
         target: str,
         corpus_files: Sequence[Path],
         observer: Observer,
-        damage: Damage | None = None,
+        damage: InjectedFaults | None = None,
     ) -> None:
         """Have hosts connect to *target*; *damage* is what is done to the tiers and on the way there, as it is done."""
         self._settings = settings
         self._target = target
-        self._damage = damage or Damage()
+        self._damage = damage or InjectedFaults()
         self._corpus_files = tuple(map(str, corpus_files))
         self._observer = observer
         self._epoch = time.time_ns()

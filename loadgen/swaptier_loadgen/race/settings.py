@@ -43,7 +43,7 @@ ZSWAP_BYTES_MAX = 1 << 44
 SWAP_DEVICES_MAX = 16
 """Tiers of one host. Models: MAX_SWAPFILES, which is some 30."""
 
-NAME_BYTES_MAX = 64
+RACE_NAME_BYTES_MAX = 64
 """Leaves room for what the contract's 128 bytes of client id and area name need besides."""
 
 DEFAULT_NAME = "race"
@@ -158,8 +158,8 @@ class RaceSettings:
         _check_install_failures(self.install_failures, self.install_failure_rate)
         if not 0 <= self.preemption_rate <= 1:
             raise UsageProblem(f"--preemption-rate {self.preemption_rate:g} is not within 0 and 1")
-        if not 1 <= len(self.name.encode()) <= NAME_BYTES_MAX or not self.name.isprintable():
-            raise UsageProblem(f"--name must be 1 to {NAME_BYTES_MAX} printable bytes, not {self.name!r}")
+        if not 1 <= len(self.name.encode()) <= RACE_NAME_BYTES_MAX or not self.name.isprintable():
+            raise UsageProblem(f"--name must be 1 to {RACE_NAME_BYTES_MAX} printable bytes, not {self.name!r}")
 
     def _check_tiers(self) -> None:
         """Refuse what does not fit the tiers.

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from swaptier_loadgen.faults.proxy import FaultyLink
 from swaptier_loadgen.faults.spec import Faults, Pause
-from swaptier_loadgen.faults.stream import Damage, Way
+from swaptier_loadgen.faults.stream import InjectedFaults, Route
 from swaptier_loadgen.host.targets import parse_tiers
 from swaptier_loadgen.race.server_process import OwnServer, own_server
 from swaptier_loadgen.race.settings import RaceSettings
@@ -31,7 +31,7 @@ class RaceTiers(NamedTuple):
     """Where hosts connect."""
     own: tuple[OwnServer, ...]
     """Our own servers; none where a target was named."""
-    damage: Damage
+    damage: InjectedFaults
     """What was done on purpose so far."""
 
     @property
@@ -50,10 +50,10 @@ async def race_tiers(settings: RaceSettings) -> AsyncIterator[RaceTiers]:
     async with contextlib.AsyncExitStack() as stack:
         own = [] if settings.target is not None else await _own_servers(settings, stack)
         target = settings.target or ",".join(server.target for server in own)
-        damage = Damage()
+        damage = InjectedFaults()
         links = [
-            await stack.enter_async_context(FaultyLink(way, settings.seed))
-            for way in (_ways(settings, target, damage) if settings.faults.on_the_way else ())
+            await stack.enter_async_context(FaultyLink(route, settings.seed))
+            for route in (_routes(settings, target, damage) if settings.faults.on_the_way else ())
         ]
         tiers = parse_tiers(target)
         linked = ",".join(f"{link.address}@{tier.priority}" for link, tier in zip(links, tiers, strict=False))
@@ -70,9 +70,9 @@ async def _own_servers(settings: RaceSettings, stack: contextlib.AsyncExitStack)
     ]
 
 
-def _ways(settings: RaceSettings, target: str, damage: Damage) -> list[Way]:
+def _routes(settings: RaceSettings, target: str, damage: InjectedFaults) -> list[Route]:
     return [
-        Way(tier.address, number, settings.faults, damage, settings.security)
+        Route(tier.address, number, settings.faults, damage, settings.security)
         for number, tier in enumerate(parse_tiers(target))
     ]
 
@@ -112,14 +112,14 @@ class ServerFaults:
             self._on_failure()
 
 
-async def _kill_for_ever(server: OwnServer, seconds: float, damage: Damage) -> None:
+async def _kill_for_ever(server: OwnServer, seconds: float, damage: InjectedFaults) -> None:
     while True:
         await asyncio.sleep(seconds)
         damage.counts["kill-server"] += 1
         await server.kill_and_restart()
 
 
-async def _pause_for_ever(server: OwnServer, pause: Pause, damage: Damage) -> None:
+async def _pause_for_ever(server: OwnServer, pause: Pause, damage: InjectedFaults) -> None:
     while True:
         await asyncio.sleep(pause.every_seconds)
         damage.counts["pause-server"] += 1

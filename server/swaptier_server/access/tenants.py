@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from swaptier_server.tier.tier import NAME_BYTES_MAX, Area, Client
+from swaptier_server.tier.tier import Area, Client
 from swaptier_wire.errors import InvalidRequest, LimitReached
-from swaptier_wire.types import AreaOptions
+from swaptier_wire.types import NAME_BYTES_MAX, AreaOptions
 
 SEPARATOR: Final = "|"
 """Between a tenant's name, which has none, and the name it gave."""

@@ -6,14 +6,14 @@ Pure; the one place where a message meets the tier, for unary calls and the stre
 """
 
 from swaptier_server.tier.tier import Area
-from swaptier_wire.batches import Replies, Request
+from swaptier_wire.batches import ReplyBatches, RequestBatches
 
 
-def apply(area: Area, request: Request) -> Replies:
+def apply(area: Area, request: RequestBatches) -> ReplyBatches:
     """Apply the batches of *request*, decoded and thus well formed, to *area*; return a reply for each slot.
 
     Raises:
-        InvalidRequest, UnknownArea, NotBuilt: nothing was applied. Definite.
+        InvalidRequest, UnknownArea: nothing was applied. Definite.
     """
     _, store, load, lookup, acknowledge, invalidate = request
     if store is not None:
@@ -26,7 +26,7 @@ def apply(area: Area, request: Request) -> Replies:
         area.check_acknowledge(acknowledge.offsets)
     if invalidate is not None:
         area.check_offsets(invalidate.offsets)
-    return Replies(
+    return ReplyBatches(
         store=None if store is None else area.store_many(*store),
         load=None
         if load is None

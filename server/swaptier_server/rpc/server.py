@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 from swaptier.v1 import swaptier_pb2, swaptier_pb2_grpc
 from swaptier_server.config import CALLS_MAX
 from swaptier_wire import status
-from swaptier_wire.errors import NotBuilt
+from swaptier_wire.errors import UnknownMethod
 from swaptier_wire.types import PAGE_BYTES
 
 SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
@@ -111,7 +111,9 @@ async def _refuse(rpc_state: object) -> None:
     context = cygrpc._ServicerContext(rpc_state, None, None, asyncio.get_running_loop())  # noqa: SLF001 - its class says why
     rich = rpc_status.to_status(
         status.rich_status(
-            NotBuilt("this server has no such method; nothing was applied. Compare the versions of client and server")
+            UnknownMethod(
+                "this server has no such method; nothing was applied. Compare the versions of client and server"
+            )
         )
     )
     try:

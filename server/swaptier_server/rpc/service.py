@@ -23,7 +23,7 @@ from swaptier_server.rpc.apply import apply
 from swaptier_server.rpc.call import GuardedCall, caller_of
 from swaptier_server.tier.tier import Area, Client, Durability, Tier
 from swaptier_wire import reply_codec, request_codec, status
-from swaptier_wire.batches import Header, Replies, Request
+from swaptier_wire.batches import Header, ReplyBatches, RequestBatches
 from swaptier_wire.errors import LimitReached, ServerDefect, SwapTierError
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES
 
@@ -123,7 +123,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
     async def Store(self, request: pb.StoreRequest, context: _Context) -> pb.StoreResponse:  # noqa: N802 - contract
         """Store pages."""
         header = self._header(request, context)
-        replies = self._apply(Request(header, store=request_codec.decode_stores(request.batch)))
+        replies = self._apply(RequestBatches(header, store=request_codec.decode_stores(request.batch)))
         response = pb.StoreResponse(server_epoch=self._tier.epoch)
         reply_codec.encode_store_replies(_asked(replies.store), response.result)
         return response
@@ -131,7 +131,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
     async def Load(self, request: pb.LoadRequest, context: _Context) -> pb.LoadResponse:  # noqa: N802 - contract
         """Load pages."""
         header = self._header(request, context)
-        replies = self._apply(Request(header, load=request_codec.decode_loads(request.batch)))
+        replies = self._apply(RequestBatches(header, load=request_codec.decode_loads(request.batch)))
         response = pb.LoadResponse(server_epoch=self._tier.epoch)
         reply_codec.encode_load_replies(_asked(replies.load), response.result)
         return response
@@ -139,7 +139,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
     async def Lookup(self, request: pb.LookupRequest, context: _Context) -> pb.LookupResponse:  # noqa: N802 - contract
         """Tell which slots the pool holds."""
         header = self._header(request, context)
-        replies = self._apply(Request(header, lookup=request_codec.decode_lookups(request.batch)))
+        replies = self._apply(RequestBatches(header, lookup=request_codec.decode_lookups(request.batch)))
         response = pb.LookupResponse(server_epoch=self._tier.epoch)
         reply_codec.encode_lookup_replies(_asked(replies.lookup), response.result)
         return response
@@ -147,9 +147,9 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
     async def Acknowledge(  # noqa: N802 - contract
         self, request: pb.AcknowledgeRequest, context: _Context
     ) -> pb.AcknowledgeResponse:
-        """End hand-offs: refused, until claims are built."""
+        """End hand-offs."""
         header = self._header(request, context)
-        replies = self._apply(Request(header, acknowledge=request_codec.decode_acknowledges(request.batch)))
+        replies = self._apply(RequestBatches(header, acknowledge=request_codec.decode_acknowledges(request.batch)))
         response = pb.AcknowledgeResponse(server_epoch=self._tier.epoch)
         reply_codec.encode_acknowledge_replies(_asked(replies.acknowledge), response.result)
         return response
@@ -159,7 +159,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
     ) -> pb.InvalidateResponse:
         """Forget slots that became free."""
         header = self._header(request, context)
-        replies = self._apply(Request(header, invalidate=request_codec.decode_invalidates(request.batch)))
+        replies = self._apply(RequestBatches(header, invalidate=request_codec.decode_invalidates(request.batch)))
         response = pb.InvalidateResponse(server_epoch=self._tier.epoch)
         reply_codec.encode_invalidate_replies(_asked(replies.invalidate), response.result)
         return response
@@ -201,10 +201,10 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         """Return the header of *request*, with names that are the caller's own."""
         return _qualified(request_codec.decode_header(request.header), caller_of(context))
 
-    def _apply(self, request: Request) -> Replies:
+    def _apply(self, request: RequestBatches) -> ReplyBatches:
         return self._apply_to(self._area(request.header), request)
 
-    def _apply_to(self, area: Area, request: Request) -> Replies:
+    def _apply_to(self, area: Area, request: RequestBatches) -> ReplyBatches:
         """Apply *request* if it is no larger than this server takes."""
         if self._batch_slots_max < BATCH_SLOTS_MAX:  # else the codec has seen to it
             slots = sum(len(batch.offsets) for batch in request[1:] if batch is not None)

@@ -29,7 +29,7 @@ from swaptier_server.swapfile.rows import (
     signed,
     unsigned,
 )
-from swaptier_server.tier.device import DeviceError, DeviceFault, SwapDevice
+from swaptier_server.tier.device import BackingDevice, DeviceError, DeviceFault
 from swaptier_server.tier.page import UNWRITTEN, DecodeError, StoredPage
 from swaptier_server.tier.swap_file import SavedArea, SavedPage
 from swaptier_wire.types import Reason
@@ -109,7 +109,7 @@ class SqliteSwapFile:
         self.damaged_areas += len(found) - len(whole)
         return whole
 
-    def reopen_area(self, name: str) -> tuple[SwapDevice, Sequence[SavedPage]]:
+    def reopen_area(self, name: str) -> tuple[BackingDevice, Sequence[SavedPage]]:
         """Return the device of a saved area, and which pages it has: whole ones only, of slots inside the area.
 
         Raises:
@@ -131,7 +131,7 @@ class SqliteSwapFile:
         self.damaged_pages += len(rows) - len(pages)
         return SqliteDevice(self, number), pages
 
-    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> SwapDevice:
+    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> BackingDevice:
         """Record a new area, forget those it replaces, and any of its own name; return its device, with no page.
 
         Raises:

@@ -4,7 +4,7 @@ Pure. A slot that was never written reads zeros and succeeds; a reused slot read
 That is what makes a lost page silent in the kernel, so nothing here may turn it into an error. Whether the bytes
 are current is the area's to know.
 
-`SwapDevice` is what an area needs of a device; `MemoryDevice` keeps the pages encoded, to save memory. A device
+`BackingDevice` is what an area needs of a device; `MemoryDevice` keeps the pages encoded, to save memory. A device
 that can fail says so with DeviceError, never with other bytes. What outlives the server is `swap_file`'s to say.
 
 Models: the slots of a swap device as swap_read_folio() and swap_writepage() in mm/page_io.c see them (KERNEL.md 4.2).
@@ -39,7 +39,7 @@ class DeviceError(Exception):
         self.fault = fault
 
 
-class SwapDevice(Protocol):
+class BackingDevice(Protocol):
     """One area's backing store, slot by slot."""
 
     def read(self, offset: int) -> StoredPage:

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from swaptier_server.tier.counters import AreaCounters, LeaseEnd
-from swaptier_server.tier.device import DeviceError, SwapDevice
+from swaptier_server.tier.device import BackingDevice, DeviceError
 from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.page import StoredPage
 from swaptier_server.tier.pool import Pool
@@ -63,7 +63,7 @@ class Holdings:
     """The slots of one area. The five gauges always equal a recount."""
 
     def __init__(
-        self, saved: SavedArea, device: SwapDevice, common: Common, *, is_restored: bool, incarnation: int = 0
+        self, saved: SavedArea, device: BackingDevice, common: Common, *, is_restored: bool, incarnation: int = 0
     ) -> None:
         self.name: Final = saved.name
         self.slots: Final = saved.slots

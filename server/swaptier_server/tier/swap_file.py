@@ -11,7 +11,7 @@ Pure; `swaptier_server.swapfile.file` keeps one on disk. Rules of conduct:
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from swaptier_server.tier.device import MemoryDevice, SwapDevice
+from swaptier_server.tier.device import BackingDevice, MemoryDevice
 from swaptier_wire.types import AreaOptions
 
 
@@ -51,14 +51,14 @@ class SwapFile(Protocol):
             DeviceError: they cannot be read.
         """
 
-    def reopen_area(self, name: str) -> tuple[SwapDevice, Iterable[SavedPage]]:
+    def reopen_area(self, name: str) -> tuple[BackingDevice, Iterable[SavedPage]]:
         """Return the device of a saved area, and which pages it has: whole ones only, of slots inside the area.
 
         Raises:
             DeviceError: it cannot be read.
         """
 
-    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> SwapDevice:
+    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> BackingDevice:
         """Record a new area, forget those it replaces, and any of its own name; return its device, with no page.
 
         Raises:
@@ -76,7 +76,7 @@ class SwapFile(Protocol):
 class VolatileSwapFile:
     """Records nothing: each new area gets whatever device it is given, and loses it with the server."""
 
-    def __init__(self, device_for: Callable[[str], SwapDevice]) -> None:
+    def __init__(self, device_for: Callable[[str], BackingDevice]) -> None:
         """Let *device_for* make the device of a new area, by name."""
         self._device_for: Final = device_for
 
@@ -84,11 +84,11 @@ class VolatileSwapFile:
         """Return none."""
         return ()
 
-    def reopen_area(self, name: str) -> tuple[SwapDevice, Iterable[SavedPage]]:
+    def reopen_area(self, name: str) -> tuple[BackingDevice, Iterable[SavedPage]]:
         """Not to be called: there is no saved area."""
         raise AssertionError(f"nothing was saved, so area {name!r} was not")
 
-    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> SwapDevice:
+    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> BackingDevice:
         """Return the device of a new area."""
         return self._device_for(area.name)
 
@@ -108,12 +108,12 @@ class MemorySwapFile:
         """Return the areas that are recorded."""
         return [area for area, _ in self._areas.values()]
 
-    def reopen_area(self, name: str) -> tuple[SwapDevice, Iterable[SavedPage]]:
+    def reopen_area(self, name: str) -> tuple[BackingDevice, Iterable[SavedPage]]:
         """Return the device of a saved area, and which pages it has."""
         device = self._areas[name][1]
         return device, [SavedPage(offset, page.generation, page.checksum) for offset, page in device.written().items()]
 
-    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> SwapDevice:
+    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> BackingDevice:
         """Record a new area, forget those it replaces; return its device."""
         for name in replaced:
             self._areas.pop(name, None)

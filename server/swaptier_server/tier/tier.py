@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from swaptier_server.tier.area import Area
-from swaptier_server.tier.device import DeviceError, MemoryDevice, SwapDevice
+from swaptier_server.tier.device import BackingDevice, DeviceError, MemoryDevice
 from swaptier_server.tier.holdings import Common, Durability
 from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.pool import Pool
@@ -22,12 +22,9 @@ from swaptier_server.tier.shrinker import SHRINK_PAGES_MAX, DrainProgress, Shrin
 from swaptier_server.tier.slot import Slot
 from swaptier_server.tier.swap_file import Client, SavedArea, SwapFile, VolatileSwapFile
 from swaptier_wire.errors import AreaExists, AreaNotOwned, ClientReplaced, InvalidRequest, LimitReached, UnknownArea
-from swaptier_wire.types import AreaOptions
+from swaptier_wire.types import NAME_BYTES_MAX, AreaOptions
 
 __all__ = ["Area", "Client", "Durability", "Tier", "TierLimits"]
-
-NAME_BYTES_MAX: Final = 128
-"""Of a client id or an area name, in UTF-8: they label metrics and log lines."""
 
 CLIENTS_REMEMBERED_MAX: Final = 1024
 """Clients without an area whose last epoch is remembered. Forgetting one lets a past life in, to new areas."""
@@ -69,7 +66,7 @@ class Tier:
         self,
         limits: TierLimits,
         epoch: int,
-        device_for: Callable[[str], SwapDevice] = lambda _name: MemoryDevice(),
+        device_for: Callable[[str], BackingDevice] = lambda _name: MemoryDevice(),
         *,
         swap_file: SwapFile | None = None,
         durability: Durability = Durability.MEMORY,

@@ -3,7 +3,7 @@
 import pytest
 
 from swaptier_client.mm.effects import SwapEntry, Wait
-from swaptier_client.mm.folio import Folio, Lru
+from swaptier_client.mm.folio import ClockList, Folio
 from swaptier_client.mm.page_table import PresentPte, SwapPte, pte_same
 from swaptier_wire.types import ZERO_PAGE
 
@@ -20,9 +20,9 @@ class Sleeper:
         self.woken += 1
 
 
-def folios(count: int) -> tuple[Lru, list[Folio]]:
+def folios(count: int) -> tuple[ClockList, list[Folio]]:
     """Return a clock with *count* folios, in the order the hand will meet them."""
-    lru = Lru()
+    lru = ClockList()
     made = [Folio(ZERO_PAGE) for _ in range(count)]
     for folio in made:
         lru.add(folio)

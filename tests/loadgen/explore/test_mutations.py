@@ -174,7 +174,7 @@ def pool_forgets_to_uncharge(real: Callable[..., None]) -> object:
 
 
 def last_folio_is_found_by_nobody(real: Callable[..., object]) -> object:
-    def isolate(lru: folio.Lru, wanted: int) -> object:
+    def isolate(lru: folio.ClockList, wanted: int) -> object:
         isolated = real(lru, wanted)
         for one in isolated:  # type: ignore[attr-defined]  # a list of folios
             one.refs -= 1
@@ -257,7 +257,7 @@ MUTATIONS = [
         "reclaim holds no reference",
         "shared",
         "reclaim-vs-fault",
-        replace(folio.Lru, "isolate", last_folio_is_found_by_nobody),
+        replace(folio.ClockList, "isolate", last_folio_is_found_by_nobody),
     ),
     Mutation(
         "the host does not mind that the server is another",

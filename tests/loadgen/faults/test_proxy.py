@@ -13,7 +13,7 @@ from swaptier_client.transport import TierStream
 from swaptier_loadgen.faults.hazards import Hazard, PageName
 from swaptier_loadgen.faults.proxy import FaultyLink
 from swaptier_loadgen.faults.spec import Faults
-from swaptier_loadgen.faults.stream import Conversation, Damage, Way
+from swaptier_loadgen.faults.stream import Conversation, InjectedFaults, Route
 from swaptier_server.config import load_config
 from swaptier_server.lifecycle import TierServer
 from swaptier_wire.errors import AreaExists, DeadlinePassed, Draining, SwapTierError, TierUnreachable
@@ -34,11 +34,11 @@ async def _server() -> AsyncIterator[TierServer]:
 @asynccontextmanager
 async def linked(
     server: TierServer, faults: str, settings: StreamSettings = PATIENT
-) -> AsyncIterator[tuple[TierStream, Damage]]:
+) -> AsyncIterator[tuple[TierStream, InjectedFaults]]:
     """Give a stream to *server* over a link with *faults*, and what they did."""
-    damage = Damage()
-    way = Way(str(server.listening), 0, Faults.parse(faults), damage)
-    async with FaultyLink(way, seed=1) as link, TierStream(link.address, AREA, settings) as stream:
+    damage = InjectedFaults()
+    route = Route(str(server.listening), 0, Faults.parse(faults), damage)
+    async with FaultyLink(route, seed=1) as link, TierStream(link.address, AREA, settings) as stream:
         yield stream, damage
 
 

@@ -5,10 +5,10 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swaptier_loadgen.host.workload import Op, OpKind, Shape, share, stream
+from swaptier_loadgen.host.workload import AccessKind, MemoryAccess, Shape, share, stream
 
 
-def ops(shape: Shape, seed: int, process: int, thread: int, count: int) -> list[Op]:
+def ops(shape: Shape, seed: int, process: int, thread: int, count: int) -> list[MemoryAccess]:
     return list(islice(stream(shape, seed, 0, process, thread), count))
 
 
@@ -46,10 +46,10 @@ def test_every_kind_of_access_occurs_and_every_page_is_visited() -> None:
     """No page of the process is left out, and reads, writes and discards come in the shares asked for."""
     done = ops(Shape(64), 1, 0, 0, 5000)
     assert {op.address for op in done} == set(range(64))
-    share_of = {kind: sum(op.kind is kind for op in done) / len(done) for kind in OpKind}
-    assert 0.5 < share_of[OpKind.WRITE] < 0.7
-    assert 0.3 < share_of[OpKind.READ] < 0.5
-    assert 0 < share_of[OpKind.DISCARD] < 0.03
+    share_of = {kind: sum(op.kind is kind for op in done) / len(done) for kind in AccessKind}
+    assert 0.5 < share_of[AccessKind.WRITE] < 0.7
+    assert 0.3 < share_of[AccessKind.READ] < 0.5
+    assert 0 < share_of[AccessKind.DISCARD] < 0.03
 
 
 @given(st.integers(0, 10_000), st.integers(1, 64))

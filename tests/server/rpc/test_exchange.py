@@ -9,7 +9,7 @@ from tests.server.conftest import SLOTS, Serve, header_message
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_wire import request_codec, status
-from swaptier_wire.batches import Header, Loads, Request, Stores
+from swaptier_wire.batches import Header, Loads, RequestBatches, Stores
 from swaptier_wire.errors import Draining
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, LoadMode, page_checksum
 
@@ -26,7 +26,7 @@ def page(number: int) -> bytes:
 def store_message(offset: int, generation: int, *, area: str = "a", client: str = "host") -> pb.ExchangeRequest:
     content = page(generation)
     return request_codec.encode_exchange_request(
-        Request(
+        RequestBatches(
             Header(client, 1, generation, area),
             store=Stores([offset], [generation], [content], [page_checksum(content)]),
         )
@@ -35,7 +35,7 @@ def store_message(offset: int, generation: int, *, area: str = "a", client: str 
 
 def load_message(slots: int, request_id: int = 1) -> pb.ExchangeRequest:
     loads = Loads(list(range(slots)), [1] * slots, [LoadMode.SHARED] * slots, [0] * slots)
-    return request_codec.encode_exchange_request(Request(Header("host", 1, request_id, "a"), load=loads))
+    return request_codec.encode_exchange_request(RequestBatches(Header("host", 1, request_id, "a"), load=loads))
 
 
 async def next_answer(call: Call) -> pb.ExchangeResponse:

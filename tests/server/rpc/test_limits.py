@@ -13,7 +13,7 @@ from tests.server.conftest import Ask, Serve, Served
 from tests.server.host import noise
 from tests.server.rpc.test_service import HEADER, loads, stores
 
-from swaptier_wire.batches import Invalidates, Lookups, Request
+from swaptier_wire.batches import Invalidates, Lookups, RequestBatches
 from swaptier_wire.types import PAGE_BYTES, Outcome, Reason
 
 STORED = Outcome.STORED, Reason.NONE
@@ -33,7 +33,7 @@ async def store(ask: Ask, served: Served, *offsets: int, area: str = "a") -> lis
 async def pooled(ask: Ask, served: Served, offsets: Iterable[int], area: str = "a") -> list[int]:
     """Return which of *offsets* the pool has."""
     asked = list(offsets)
-    replies = (await ask(served, Request(HEADER._replace(area=area), lookup=Lookups(asked)))).lookup
+    replies = (await ask(served, RequestBatches(HEADER._replace(area=area), lookup=Lookups(asked)))).lookup
     assert replies is not None
     return [offset for offset, reply in zip(asked, replies, strict=True) if reply.outcome is Outcome.HIT]
 
@@ -100,7 +100,7 @@ async def test_a_pool_that_was_full_refuses_until_it_is_down_at_its_threshold(se
     assert await store(ask, served, 10) == refused
 
     async def free(offset: int) -> None:
-        await ask(served, Request(HEADER, invalidate=Invalidates([offset], [1])))
+        await ask(served, RequestBatches(HEADER, invalidate=Invalidates([offset], [1])))
 
     for offset in range(4):
         await free(offset)

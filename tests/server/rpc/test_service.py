@@ -10,7 +10,7 @@ from tests.server.conftest import EPOCH, SLOTS, Ask, Serve, Served, header_messa
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_server.tier.device import DeviceError, MemoryDevice
 from swaptier_server.tier.page import StoredPage
-from swaptier_wire.batches import Acknowledges, Header, Invalidates, Loads, Lookups, Request, Stores
+from swaptier_wire.batches import Acknowledges, Header, Invalidates, Loads, Lookups, RequestBatches, Stores
 from swaptier_wire.errors import (
     AreaExists,
     AreaNotOwned,
@@ -38,10 +38,10 @@ TEXT = (b"A swapped-out page has exactly one owner. " * 100)[:PAGE_BYTES]
 HEADER = Header("host", 1, 9, "a")
 
 
-def stores(*slots: tuple[int, int, bytes], header: Header = HEADER) -> Request:
+def stores(*slots: tuple[int, int, bytes], header: Header = HEADER) -> RequestBatches:
     """Store (offset, generation, page), ..."""
     offsets, generations, pages = map(list, zip(*slots, strict=True))
-    return Request(header, store=Stores(offsets, generations, pages, [page_checksum(page) for page in pages]))
+    return RequestBatches(header, store=Stores(offsets, generations, pages, [page_checksum(page) for page in pages]))
 
 
 def loads(
@@ -50,24 +50,26 @@ def loads(
     require_generation: bool = False,
     pool_only: bool = False,
     header: Header = HEADER,
-) -> Request:
+) -> RequestBatches:
     """Load (offset, generation), ..."""
     offsets, generations = map(list, zip(*slots, strict=True))
     count = len(offsets)
-    return Request(header, load=Loads(offsets, generations, [mode] * count, [1] * count, require_generation, pool_only))
+    return RequestBatches(
+        header, load=Loads(offsets, generations, [mode] * count, [1] * count, require_generation, pool_only)
+    )
 
 
-def invalidates(offset: int, generation: int) -> Request:
-    return Request(HEADER, invalidate=Invalidates([offset], [generation]))
+def invalidates(offset: int, generation: int) -> RequestBatches:
+    return RequestBatches(HEADER, invalidate=Invalidates([offset], [generation]))
 
 
-async def one_load(ask: Ask, served: Served, request: Request) -> LoadReply:
+async def one_load(ask: Ask, served: Served, request: RequestBatches) -> LoadReply:
     replies = (await ask(served, request)).load
     assert replies is not None
     return replies[0]
 
 
-async def one_store(ask: Ask, served: Served, request: Request) -> SlotReply:
+async def one_store(ask: Ask, served: Served, request: RequestBatches) -> SlotReply:
     replies = (await ask(served, request)).store
     assert replies is not None
     return replies[0]
@@ -271,7 +273,7 @@ async def test_generations_order_what_arrives_late_or_twice(serve: Serve, ask: A
     stale = await one_load(ask, served, loads((0, 4), require_generation=True))
     assert (stale.outcome, stale.generation, stale.page) == (Outcome.STALE_GENERATION, 5, None)
     assert (await ask(served, invalidates(0, 4))).invalidate == [SlotReply(Outcome.STALE_GENERATION)]
-    assert (await ask(served, Request(HEADER, lookup=Lookups([0, 1])))).lookup == [
+    assert (await ask(served, RequestBatches(HEADER, lookup=Lookups([0, 1])))).lookup == [
         SlotReply(Outcome.HIT),
         SlotReply(Outcome.MISS),
     ]
@@ -286,7 +288,7 @@ async def test_a_page_damaged_on_its_way_is_refused_and_the_stored_one_stays(ser
     served = await serve()
     await served.swapon()
     await ask(served, stores((0, 1, TEXT)))
-    damaged = Request(HEADER, store=Stores([0], [2], [ZERO_PAGE], [page_checksum(TEXT)]))
+    damaged = RequestBatches(HEADER, store=Stores([0], [2], [ZERO_PAGE], [page_checksum(TEXT)]))
     assert await one_store(ask, served, damaged) == SlotReply(Outcome.ERROR, Reason.CHECKSUM)
     assert (await one_load(ask, served, loads((0, 1), require_generation=True))).page == TEXT
 
@@ -336,14 +338,14 @@ async def test_a_claim_is_answered_again_until_it_is_acknowledged(serve: Serve, 
 
     async def claim(request_id: int, *, must_match: bool = False) -> LoadReply:
         batch = Loads([0], [1], [LoadMode.CLAIM], [request_id], must_match, False)
-        (reply,) = (await ask(served, Request(HEADER, load=batch))).load or []
+        (reply,) = (await ask(served, RequestBatches(HEADER, load=batch))).load or []
         return reply
 
     first, again, other = await claim(7), await claim(7), await claim(8)
     assert (first.outcome, first.content()) == (again.outcome, again.content()) == (Outcome.HIT, TEXT)
     assert other.outcome is Outcome.CLAIMED
     for _ in range(2):
-        replies = await ask(served, Request(HEADER, acknowledge=Acknowledges([0], [1], [7])))
+        replies = await ask(served, RequestBatches(HEADER, acknowledge=Acknowledges([0], [1], [7])))
         assert replies.acknowledge == [SlotReply(Outcome.ACKNOWLEDGED)]
     gone = await claim(9, must_match=True)
     assert (gone.outcome, gone.reason, gone.content()) == (Outcome.LOST, Reason.TAKEN, None)
@@ -425,7 +427,7 @@ BAD = [
 
 def as_stream_message(message: object) -> pb.ExchangeRequest:
     """Return the unary *message* as one of the stream."""
-    kind = type(message).__name__.removesuffix("Request").lower()
+    kind = type(message).__name__.removesuffix("RequestBatches").lower()
     exchange = pb.ExchangeRequest(header=message.header)  # type: ignore[attr-defined]  # every request has one
     getattr(exchange, kind).SetInParent()
     getattr(exchange, kind).CopyFrom(message.batch)  # type: ignore[attr-defined]  # and a batch
@@ -440,7 +442,7 @@ async def test_a_bad_message_is_refused_whole_by_every_way_and_changes_nothing(s
     await served.stub.Store(store_message())
     before = await served.stat()
 
-    rpc = getattr(served.stub, type(bad.message).__name__.removesuffix("Request"))
+    rpc = getattr(served.stub, type(bad.message).__name__.removesuffix("RequestBatches"))
     error = await refusal(rpc(bad.message))
     assert isinstance(error, InvalidRequest)
     assert error.definite

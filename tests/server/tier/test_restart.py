@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from swaptier_server.tier.device import DeviceError, DeviceFault, SwapDevice
+from swaptier_server.tier.device import BackingDevice, DeviceError, DeviceFault
 from swaptier_server.tier.swap_file import MemorySwapFile, SavedArea
 from swaptier_server.tier.tier import Area, Client, Durability, Tier, TierLimits
 from swaptier_wire.errors import AreaExists, AreaNotOwned, ClientReplaced, LimitReached, UnknownArea
@@ -35,7 +35,7 @@ class FullSwapFile(MemorySwapFile):
 
     is_full = False
 
-    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> SwapDevice:
+    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> BackingDevice:
         """Fail, or record a new area."""
         self._check()
         return super().open_area(area, replaced)
