@@ -4,7 +4,6 @@ Touches files, at each connection anew: what was replaced meanwhile counts. Noth
 error, and a token does not leave the machine unencrypted.
 """
 
-import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import grpc
 from grpc import aio
 
+from swaptier_wire.addresses import Address
 from swaptier_wire.errors import TierUnreachable
 
 TOKEN_BYTES_MAX = 4096
@@ -63,7 +63,7 @@ class Security:
         """
         self.metadata()
         self.credentials()
-        if self.token_file is not None and self.tls_ca is None and not _is_local(address):
+        if self.token_file is not None and self.tls_ca is None and not Address(address).is_local:
             raise SecurityUnusable(
                 f"--token-file: the token would go to {address} in plain text, for everybody on the way to read: give "
                 "--tls-ca"
@@ -147,14 +147,3 @@ def _pem(flag: str, path: Path, kind: str) -> bytes:
     if not any(found.endswith(kind) for found in kinds):
         raise SecurityUnusable(f"{flag}: {path} holds no {kind.lower()}, but a {kinds[0].lower()}")
     return content
-
-
-def _is_local(address: str) -> bool:
-    """Tell whether *address* is of this machine for certain."""
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: it may resolve to anything
-        return False

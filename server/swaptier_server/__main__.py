@@ -15,14 +15,14 @@ from collections.abc import Sequence
 
 from swaptier_server.config import (
     PROGRAM,
-    ConfigError,
     ServerConfig,
     load_config,
-    program_version,
     split_errand,
     unknown_variables,
 )
+from swaptier_server.errors import ConfigError
 from swaptier_server.malloc import keep_freed_memory
+from swaptier_wire.version import program_version
 
 STATUS_FAILED = 1
 STATUS_CONFIG = 2
@@ -87,7 +87,7 @@ async def _serve(config: ServerConfig) -> int:
     from swaptier_server.lifecycle import TierServer
     from swaptier_server.logs import configure_logs, get_log
 
-    configure_logs(config)
+    configure_logs(config.log_format, config.log_level)
     log = get_log()
     for variable in unknown_variables():
         log.warning("unknown_variable", variable=variable)

@@ -12,7 +12,8 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from swaptier_server.config import ConfigError, ServerConfig
+from swaptier_server.config import ServerConfig
+from swaptier_server.errors import ConfigError
 from swaptier_server.logs import get_log
 from swaptier_server.swapfile.file import SqliteSwapFile, SwapFileUnusable
 from swaptier_server.swapfile.medium import ROOM_BYTES, has_room

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from swaptier_server.access.access import Access
 from swaptier_server.access.tls import Tls
 from swaptier_server.backing import open_swap_file
-from swaptier_server.config import ConfigError, ServerConfig, flag, is_flag_of, variable
+from swaptier_server.config import ServerConfig, flag, is_flag_of, variable
+from swaptier_server.errors import ConfigError
 from swaptier_server.listening import check_can_listen
 from swaptier_server.swapfile.medium import ROOM_BYTES, has_room
 
@@ -48,20 +49,18 @@ def check_files(config: ServerConfig) -> Iterator[Finding]:
 
 
 def _check_tls(config: ServerConfig) -> Iterator[Finding]:
-    tls = Tls.of(config)
-    if tls is None:
+    if config.tls_files is None:
         yield Finding("TLS: off")
         return
-    material = tls.material
-    assert config.tls_cert is not None and config.tls_key is not None, "without both there is no TLS"
-    yield from _check_who_may(config.tls_key, "--tls-key", stat.S_IROTH, "read", "and with it pose as this server")
+    material = Tls(*config.tls_files).material
+    yield from _check_who_may(config.tls_files[1], "--tls-key", stat.S_IROTH, "read", "and with it pose as this server")
     yield Finding(f"TLS: certificate of {', '.join(material.names) or 'nobody'}, expires {material.expires:%Y-%m-%d}")
     if config.tls_client_ca is not None:
         yield Finding(f"client certificates: asked for, of {material.client_authorities} authorities")
 
 
 def _check_tokens(config: ServerConfig) -> Iterator[Finding]:
-    tokens = Access.of(config).tokens
+    tokens = Access(config.tokens, asks_certificates=config.tls_client_ca is not None).tokens
     if tokens is None:
         yield Finding("tokens: not asked for")
     else:
@@ -109,7 +108,7 @@ def _check_device(config: ServerConfig) -> Iterator[Finding]:
 def _check_listen(config: ServerConfig) -> Iterator[Finding]:
     check_can_listen("--listen", config.listen)
     yield Finding(f"{config.listen} is free")
-    if not config.metrics.is_off:
+    if config.metrics is not None:
         check_can_listen("--metrics", config.metrics)
         yield Finding(f"{config.metrics} is free")
 
@@ -123,7 +122,7 @@ def _findings(check: Callable[[ServerConfig], Iterator[Finding]], config: Server
 
 def _text(value: object) -> str:
     if value is None:
-        return "not given"
+        return "off"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)

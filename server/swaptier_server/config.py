@@ -4,21 +4,30 @@ Touches the command line and the environment, nothing else: no file, no socket. 
 the flag or the variable it came from; `__main__` prints it and exits with status 2.
 """
 
-import difflib
 import inspect
 import os
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Self
 
-from pydantic import BeforeValidator, ByteSize, Field, GetCoreSchemaHandler, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    ByteSize,
+    Field,
+    GetCoreSchemaHandler,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import CoreSchema, core_schema
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from swaptier_server.addresses import Address, MetricsAddress
+from swaptier_server.errors import ConfigError
+from swaptier_wire.addresses import Address
+from swaptier_wire.suggestion import did_you_mean
 from swaptier_wire.types import BATCH_SLOTS_MAX
+from swaptier_wire.version import program_version
 
 PROGRAM = "swaptier-server"
 ENV_PREFIX = "SWAPTIER_"
@@ -37,16 +46,23 @@ SECONDS_MAX = 7 * 86_400
 """A week: longer waits are typing errors."""
 
 
-class ConfigError(Exception):
-    """The configuration cannot be used. The message is one line and names the flag or variable."""
-
-
 def _file_name(text: str) -> str:
     if not text:
         raise ValueError("expected the name of a file, got nothing")
     return text
 
 
+def _metrics_address(given: object) -> Address | None:
+    if given is None or given == "off":
+        return None
+    try:
+        return Address.parse(str(given), allows_unix=False)
+    except ValueError as error:
+        raise ValueError(f"{error}; off serves no metrics") from None
+
+
+ListenAddress = Annotated[Address, PlainValidator(Address.parse)]
+MetricsAddress = Annotated[Address | None, PlainValidator(_metrics_address)]
 FileName = Annotated[Path, BeforeValidator(_file_name)]
 
 
@@ -120,11 +136,11 @@ class ServerConfig(BaseSettings):
         extra="forbid",
     )
 
-    listen: Address = Field(
+    listen: ListenAddress = Field(
         Address("127.0.0.1:50051"), description="where to serve gRPC: HOST:PORT (0: any free port) or unix:PATH"
     )
     metrics: MetricsAddress = Field(
-        MetricsAddress("127.0.0.1:9464"), description="where to serve Prometheus metrics: HOST:PORT, or off"
+        Address("127.0.0.1:9464"), description="where to serve Prometheus metrics: HOST:PORT, or off"
     )
     pool_limit: Size = Field(
         Size(64 << 20),
@@ -210,6 +226,13 @@ class ServerConfig(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least important level shown")
 
     @property
+    def tls_files(self) -> tuple[Path, Path, Path | None] | None:
+        """Certificate, key and the clients' authorities; None without TLS."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return self.tls_cert, self.tls_key, self.tls_client_ca
+
+    @property
     def knows_tenants(self) -> bool:
         """The server asks who calls."""
         return self.tokens is not None or self.tls_client_ca is not None
@@ -256,14 +279,6 @@ class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""
         raise SettingsError(message)
-
-
-def program_version() -> str:
-    """Return the installed version, or "unknown" when run from a bare checkout."""
-    try:
-        return version("swaptier")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def load_config(arguments: Sequence[str]) -> ServerConfig:
@@ -344,8 +359,7 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     for name in sorted(os.environ if environ is None else environ):
         is_ours = name.upper().startswith(ENV_PREFIX) and not name.upper().startswith(LOADGEN_PREFIX)
         if is_ours and name.upper() not in known:
-            close = difflib.get_close_matches(name.upper(), known, n=1)
-            unknown.append(f"{name} (did you mean {close[0]}?)" if close else name)
+            unknown.append(f"{name}{did_you_mean(name.upper(), known)}")
     return unknown
 
 
@@ -383,5 +397,4 @@ def _suggest(message: str) -> str:
     _, found, rest = message.partition("unrecognized arguments: ")
     word = rest.split(maxsplit=1)[0].partition("=")[0] if rest else ""
     flags = [flag(name) for name in ServerConfig.model_fields]
-    close = difflib.get_close_matches(word, [*flags, *_ERRANDS], n=1)
-    return f"{message} (did you mean {close[0]}?)" if found and close else message
+    return f"{message}{did_you_mean(word, [*flags, *_ERRANDS])}" if found else message

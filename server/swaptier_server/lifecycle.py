@@ -22,9 +22,9 @@ from prometheus_client import CollectorRegistry
 from swaptier_server.access.access import Access
 from swaptier_server.access.tenants import TenantLimits, Tenants
 from swaptier_server.access.tls import Tls
-from swaptier_server.addresses import Address
 from swaptier_server.backing import SwapFileWatch, Upkeep, open_swap_file
-from swaptier_server.config import ConfigError, ServerConfig
+from swaptier_server.config import ServerConfig
+from swaptier_server.errors import ConfigError
 from swaptier_server.listening import check_can_listen, explain
 from swaptier_server.logs import get_log
 from swaptier_server.rpc.activity import ClientActivity
@@ -39,6 +39,7 @@ from swaptier_server.swapfile.file import SqliteSwapFile, SwapFileUnusable
 from swaptier_server.tier.device import BackingDevice, DeviceError, MemoryDevice
 from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import Durability, Tier, TierLimits
+from swaptier_wire.addresses import Address
 from swaptier_wire.errors import LimitReached, Unauthenticated
 
 LAST_GRACE_SECONDS: Final = 0.5
@@ -99,8 +100,8 @@ class TierServer:
         """The bound address, once started."""
         self.metrics_address: Address | None = None
         """The bound address, once started; None when metrics are off."""
-        self._access: Final = Access.of(config)
-        self._tls: Final = Tls.of(config)
+        self._access: Final = Access(config.tokens, asks_certificates=config.tls_client_ca is not None)
+        self._tls: Final = None if config.tls_files is None else Tls(*config.tls_files)
         self._now_ns = now_ns
         self._log = get_log()
         for area in self.tier.areas.values():
@@ -120,7 +121,9 @@ class TierServer:
         self._housekeeper: asyncio.Task[None] | None = None
         self._reaped_ns = now_ns()
         self._grpc = make_grpc_server(
-            SwapTierService(self.tier, self.activity, tenants, self.upkeep, now_ns, config.batch_slots_max),
+            SwapTierService(
+                self.tier, self.activity, tenants, self.upkeep.after_request, now_ns, config.batch_slots_max
+            ),
             self._health,
             Guard(SERVICE, RpcMetrics(self.registry, SERVICES), self.traffic, self._access, tenants),
             config.batch_slots_max,
@@ -177,7 +180,7 @@ class TierServer:
     def _start_metrics(self) -> None:
         snapshots = LoopSnapshots(self._take_snapshot)
         self.registry.register(TierCollector(snapshots.from_thread))
-        if self.config.metrics.is_off:
+        if self.config.metrics is None:
             return
         try:
             self._metrics = MetricsServer(self.config.metrics, self.registry)

@@ -10,8 +10,8 @@ import socket
 import stat
 from pathlib import Path
 
-from swaptier_server.addresses import Address
-from swaptier_server.config import ConfigError
+from swaptier_server.errors import ConfigError
+from swaptier_wire.addresses import Address
 
 _UNAVAILABLE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """This machine does not have the address; a name may have another."""

@@ -7,12 +7,13 @@ and does not call `configure_logs` keeps its own logging and gets ours as ordina
 
 import logging
 import sys
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from swaptier_server.config import ServerConfig
+LogFormat: TypeAlias = Literal["auto", "json", "console"]
+"""auto: console on a terminal, else json."""
 
 LOGGER_NAME = "swaptier.server"
 GRPC_LOGGER_NAME = "grpc._cython.cygrpc"
@@ -39,18 +40,18 @@ def get_log() -> structlog.stdlib.BoundLogger:
     return log
 
 
-def configure_logs(config: ServerConfig) -> None:
-    """Send the logs of this program, of gRPC and of asyncio to stderr in one format."""
+def configure_logs(log_format: LogFormat, log_level: str) -> None:
+    """Send the logs of this program, from *log_level* on, of gRPC and of asyncio to stderr in one format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_SHARED,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(config.log_format)],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(log_format)],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger(GRPC_LOGGER_NAME).addFilter(_is_no_metadata)
-    logging.getLogger(LOGGER_NAME).setLevel(config.log_level.upper())
+    logging.getLogger(LOGGER_NAME).setLevel(log_level.upper())
 
 
 def _is_no_metadata(record: logging.LogRecord) -> bool:
@@ -61,7 +62,7 @@ def _is_no_metadata(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Invalid encoding on")
 
 
-def _renderer(log_format: Literal["auto", "json", "console"]) -> list[Processor]:
+def _renderer(log_format: LogFormat) -> list[Processor]:
     if log_format == "console" or (log_format == "auto" and sys.stderr.isatty()):
         return [
             structlog.dev.ConsoleRenderer(

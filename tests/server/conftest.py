@@ -133,7 +133,7 @@ async def ask_unary(served: Served, request: RequestBatches) -> ReplyBatches:
         if field.name == "header":
             continue
         rpc = getattr(served.stub, field.name.capitalize())
-        request_class = getattr(pb, f"{field.name.capitalize()}RequestBatches")
+        request_class = getattr(pb, f"{field.name.capitalize()}Request")
         try:
             answer = await rpc(request_class(header=message.header, batch=batch), metadata=served.metadata)
         except aio.AioRpcError as error:

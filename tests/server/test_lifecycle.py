@@ -14,12 +14,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.server.conftest import Serve, Served, header_message
 
 from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_server.addresses import Address
-from swaptier_server.config import ConfigError
+from swaptier_server.errors import ConfigError
 from swaptier_server.rpc.server import SERVICE
 from swaptier_server.rpc.traffic import Traffic
 from swaptier_server.tier.device import MemoryDevice
 from swaptier_server.tier.page import StoredPage
+from swaptier_wire.addresses import Address
 from swaptier_wire.errors import Draining, ServerDefect
 from swaptier_wire.status import from_rpc_error
 from swaptier_wire.types import PAGE_BYTES, page_checksum

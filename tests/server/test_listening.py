@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from swaptier_server.addresses import Address
-from swaptier_server.config import ConfigError
+from swaptier_server.errors import ConfigError
 from swaptier_server.listening import check_can_listen
+from swaptier_wire.addresses import Address
 
 
 @pytest.fixture

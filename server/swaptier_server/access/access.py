@@ -7,13 +7,14 @@ Touches gRPC's contexts and the token file. Rules of conduct:
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
 from grpc import aio
 
 from swaptier_server.access.reloading import FromFiles, read_file
 from swaptier_server.access.tokens import TENANT_CHARACTERS_MAX, Holder, Tokens, TokensUnusable, parse_tokens
-from swaptier_server.config import ConfigError, ServerConfig
+from swaptier_server.errors import ConfigError
 from swaptier_wire.errors import Unauthenticated
 
 TOKEN_METADATA: Final = "authorization"  # noqa: S105 - where a token stands, not one
@@ -48,21 +49,17 @@ class Refusals(NamedTuple):
 class Access:
     """What a server asks of its callers."""
 
-    def __init__(self, tokens: FromFiles[Tokens] | None, *, asks_certificates: bool) -> None:
-        self._tokens: Final = tokens
-        self._asks_certificates: Final = asks_certificates
-        self._refusals: Refusals | None = None
-
-    @classmethod
-    def of(cls, config: ServerConfig) -> "Access":
-        """Return what *config* asks.
+    def __init__(self, tokens: Path | None, *, asks_certificates: bool) -> None:
+        """Ask for a token of the file *tokens*, or for none.
 
         Raises:
-            ConfigError: the token file cannot be used.
+            ConfigError: the file cannot be used.
         """
-        path = config.tokens
-        tokens = None if path is None else FromFiles([path], lambda: read_tokens(read_file("--tokens", path)))
-        return cls(tokens, asks_certificates=config.tls_client_ca is not None)
+        self._tokens: Final = (
+            None if tokens is None else FromFiles([tokens], lambda: read_tokens(read_file("--tokens", tokens)))
+        )
+        self._asks_certificates: Final = asks_certificates
+        self._refusals: Refusals | None = None
 
     @property
     def tokens(self) -> Tokens | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from swaptier_server.config import ConfigError
+from swaptier_server.errors import ConfigError
 
 FILE_BYTES_MAX: Final = 1 << 20
 """Of a token or certificate file: a thousand of either. A larger one is the wrong file."""

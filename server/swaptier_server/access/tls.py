@@ -16,7 +16,7 @@ import grpc
 
 from swaptier_server.access.certificates import CertificateUnusable, expiry, reason, try_out
 from swaptier_server.access.reloading import FromFiles, read_file
-from swaptier_server.config import ConfigError, ServerConfig
+from swaptier_server.errors import ConfigError
 from swaptier_server.logs import get_log
 
 EXPIRES_SOON: Final = timedelta(days=14)
@@ -51,17 +51,6 @@ class Tls:
         """Read and not yet fetched by gRPC. Guarded by the lock."""
         self._told: tuple[datetime, bool] | None = None
         """Of which certificate's end the log was told, and whether as of one that had come."""
-
-    @classmethod
-    def of(cls, config: ServerConfig) -> "Tls | None":
-        """Return what *config* names, or None for no TLS.
-
-        Raises:
-            ConfigError: the files cannot be used.
-        """
-        if config.tls_cert is None or config.tls_key is None:
-            return None
-        return cls(config.tls_cert, config.tls_key, config.tls_client_ca)
 
     @property
     def material(self) -> TlsMaterial:

@@ -25,10 +25,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from swaptier_server.addresses import Address, MetricsAddress
-from swaptier_server.config import program_version
 from swaptier_server.rpc.snapshot import AreaSnapshot, TierSnapshot
 from swaptier_server.tier.counters import AreaCounters
+from swaptier_wire.addresses import Address
+from swaptier_wire.version import program_version
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -136,7 +136,7 @@ def _area_counters(snapshot: TierSnapshot) -> Iterator[Metric]:
 class MetricsServer:
     """Serves a registry over HTTP from a thread of its own. Made serving; `stop()` ends it."""
 
-    def __init__(self, address: MetricsAddress, registry: CollectorRegistry) -> None:
+    def __init__(self, address: Address, registry: CollectorRegistry) -> None:
         """Start to serve.
 
         Raises:

@@ -16,7 +16,6 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_status import rpc_status
 
 from swaptier.v1 import swaptier_pb2, swaptier_pb2_grpc
-from swaptier_server.config import CALLS_MAX
 from swaptier_wire import status
 from swaptier_wire.errors import UnknownMethod
 from swaptier_wire.types import PAGE_BYTES
@@ -28,6 +27,8 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
 )
 SERVICE: Final[str] = SERVICES[0].full_name
 
+CALLS_MAX: Final = 512
+"""Streams and unary calls of all clients at once; more are refused, which beats an unbounded queue."""
 MESSAGE_OVERHEAD_BYTES: Final = 64 * 1024
 """Of the largest message besides its pages: columns of about 30 bytes a slot, and a header."""
 WINDOW_BYTES: Final = 256 * 1024

@@ -16,7 +16,6 @@ from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server.access.access import Caller
 from swaptier_server.access.tenants import Tenants, qualified
-from swaptier_server.backing import Upkeep
 from swaptier_server.logs import get_log
 from swaptier_server.rpc.activity import ClientActivity, StreamActivity
 from swaptier_server.rpc.apply import apply
@@ -47,18 +46,19 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         tier: Tier,
         activity: ClientActivity,
         tenants: Tenants,
-        upkeep: Upkeep,
+        after_request: Callable[[], None],
         now_ns: Callable[[], int],
         batch_slots_max: int = BATCH_SLOTS_MAX,
     ) -> None:
-        """Serve *tier*, which *upkeep* looks after; note in *activity* who is alive, by the monotonic clock *now_ns*.
+        """Serve *tier*; note in *activity* who is alive, by the monotonic clock *now_ns*.
 
-        *batch_slots_max* is the most slots that one message may name.
+        *after_request* is called after every message that was applied; *batch_slots_max* is the most slots that one
+        message may name.
         """
         self._tier = tier
         self._activity = activity
         self._tenants = tenants
-        self._upkeep = upkeep
+        self._after_request = after_request
         self._batch_slots_max = batch_slots_max
         self._now_ns = now_ns
         self._log = get_log()
@@ -216,7 +216,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         try:
             return apply(area, request)
         finally:
-            self._upkeep.after_request()
+            self._after_request()
 
     def _area(self, header: Header) -> Area:
         """Return the area that *header* names; its client is alive."""

@@ -18,7 +18,7 @@ from tests.server.rpc.test_service import TEXT, loads, stores
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_server.access.tokens import hash_token
-from swaptier_server.config import ConfigError
+from swaptier_server.errors import ConfigError
 from swaptier_wire.errors import Unauthenticated, UnknownArea
 from swaptier_wire.status import from_rpc_error
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from swaptier_server.access.reloading import FromFiles
-from swaptier_server.config import ConfigError
+from swaptier_server.errors import ConfigError
 
 
 class Sum:

@@ -11,7 +11,7 @@ from tests.server.pki import Authority, private_pem
 
 from swaptier_server.access.reloading import FILE_BYTES_MAX
 from swaptier_server.access.tls import Tls, read_tls
-from swaptier_server.config import ConfigError
+from swaptier_server.errors import ConfigError
 
 
 @pytest.fixture

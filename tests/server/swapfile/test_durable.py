@@ -11,7 +11,8 @@ from grpc import aio
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
-from swaptier_server.config import ConfigError, ServerConfig
+from swaptier_server.config import ServerConfig
+from swaptier_server.errors import ConfigError
 from swaptier_server.lifecycle import TierServer
 from swaptier_wire import reply_codec, request_codec
 from swaptier_wire.batches import Acknowledges, Header, Loads, Stores
