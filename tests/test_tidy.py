@@ -6,16 +6,27 @@ that cannot fail guards nothing. What ruff and mypy enforce is not repeated here
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("proto", "server", "client", "loadgen")
-GENCODE = ROOT / "proto/swaptier"
+from tests.house import (
+    FOLDERS,
+    MODULES,
+    OURS,
+    ROOMS,
+    ROOT,
+    Module,
+    cycle_of,
+    import_cycle,
+    imported_names,
+    imports,
+    is_leaf,
+    is_within,
+    parse,
+    room_of,
+)
 
 FUNCTION_LINES_MAX = 70
 """A function is read without scrolling; about 60 is the aim, the rest is signature and docstring."""
@@ -23,19 +34,8 @@ MODULE_LINES_MAX = 400
 """A module is read in one sitting; about 300 is the aim."""
 TEST_MODULE_LINES_MAX = 600
 """Cases are read one at a time."""
-
-PURE_FOLDERS = ("swaptier_server.tier", "swaptier_client.mm", "swaptier_loadgen.explore")
-PURE_MODULES = (
-    "swaptier_wire.types",
-    "swaptier_wire.errors",
-    "swaptier_wire.batches",
-    "swaptier_loadgen.host.workload",
-    "swaptier_loadgen.host.oracle",
-)
-"""Pure because the design says so; a module that calls itself pure is held to the same."""
-
-SHELLS_IN_PURE_FOLDERS = ("swaptier_loadgen.explore.replay",)
-"""A schedule that was found is replayed against a server."""
+FOLDER_MODULES_MAX = 20
+"""A folder is taken in at a glance; a larger one has rooms in it that want names."""
 
 CORE_IMPORTS = {
     "__future__",
@@ -83,6 +83,9 @@ EXCEPTION_WITH_REASON = re.compile(
 )
 EXCEPTION = re.compile(r"#\s*(?:noqa|type:\s*ignore)\b.*")
 
+PRIVATE_PATH = re.compile(r"(?:from|import) +[A-Za-z_.]*\._[a-z]")
+"""As `git grep` would look for it: a generator that is delegated to is found, too, when it is private to its object."""
+
 FOREIGN = re.compile(
     "|".join(
         (
@@ -94,76 +97,6 @@ FOREIGN = re.compile(
         )
     )
 )
-
-
-class Module(NamedTuple):
-    """One source file, read and parsed."""
-
-    name: str
-    """Dotted, as it is imported; `tests.` and a path for a test."""
-    source: str
-    tree: ast.Module
-
-    @property
-    def docstring(self) -> str:
-        """What it says of itself."""
-        return ast.get_docstring(self.tree) or ""
-
-    @property
-    def is_test(self) -> bool:
-        """Whether it is not part of the packages."""
-        return self.name.startswith("tests.")
-
-    @property
-    def must_be_pure(self) -> bool:
-        """Whether the design puts it into the pure core."""
-        return self.name in PURE_MODULES or (
-            any(self.name.startswith(f"{folder}.") for folder in PURE_FOLDERS)
-            and self.name not in SHELLS_IN_PURE_FOLDERS
-            and not self.is_test
-        )
-
-    @property
-    def claims_to_be_pure(self) -> bool:
-        """Whether its docstring says "Pure" and takes nothing back."""
-        return re.search(r"^Pure\b(?!, but)", self.docstring, re.MULTILINE) is not None
-
-
-def parse(name: str, source: str) -> Module:
-    """Return *source* as a module."""
-    return Module(name, source, ast.parse(source))
-
-
-def read_modules() -> list[Module]:
-    """Return every source file of the packages and the tests, gencode apart."""
-    modules = []
-    for folder in FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            if GENCODE not in path.parents:
-                dotted = ".".join(path.relative_to(ROOT / folder).with_suffix("").parts)
-                modules.append(parse(dotted.removesuffix(".__init__"), path.read_text()))
-    tests = sorted((ROOT / "tests").rglob("*.py"))
-    return modules + [parse(".".join(path.relative_to(ROOT).with_suffix("").parts), path.read_text()) for path in tests]
-
-
-MODULES = read_modules()
-OURS = {module.name: module for module in MODULES if not module.is_test}
-
-
-def imports(module: Module) -> Iterator[str]:
-    """Yield the dotted name of everything *module* imports, wherever it does; submodules of ours in full."""
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                yield full if full in OURS else node.module
-
-
-def is_within(name: str, packages: tuple[str, ...]) -> bool:
-    """Whether *name* is one of *packages* or inside one."""
-    return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
 def importer_rule(name: str) -> tuple[str, ...] | None:
@@ -182,6 +115,45 @@ def imports_only_whom_it_may(module: Module) -> list[str]:
         return []
     ours = [name for name in imports(module) if name.partition(".")[0].startswith("swaptier")]
     return [f"imports {name}" for name in ours if not is_within(name, allowed)]
+
+
+def imports_only_rooms_below(module: Module) -> list[str]:
+    """Arrows between the rooms of a package point downwards; a leaf of the root is below every room."""
+    package, room = room_of(module.name)
+    if package not in ROOMS:
+        return []
+    if room not in ROOMS[package]:
+        return [f"is in {room}, a room that ROOMS does not have"]
+    found = []
+    for name in imports(module):
+        theirs = room_of(name)
+        if theirs[0] != package or theirs[1] in (room, *ROOMS[package][room]) or name not in OURS:
+            continue
+        if theirs[1] or not is_leaf(name):
+            found.append(f"imports {name}, which is not in a room below")
+    return found
+
+
+def imports_nothing_for_its_types_alone(module: Module) -> list[str]:
+    """An import that a type checker alone sees holds a circle open."""
+    if module.is_test:
+        return []
+    lines = enumerate(module.source.splitlines(), 1)
+    return [f"line {number}: TYPE_CHECKING" for number, line in lines if "TYPE_CHECKING" in line]
+
+
+def imports_no_private_part(module: Module) -> list[str]:
+    """What a library keeps to itself may change in any version, and what a module of ours keeps to itself, too."""
+    found = [
+        f"line {number}: {line.strip()}"
+        for number, line in enumerate(module.source.splitlines(), 1)
+        if PRIVATE_PATH.search(line)
+    ]
+    return found + [
+        f"imports {name}"
+        for name in imported_names(module)
+        if any(part.startswith("_") and not part.endswith("__") for part in name.split("."))
+    ]
 
 
 def is_pure_where_it_must_be(module: Module) -> list[str]:
@@ -212,7 +184,7 @@ def keeps_its_claim_to_be_pure(module: Module) -> list[str]:
 def unseeded_chance(module: Module) -> list[str]:
     """Of `random`, a pure module names only the class of the generator it is given, or makes one from a seed."""
     found = []
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.ImportFrom) and node.module == "random":
             found += [f"line {node.lineno}: random.{n.name}" for n in node.names if n.name != "Random"]
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "random":
@@ -231,7 +203,7 @@ def names_its_tests_in_sentences(module: Module) -> list[str]:
     """`test_load_2` fails without saying what is broken."""
     return [
         f"{node.name} is not a sentence"
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.name.startswith("test_")
         and len(node.name.split("_")) < 4
@@ -242,7 +214,7 @@ def is_absolute(module: Module) -> list[str]:
     """A relative import hides where a thing comes from."""
     return [
         f"line {node.lineno}: relative import"
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.ImportFrom) and node.level
     ]
 
@@ -251,7 +223,7 @@ def catches_what_it_names(module: Module) -> list[str]:
     """A bare except swallows the interrupt, too."""
     return [
         f"line {node.lineno}: bare except"
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.ExceptHandler) and node.type is None
     ]
 
@@ -262,7 +234,7 @@ def prints_only_in_the_cli(module: Module) -> list[str]:
         return []
     return [
         f"line {node.lineno}: print"
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
     ]
 
@@ -273,7 +245,7 @@ def never_sleeps_in_tests(module: Module) -> list[str]:
         return []
     return [
         f"line {node.lineno}: {ast.unparse(node)}"
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call)
         and ast.unparse(node.func).rpartition(".")[2] == "sleep"
         and ast.unparse(node).rpartition("(")[2] != "0)"
@@ -299,7 +271,7 @@ def is_short(module: Module) -> list[str]:
     lines = len(module.source.splitlines())
     limit = TEST_MODULE_LINES_MAX if module.is_test else MODULE_LINES_MAX
     found = [f"has {lines} lines, {limit} are the most"] if lines > limit else []
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
             length = node.end_lineno - node.lineno + 1
             if length > FUNCTION_LINES_MAX:
@@ -307,9 +279,34 @@ def is_short(module: Module) -> list[str]:
     return found
 
 
+UNMENDED = {
+    "imports_only_rooms_below": {
+        *(f"swaptier_loadgen.host.{name}" for name in ("checked_host", "emulated", "process")),
+        *(f"swaptier_loadgen.measure.{name}" for name in ("budget", "specification_table")),
+        "swaptier_loadgen.explore.stage",
+    },
+    "imports_nothing_for_its_types_alone": {
+        *(f"swaptier_client.mm.{name}" for name in ("anonymous", "clone", "fault", "folio", "invariants", "process")),
+        *(f"swaptier_client.mm.{name}" for name in ("readahead", "reclaim", "swap_cache", "swapoff")),
+        *(f"swaptier_loadgen.explore.{name}" for name in ("cpu", "model", "network", "paths")),
+    },
+    "imports_no_private_part": {
+        "swaptier_server.rpc.server",
+        "swaptier_server.tier.counters",
+        "swaptier_client.mm.host",
+        "tests.server.tier.test_tier_model",
+    },
+    "import_cycle": {"swaptier_client", "swaptier_loadgen"},
+    "crowded_folders": {"loadgen"},
+}
+"""Who breaks a rule today. It only shrinks: whoever keeps its rule again fails the test until it is struck off."""
+
 Rule = Callable[[Module], list[str]]
 RULES: list[Rule] = [
     imports_only_whom_it_may,
+    imports_only_rooms_below,
+    imports_nothing_for_its_types_alone,
+    imports_no_private_part,
     is_pure_where_it_must_be,
     keeps_its_claim_to_be_pure,
     has_a_docstring,
@@ -327,42 +324,43 @@ RULES: list[Rule] = [
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_every_module_keeps_the_rule(rule: Rule) -> None:
     """All findings at once, each with its module."""
-    findings = [f"{module.name}: {finding}" for module in MODULES for finding in rule(module)]
+    found = {module.name: rule(module) for module in MODULES}
+    known = UNMENDED.get(rule.__name__, set())
+    findings = [f"{name}: {finding}" for name, all_of_it in found.items() if name not in known for finding in all_of_it]
     assert not findings, f"{rule.__doc__}\n" + "\n".join(findings)
+    mended = {name for name in known if not found.get(name)}
+    assert not mended, "these keep the rule now and are to be struck off UNMENDED"
 
 
-class _WithoutTypes(ast.NodeTransformer):
-    """Drops what only a type checker runs."""
-
-    def visit_If(self, node: ast.If) -> ast.If | None:
-        """Drop `if TYPE_CHECKING:`."""
-        return None if ast.unparse(node.test).endswith("TYPE_CHECKING") else node
-
-
-def import_cycle(modules: dict[str, Module]) -> list[str]:
-    """Return the modules of one import cycle, or none.
-
-    Imports within functions count, they only hide a cycle; imports for types alone do not, they never run.
-    """
-    graph = {}
-    for name, module in modules.items():
-        at_run_time = Module(name, module.source, _WithoutTypes().visit(ast.parse(module.source)))
-        graph[name] = {other for other in imports(at_run_time) if other in modules}
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as cycle:
-        return [str(name) for name in cycle.args[1]]
-    return []
-
-
-def test_no_modules_import_each_other_in_a_circle() -> None:
+@pytest.mark.parametrize("package", sorted({name.partition(".")[0] for name in OURS}))
+def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
     """Whoever reads one of a circle has to read all of them."""
-    assert not import_cycle(OURS)
+    cycle = import_cycle({name: module for name, module in OURS.items() if is_within(name, (package,))})
+    assert bool(cycle) == (package in UNMENDED["import_cycle"]), cycle
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_lie_one_above_the_other(package: str) -> None:
+    """A table that allowed a circle would allow what it is there to forbid; each of its rooms has something in it."""
+    assert not cycle_of(ROOMS[package])
+    assert {room_of(name)[1] for name in OURS if room_of(name)[0] == package} == set(ROOMS[package])
+
+
+def crowded_folders(root: Path) -> list[str]:
+    """Return the folders below *root* that hold more modules than a reader takes in."""
+    counts = Counter(path.parent for path in root.rglob("*.py"))
+    return [f"{folder} has {count} modules" for folder, count in counts.items() if count > FOLDER_MODULES_MAX]
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, "tests"])
+def test_no_folder_is_crowded(folder: str) -> None:
+    """Who looks for a line finds its folder by the names, then its module; both lists have to be short."""
+    assert bool(crowded_folders(ROOT / folder)) == (folder in UNMENDED["crowded_folders"])
 
 
 def tracked_texts() -> Iterator[tuple[str, str]]:
     """Yield path and text of what is published: everything but this file, which has to name what it forbids."""
-    files = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]  # a worktree has one
+    files = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]  # a file in a work tree
     for folder in (*FOLDERS, "tests", "deploy", ".ci"):
         files += [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     for path in sorted(files):
@@ -403,6 +401,20 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (imports_only_whom_it_may, "swaptier_loadgen.race.race", "from swaptier_server.tier.area import Area"),
     (imports_only_whom_it_may, "swaptier_wire.types", "from swaptier_wire.errors import InvalidRequest"),
     (imports_only_whom_it_may, "swaptier_wire.status", "from swaptier_server.config import Settings"),
+    (imports_only_rooms_below, "swaptier_loadgen.host.process", "from swaptier_loadgen.race.race import race"),
+    (imports_only_rooms_below, "swaptier_loadgen.race.race", "def f():\n    import swaptier_loadgen.explore.world"),
+    (imports_only_rooms_below, "swaptier_loadgen.faults.spec", "if x:\n    from swaptier_loadgen.host import oracle"),
+    (imports_only_rooms_below, "swaptier_loadgen.attic.old", "x = 1"),
+    (imports_only_rooms_below, TIER, "from swaptier_server.rpc.service import SwapTierService"),
+    (imports_only_rooms_below, "swaptier_server.access.tls", "import swaptier_server.lifecycle"),
+    (imports_only_rooms_below, "swaptier_server.access.tls", "from swaptier_server.swapfile import rows"),
+    (imports_nothing_for_its_types_alone, MM, "import typing\nif typing.TYPE_CHECKING:\n    import x"),
+    (imports_nothing_for_its_types_alone, SHELL, "from typing import TYPE_CHECKING as x"),
+    (imports_no_private_part, SHELL, "import grpc" + "._common"),
+    (imports_no_private_part, SHELL, "from grpc import _common"),
+    (imports_no_private_part, SHELL, "from grpc import (\n    aio,\n    _common,\n)"),
+    (imports_no_private_part, SHELL, "from _typeshed.wsgi import WSGIApplication"),
+    (imports_no_private_part, TEST, "def f(self):\n    yield from self" + "._pages()"),
     (is_pure_where_it_must_be, MM, '"""A module."""\nx = 1'),
     (is_pure_where_it_must_be, MM, '"""A module.\n\nPure, but for a file.\n"""\nx = 1'),
     *(
@@ -457,7 +469,7 @@ def test_the_rules_find_nothing_where_nothing_is_wrong(name: str, source: str) -
 
 
 def test_a_circle_of_imports_is_found() -> None:
-    """Also when one of them hides its import in a function."""
+    """Also when one of them hides its import in a function, or from all but the type checker."""
     first, second = "swaptier_client.mm.fault", "swaptier_client.mm.reclaim"
     modules = {
         first: parse(first, f"import {second}"),
@@ -465,7 +477,26 @@ def test_a_circle_of_imports_is_found() -> None:
     }
     assert set(import_cycle(modules)) == {first, second}
     modules[second] = parse(second, f"if TYPE_CHECKING:\n    import {first}")
+    assert set(import_cycle(modules)) == {first, second}
+    modules[second] = parse(second, "import swaptier_wire.types")
     assert not import_cycle(modules)
+
+
+def test_a_circle_of_rooms_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever adds an arrow to the table is held to its direction."""
+    monkeypatch.setitem(ROOMS, "swaptier_client", {"": ("mm",), "mm": ("",)})
+    assert set(cycle_of(ROOMS["swaptier_client"])) == {"", "mm"}
+
+
+def test_a_crowded_folder_is_found(tmp_path: Path) -> None:
+    """Its sub-folders are counted apart."""
+    for number in range(FOLDER_MODULES_MAX):
+        (tmp_path / f"module_{number}.py").touch()
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room/module.py").touch()
+    assert not crowded_folders(tmp_path)
+    (tmp_path / "one_more.py").touch()
+    assert crowded_folders(tmp_path)
 
 
 @pytest.mark.parametrize(

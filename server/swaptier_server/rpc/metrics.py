@@ -11,7 +11,8 @@ Touches a thread and a port. Rules of conduct:
 
 import platform
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import grpc
 from prometheus_client import (
@@ -29,9 +30,6 @@ from swaptier_server.rpc.snapshot import AreaSnapshot, TierSnapshot
 from swaptier_server.tier.counters import AreaCounters
 from swaptier_wire.addresses import Address
 from swaptier_wire.version import program_version
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 AREA_GAUGES: Final[dict[str, tuple[str, Callable[[AreaSnapshot], int]]]] = {
     "pool_bytes": ("Bytes the area's entries take in the pool.", lambda area: area.pool_bytes),
@@ -153,10 +151,10 @@ class MetricsServer:
         self._thread.join()
 
 
-def _only_at_its_path(exporter: "WSGIApplication") -> "WSGIApplication":
+def _only_at_its_path(exporter: WSGIApplication) -> WSGIApplication:
     """Return *exporter*, which answers every path, for PATHS alone: what asks for another one is not a scrape."""
 
-    def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] in PATHS:
             return exporter(environ, start_response)
         start_response("404 Not Found", [("Content-Type", "text/plain")])

@@ -96,9 +96,10 @@ class Program:
             if not alive:
                 return
             with suppress(NotMapped, *self.tolerates):
-                yield from self._do(op, alive[which % len(alive)], address, extra)
+                yield from self.do(op, alive[which % len(alive)], address, extra)
 
-    def _do(self, op: Op, process: Process, address: int, extra: int) -> Path[None]:
+    def do(self, op: Op, process: Process, address: int, extra: int) -> Path[None]:
+        """Take one step of the program."""
         host = self.stage.host
         match op:
             case Op.READ:
@@ -116,7 +117,7 @@ class Program:
             case Op.PAGEOUT:
                 yield from pageout(host, process, [address])
             case Op.ZAP:
-                yield from self._noting_what_goes(process, zap(host, process, [address]))
+                yield from self.noting_what_goes(process, zap(host, process, [address]))
             case Op.MOVE:
                 if move(host, process, address, extra % ADDRESSES):
                     self.pages[process.pid, extra % ADDRESSES] = self.pages.pop((process.pid, address), ZERO_PAGE)
@@ -132,7 +133,7 @@ class Program:
                     yield from swapoff(host, device)
                 device.is_dying = False  # swapped on again
 
-    def _noting_what_goes(self, process: Process, path: Path[None]) -> Path[None]:
+    def noting_what_goes(self, process: Process, path: Path[None]) -> Path[None]:
         """Run *path*, and when a step of it takes an entry from the page table, take the page from the model."""
         reply: Reply = None
         error: SwapTierError | None = None
