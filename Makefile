@@ -13,6 +13,8 @@ RACE ?= --policy all --seed 1 --install-failure-rate 0.02
 # How much `make fuzz` throws, and more for it. For example: make fuzz SEED=7 FUZZ="--sqlite"
 INPUTS ?= 100000
 FUZZ ?=
+# More for `make docs`: --matrix computes what every policy comes to in every world, too.
+DOCS ?=
 # How long each policy of `make soak` runs. For example: make soak SOAK_SECONDS=3600 SOAK_SEED=7
 SOAK_SECONDS ?= 300
 SOAK_SEED ?= 1
@@ -30,7 +32,7 @@ SERVICES ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv run test explore fuzz soak check lint format type proto lock wheel up down test-containers clean .compose
+.PHONY: help venv run test docs explore fuzz soak check lint format type proto lock wheel up down test-containers clean .compose
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS='	' read -r target text; do \
@@ -56,6 +58,9 @@ fuzz: venv ## Set up, then throw INPUTS=100000 inputs at a server, from SEED=...
 soak: venv ## Set up, then race claim and exclusive with every fault on, servers killed and all (10 minutes)
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -m soak --capture=no tests/test_soak.py $(ARGS)
 	@echo ok
+
+docs: venv ## Write into README.md and docs/ what they take from the code; DOCS=--matrix: the large table, too (minutes)
+	$(BIN)/python -m tests.docs $(DOCS)
 
 check: lint type ## Lint, format and types
 

@@ -71,6 +71,7 @@ class Faults:
     kill_server_seconds: float = 0.0
     """The server is killed (SIGKILL) so often, and started again with the same flags. 0: never."""
     pause_server: Pause | None = None
+    """The server stops (SIGSTOP) for so long, so often, and goes on (SIGCONT)."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
