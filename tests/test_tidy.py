@@ -361,7 +361,7 @@ def test_no_folder_is_crowded(folder: str) -> None:
 def tracked_texts() -> Iterator[tuple[str, str]]:
     """Yield path and text of what is published: everything but this file, which has to name what it forbids."""
     files = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]  # a file in a work tree
-    for folder in (*FOLDERS, "tests", "deploy", ".ci"):
+    for folder in (*FOLDERS, "docs", "tests", "deploy", ".ci"):
         files += [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     for path in sorted(files):
         if path != Path(__file__).resolve():
