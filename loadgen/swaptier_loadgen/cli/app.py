@@ -254,9 +254,9 @@ def _fates(summary: RunSummary) -> str:
 
 def _hazards(summary: RunSummary) -> str:
     """Return what went wrong on purpose and which hazard took each page; empty where nothing was to go wrong."""
-    if not summary.damage:
+    if not summary.injected:
         return ""
-    done = ", ".join(f"{count:,} x {fault}" for fault, count in sorted(summary.damage.items()))
+    done = ", ".join(f"{count:,} x {fault}" for fault, count in sorted(summary.injected.items()))
     took = ", ".join(f"{count:,} {hazard}" for hazard, count in summary.lost_to.items() if count)
     lost = sum(summary.lost_to.values())
     line = f"{summary.policy}: {done}; {f'{lost:,} pages lost: {took}' if lost else 'no page lost'}"
@@ -267,7 +267,7 @@ def _hazards(summary: RunSummary) -> str:
 
 def _outages(summary: RunSummary) -> str:
     """Return how often hosts lost a tier and found it again; empty where none did, or where --fault did it."""
-    if summary.damage or not summary.reconnects:
+    if summary.injected or not summary.reconnects:
         return ""
     return f"{summary.policy}: hosts lost the connection to a tier and found it again {summary.reconnects} times"
 

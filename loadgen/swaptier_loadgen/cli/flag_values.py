@@ -14,7 +14,7 @@ from swaptier_client.mm.counters import INJECTABLE
 from swaptier_client.mm.policy import ERAS, POLICIES
 from swaptier_client.security import Security, SecurityUnusable
 from swaptier_loadgen.faults.spec import NO_FAULTS, FaultProblem, Faults
-from swaptier_loadgen.host.targets import parse_tiers
+from swaptier_loadgen.host.messages import parse_tiers
 from swaptier_loadgen.race.settings import (
     DEFAULT_INSTALL_FAILURE_RATE,
     SWAP_DEVICES_MAX,

@@ -69,7 +69,7 @@ class Watcher:
 
     def on_tiers(self, tiers: RaceTiers) -> None:
         """Say where everything is."""
-        self._latest.damage = tiers.damage.counts
+        self._latest.injected = tiers.injected.counts
         self._say(
             "race begins",
             target=tiers.target,

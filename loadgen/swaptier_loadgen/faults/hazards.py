@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 LEDGER_PAGES_MAX = 1 << 20
-"""Pages a ledger remembers; with more, the oldest are forgotten and their losses stay unexplained."""
+"""Pages remembered; with more, the oldest are forgotten and their losses stay unexplained."""
 
 
 class Hazard(StrEnum):
@@ -36,7 +36,7 @@ class Hazard(StrEnum):
     """None of these, as far as the witnesses know. Without faults on purpose: a race on the host, KERNEL.md 1.4."""
 
 
-class Unknown(StrEnum):
+class UnknownOutcome(StrEnum):
     """How the first outcome of a load came to be unknown to its host."""
 
     NO = ""
@@ -59,18 +59,18 @@ class PageName(NamedTuple):
     generation: int
 
 
-class Loss(NamedTuple):
+class LostPage(NamedTuple):
     """One page that is gone, whether its process was told so or given other bytes."""
 
     page: PageName
     reason: str
     """A `DetectedLoss`, or the `Corruption` of what was read instead."""
-    unknown: Unknown
+    unknown: UnknownOutcome
     was_dropped: bool = False
     """A fault that could not install the page had dropped the only copy."""
 
 
-class Ledger:
+class TakenPages:
     """What the links know: pages that were taken by a load whose answer did not arrive, and why it did not."""
 
     def __init__(self) -> None:
@@ -95,29 +95,29 @@ UNREACHABLE = "unreachable"
 """Values of `DetectedLoss` that name the hazard themselves."""
 
 _BY_OUTCOME = {
-    Unknown.OVERTAKEN: Hazard.REPLY_DROPPED,
-    Unknown.LATE: Hazard.REPLY_LATE,
-    Unknown.BROKEN: Hazard.CONNECTION_LOST,
-    Unknown.NO: Hazard.UNEXPLAINED,
+    UnknownOutcome.OVERTAKEN: Hazard.REPLY_DROPPED,
+    UnknownOutcome.LATE: Hazard.REPLY_LATE,
+    UnknownOutcome.BROKEN: Hazard.CONNECTION_LOST,
+    UnknownOutcome.NO: Hazard.UNEXPLAINED,
 }
 """What the host's own word on the load comes to, where nobody else has one."""
 
 
-class LostTo:
+class HazardCounts:
     """What took the pages of one host, as it becomes known. The counts only rise.
 
     A link may learn what took a page after its host missed it. So where there are links, a loss is looked up with the
     next losses that come, and one that nobody can explain once more at the end.
     """
 
-    def __init__(self, ledger: Ledger, *, has_links: bool) -> None:
-        self._ledger = ledger
+    def __init__(self, taken_pages: TakenPages, *, has_links: bool) -> None:
+        self._taken_pages = taken_pages
         self._has_links = has_links
         self._counts = Counter({str(hazard): 0 for hazard in Hazard})
-        self._new: list[Loss] = []
-        self._unexplained: list[Loss] = []
+        self._new: list[LostPage] = []
+        self._unexplained: list[LostPage] = []
 
-    def add(self, losses: Iterable[Loss], *, tiers_are_durable: bool, is_end: bool = False) -> dict[str, int]:
+    def add(self, losses: Iterable[LostPage], *, tiers_are_durable: bool, is_end: bool = False) -> dict[str, int]:
         """Take *losses* and return how many pages each hazard took, as far as is known; every hazard is there.
 
         *tiers_are_durable* says that no restart takes a page that nobody was loading: its store was answered when the
@@ -129,7 +129,7 @@ class LostTo:
             ripe += self._unexplained + self._new
             self._new, self._unexplained = [], []
         for loss in ripe:
-            hazard = _hazard_of(loss, self._ledger, tiers_are_durable=tiers_are_durable)
+            hazard = _hazard_of(loss, self._taken_pages, tiers_are_durable=tiers_are_durable)
             if hazard is Hazard.UNEXPLAINED and not is_last_word:
                 self._unexplained.append(loss)
             else:
@@ -137,14 +137,14 @@ class LostTo:
         return dict(self._counts)
 
 
-def _hazard_of(loss: Loss, ledger: Ledger, *, tiers_are_durable: bool) -> Hazard:
+def _hazard_of(loss: LostPage, taken_pages: TakenPages, *, tiers_are_durable: bool) -> Hazard:
     if loss.was_dropped:
         return Hazard.INSTALL_FAILED
-    seen = ledger.hazard(loss.page)
+    seen = taken_pages.hazard(loss.page)
     if seen is not None:
         return seen
     if loss.reason == UNREACHABLE:
         return Hazard.UNREACHABLE
-    if loss.reason == RESTARTED and not (tiers_are_durable and loss.unknown is not Unknown.NO):
+    if loss.reason == RESTARTED and not (tiers_are_durable and loss.unknown is not UnknownOutcome.NO):
         return Hazard.SERVER_RESTARTED
     return _BY_OUTCOME[loss.unknown]

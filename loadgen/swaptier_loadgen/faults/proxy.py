@@ -1,13 +1,13 @@
 """A link to a tier on which things go wrong on purpose: a proxy that understands the stream's messages.
 
-Touches the network (grpc.aio, and the TCP relay of `cable.py`). Hosts connect to `FaultyLink.address` as they would to
-the tier; what they say reaches the real server over a real connection. Rules of conduct:
+Touches the network (grpc.aio, and `tcp_relay.py`). Hosts connect to `FaultyLink.address` as they would to the tier;
+what they say reaches the real server over a real connection. Rules of conduct:
 
-- Faults strike messages of the stream (`conversation.py`) and connections, never unary calls: those are asked again by
+- Faults strike messages of the stream (`injection.py`) and connections, never unary calls: those are asked again by
   whoever called, and carry no pages.
 - Which message is struck is drawn from the seed, the area and the number of the stream, so it does not depend on what
   other hosts do; what the message holds depends on the schedule.
-- What is known of pages that got lost on the way goes into the ledger (`hazards.py`): nobody else saw it.
+- What is known of pages that got lost on the way goes into `TakenPages` of `hazards.py`: no host saw it.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ import grpc
 from grpc import aio
 
 from swaptier_client.channel import CHANNEL_OPTIONS
-from swaptier_loadgen.faults.stream import EXCHANGE, Context, Conversation, Route, abort_alike
-from swaptier_loadgen.faults.tcp_relay import Cable, Wire
+from swaptier_loadgen.faults.injection import EXCHANGE, Context, FaultyStream, Route, abort_alike
+from swaptier_loadgen.faults.tcp_relay import RelayedConnection, TcpRelay
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 _CallHandler: TypeAlias = Callable[[bytes, Context], Coroutine[object, object, bytes]]
@@ -36,7 +36,7 @@ class FaultyLink:
         self.route = route
         self._seed = f"{seed}/{route.number}"
         self._streams_of: Counter[str] = Counter()
-        self._conversations: set[Conversation] = set()
+        self._streams: set[FaultyStream] = set()
         self._stack = AsyncExitStack()
         self._tasks: set[asyncio.Task[object]] = set()
         """What outlives its call."""
@@ -44,7 +44,7 @@ class FaultyLink:
     @property
     def address(self) -> str:
         """Where hosts connect."""
-        return self._cable.address
+        return self._relay.address
 
     async def __aenter__(self) -> Self:
         """Serve on a free port of the loopback interface; the tier need not be there yet."""
@@ -53,7 +53,7 @@ class FaultyLink:
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         self._stack.push_async_callback(server.stop, 0)
-        self._cable = await self._stack.enter_async_context(Cable(port))
+        self._relay = await self._stack.enter_async_context(TcpRelay(port))
         if self.route.faults.disconnects_per_second:
             self._spawn(self._disconnect_for_ever())
         return self
@@ -79,18 +79,18 @@ class FaultyLink:
         self._streams_of[area] += 1
         return random.Random(f"{self._seed}/{area}/{self._streams_of[area]}")
 
-    def _wire_of(self, context: Context) -> Wire | None:
+    def _connection_of(self, context: Context) -> RelayedConnection | None:
         """Return the connection that a call came over, unless it is gone."""
-        return self._cable.wire(int(context.peer().rpartition(":")[2]))
+        return self._relay.connection(int(context.peer().rpartition(":")[2]))
 
     async def exchange(self, context: Context) -> None:
         """Pass a stream on, faults and all."""
-        conversation = Conversation(self.route, context, self._wire_of(context), self._chance_of)
-        self._conversations.add(conversation)
+        stream = FaultyStream(self.route, context, self._connection_of(context), self._chance_of)
+        self._streams.add(stream)
         try:
-            await conversation.run(self._spawn)
+            await stream.run(self._spawn)
         finally:
-            self._conversations.discard(conversation)
+            self._streams.discard(stream)
 
     async def call(self, method: str, request: bytes, context: Context) -> bytes:
         """Pass a unary call on, as it is."""
@@ -109,12 +109,12 @@ class FaultyLink:
         chance = random.Random(f"{self._seed}/disconnect")
         while True:
             await asyncio.sleep(chance.expovariate(self.route.faults.disconnects_per_second))
-            running = [one for one in self._conversations if one.wire is not None and one.area]
+            running = [one for one in self._streams if one.connection is not None and one.area]
             if running:
                 victim = chance.choice(sorted(running, key=lambda one: one.area))
-                assert victim.wire is not None, "just looked"
-                victim.wire.cut()
-                self.route.damage.counts["disconnect"] += 1
+                assert victim.connection is not None, "just looked"
+                victim.connection.cut()
+                self.route.injected.counts["disconnect"] += 1
 
 
 class _AnyMethod(grpc.GenericRpcHandler):

@@ -17,7 +17,7 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER with a time of 0: close() sends RST."""
 
 
-class Wire:
+class RelayedConnection:
     """One relayed connection, from its accept to its end."""
 
     def __init__(self, near: asyncio.StreamWriter, far: asyncio.StreamWriter) -> None:
@@ -34,12 +34,12 @@ class Wire:
             end.transport.abort()
 
 
-class Cable:
+class TcpRelay:
     """Relays whoever connects to `address` to one port of this machine. Entered for as long as it lies there."""
 
     def __init__(self, far_port: int) -> None:
         self._far_port = far_port
-        self._wires: dict[int, Wire] = {}
+        self._connections: dict[int, RelayedConnection] = {}
         """By the port from which the far end sees the connection come."""
         self._relays: set[asyncio.Task[None]] = set()
         self.address = ""
@@ -55,16 +55,16 @@ class Cable:
     ) -> None:
         """Cut everything."""
         self._server.close()
-        for wire in self._wires.values():
-            wire.cut()
+        for connection in self._connections.values():
+            connection.cut()
         for relay in self._relays:
             relay.cancel()
         if self._relays:
             await asyncio.wait(self._relays)
 
-    def wire(self, far_peer_port: int) -> Wire | None:
+    def connection(self, far_peer_port: int) -> RelayedConnection | None:
         """Return the connection that the far end sees come from *far_peer_port*, unless it is gone."""
-        return self._wires.get(far_peer_port)
+        return self._connections.get(far_peer_port)
 
     def _accept(self, near_reader: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
         relay = asyncio.create_task(self._relay(near_reader, near_writer))
@@ -78,9 +78,9 @@ class Cable:
         except OSError:
             near_writer.transport.abort()
             return
-        wire = Wire(near_writer, far_writer)
+        connection = RelayedConnection(near_writer, far_writer)
         port: int = far_writer.get_extra_info("sockname")[1]
-        self._wires[port] = wire
+        self._connections[port] = connection
         ways = [
             asyncio.create_task(_carry(near_reader, far_writer)),
             asyncio.create_task(_carry(far_reader, near_writer)),
@@ -88,7 +88,7 @@ class Cable:
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            del self._wires[port]
+            del self._connections[port]
             for way in ways:
                 way.cancel()
             for writer in (near_writer, far_writer):

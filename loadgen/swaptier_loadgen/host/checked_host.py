@@ -29,16 +29,15 @@ from swaptier_client.mm.readahead import Readahead
 from swaptier_client.mm.reclaim import pageout, swap_out
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
 from swaptier_client.mm.swapoff import swapoff
-from swaptier_loadgen.faults.hazards import Loss, PageName
+from swaptier_loadgen.faults.hazards import LostPage, PageName
 from swaptier_loadgen.host.content import PageId
 from swaptier_loadgen.host.counter_words import CounterWords
-from swaptier_loadgen.host.injection import InstallFailures, rates_of
+from swaptier_loadgen.host.install_failures import InstallFailures, rates_of
 from swaptier_loadgen.host.latency import LatencyRecorder
-from swaptier_loadgen.host.messages import Duplicates, HostReport, HostSpec
+from swaptier_loadgen.host.messages import Duplicates, HostReport, HostSpec, device_area
+from swaptier_loadgen.host.observed_link import ObservedLink
 from swaptier_loadgen.host.oracle import Access, Finding, Oracle
-from swaptier_loadgen.host.witness import Witness
 from swaptier_loadgen.host.workload import WorkloadKind
-from swaptier_loadgen.race.settings import device_area
 from swaptier_wire.errors import SwapTierError, TierUnreachable
 from swaptier_wire.types import NO_GENERATION
 
@@ -61,7 +60,7 @@ class CheckedHost:
         chance = random.Random(f"{spec.seed}/{number}/install")
         self._area = spec.area
         self._survives_restarts = spec.survives_restarts
-        self._witnesses = [Witness(tier, self._on_stale) for tier in tiers]
+        self._links = [ObservedLink(tier, self._on_stale) for tier in tiers]
         self.number = number
         self.oracle = oracle
         self.words = CounterWords() if spec.workload is WorkloadKind.STRESS_RACE else None
@@ -77,7 +76,7 @@ class CheckedHost:
             on_only_copy_dropped=self._on_only_copy_dropped,
             on_entry_taken=self._on_entry_taken,
         )
-        self._driver = Driver(self._witnesses, seed=spec.seed + number, preemption=Preemption(spec.preemption_rate))
+        self._driver = Driver(self._links, seed=spec.seed + number, preemption=Preemption(spec.preemption_rate))
         self._latency = latency
         self._moved: dict[int, deque[int]] = {}
         """Where the pages are that were moved in each process, until they are read there."""
@@ -85,7 +84,7 @@ class CheckedHost:
         self.first_corruption_ns = 0
         self.has_tier_restarted = False
         """Nothing read from now on can be held against a policy."""
-        self.losses: deque[Loss] = deque()
+        self.losses: deque[LostPage] = deque()
         """Pages that were lost or read wrong and not yet reported; whoever reports takes them."""
         self._names: dict[PageId, PageName] = {}
         """What the tier called each page when it was last found swapped out."""
@@ -192,8 +191,8 @@ class CheckedHost:
     def _note_loss(self, page: PageId, reason: str, *, was_dropped: bool) -> None:
         """Keep what is known here of a page that was lost; one that never had a name was lost on its host."""
         name = self._stale.pop(page, None) or self._names.get(page) or PageName(0, self._area, 0, NO_GENERATION)
-        unknown = self._witnesses[name.tier].unknown(name.offset, name.generation)
-        self.losses.append(Loss(name, reason, unknown, was_dropped))
+        unknown = self._links[name.tier].unknown(name.offset, name.generation)
+        self.losses.append(LostPage(name, reason, unknown, was_dropped))
 
     def _on_stale(self, load: Load) -> None:
         """Remember as what the pages of a slot were lost: a program may first read them after they went out again."""

@@ -14,14 +14,21 @@ from swaptier_client.driver import TierLink
 from swaptier_client.mm.clone import clone_into
 from swaptier_client.mm.process import Process
 from swaptier_client.mm.reclaim import SWAP_CLUSTER_MAX
-from swaptier_loadgen.faults.hazards import Loss
+from swaptier_loadgen.faults.hazards import LostPage
 from swaptier_loadgen.host.checked_host import CheckedHost
 from swaptier_loadgen.host.content import HOSTS_MAX, PROCESSES_MAX, Contents
 from swaptier_loadgen.host.latency import LatencyRecorder
 from swaptier_loadgen.host.messages import LOSSES_MAX, HostReport, HostSpec
 from swaptier_loadgen.host.oracle import Oracle
-from swaptier_loadgen.host.workload import AccessKind, MemoryAccess, Shape, WorkloadKind, share, stream
-from swaptier_loadgen.race.settings import THREADS_MAX
+from swaptier_loadgen.host.workload import (
+    THREADS_MAX,
+    AccessKind,
+    AccessPattern,
+    MemoryAccess,
+    WorkloadKind,
+    share,
+    stream,
+)
 
 OPS_BETWEEN_TURNS = 64
 """A thread whose accesses all hit mapped pages lets the others, the reports and a stop run this often."""
@@ -33,7 +40,7 @@ FORKS = {"fork_percent": 1, "move_percent": 2}
 """What the workload `forks` has besides the accesses of `random`."""
 
 
-class Place(NamedTuple):
+class AddressSpace(NamedTuple):
     """An address space that threads run in."""
 
     host: CheckedHost
@@ -43,7 +50,7 @@ class Place(NamedTuple):
     """Among all of them."""
 
 
-ThreadWork: TypeAlias = Callable[[Place, int], Coroutine[None, None, None]]
+ThreadWork: TypeAlias = Callable[[AddressSpace, int], Coroutine[None, None, None]]
 """What one emulated thread does, given where it runs and its number there."""
 
 
@@ -65,8 +72,8 @@ class EmulatedHost:
         self._hosts = [self._host]
         if twin:
             self._hosts.append(CheckedHost(spec, twin_number(spec.host), self._oracle, self._latency, twin))
-        self._places = [
-            Place(self._host, self._host.mm.spawn(), share(spec.pages, spec.processes, index), index)
+        self._spaces = [
+            AddressSpace(self._host, self._host.mm.spawn(), share(spec.pages, spec.processes, index), index)
             for index in range(spec.processes)
         ]
         self._forks = 0
@@ -122,8 +129,8 @@ class EmulatedHost:
         Raises:
             SwapTierError: it could not be told.
         """
-        for place in self._places:
-            await place.host.exit(place.process)
+        for space in self._spaces:
+            await space.host.exit(space.process)
         for host in self._hosts:
             await host.reclaim_leftovers()
 
@@ -133,7 +140,7 @@ class EmulatedHost:
         for host in self._hosts:
             host.on_tier_restarted(type_)
 
-    def take_losses(self) -> list[Loss]:
+    def take_losses(self) -> list[LostPage]:
         """Return the pages lost since the last time, LOSSES_MAX at most."""
         losses = [host.losses.popleft() for host in self._hosts for _ in range(len(host.losses))]
         for loss in losses[LOSSES_MAX:]:
@@ -145,43 +152,43 @@ class EmulatedHost:
         await self._host.swap_out_all()
         clone_into(twin.mm, self._host.mm)
         self._oracle.clone(self._host.number, twin.number)
-        for place in self._places[:]:
-            process = twin.mm.processes[place.process.pid]
-            self._places.append(Place(twin, process, place.pages, len(self._places)))
+        for space in self._spaces[:]:
+            process = twin.mm.processes[space.process.pid]
+            self._spaces.append(AddressSpace(twin, process, space.pages, len(self._spaces)))
 
     async def _each_thread(self, work: ThreadWork) -> None:
         """Run *work* for every thread at once; the first failure ends them all."""
         async with asyncio.TaskGroup() as threads:
-            for place in self._places:
+            for space in self._spaces:
                 for thread in range(self._spec.threads):
-                    threads.create_task(work(place, thread))
+                    threads.create_task(work(space, thread))
 
-    async def _write_all(self, place: Place, thread: int) -> None:
+    async def _write_all(self, space: AddressSpace, thread: int) -> None:
         """Write this thread's share of the pages for the first time."""
-        for address in self._own_pages(place, thread):
+        for address in self._own_pages(space, thread):
             if self.is_stopping:
                 return
-            await place.host.access(place.process, address, write=True)
+            await space.host.access(space.process, address, write=True)
 
-    async def _race(self, place: Place, thread: int) -> None:
+    async def _race(self, space: AddressSpace, thread: int) -> None:
         """Make this thread's accesses, as many or as long as asked."""
         spec = self._spec
-        index = place.number * spec.threads + thread
+        index = space.number * spec.threads + thread
         forks = FORKS if spec.workload is WorkloadKind.FORKS else {}
         ops: Iterable[MemoryAccess] = stream(
-            Shape(place.pages, **forks), spec.seed, place.host.number, place.process.pid, thread
+            AccessPattern(space.pages, **forks), spec.seed, space.host.number, space.process.pid, thread
         )
         if spec.ops is not None:
-            ops = islice(ops, share(spec.ops, len(self._places) * spec.threads, index))
+            ops = islice(ops, share(spec.ops, len(self._spaces) * spec.threads, index))
         for number, op in enumerate(ops):
             if self._is_over():
                 return
             if number % OPS_BETWEEN_TURNS == 0:
                 await asyncio.sleep(0)
             if op.kind is AccessKind.FORK:
-                await self._fork(place, thread + (number + 1) * THREADS_MAX)
+                await self._fork(space, thread + (number + 1) * THREADS_MAX)
             else:
-                await self._perform(place, op)
+                await self._perform(space, op)
             self._ops_done += 1
 
     def _is_over(self) -> bool:
@@ -190,9 +197,9 @@ class EmulatedHost:
         is_late = seconds is not None and monotonic_ns() >= self._race_began_ns + int(seconds * 1e9)
         return self.is_stopping or is_late
 
-    async def _perform(self, place: Place, op: MemoryAccess) -> None:
+    async def _perform(self, space: AddressSpace, op: MemoryAccess) -> None:
         """Do to one page what *op* says; then read what was moved away meanwhile."""
-        host, process, address = place.host, place.process, op.address
+        host, process, address = space.host, space.process, op.address
         match op.kind:
             case AccessKind.DISCARD:
                 await host.discard(process, address)
@@ -204,43 +211,43 @@ class EmulatedHost:
                     await host.page_out(process, [address])
         await host.read_moved(process)
 
-    async def _fork(self, place: Place, stream_number: int) -> None:
+    async def _fork(self, space: AddressSpace, stream_number: int) -> None:
         """Fork a process, have the child make CHILD_OPS accesses while the parent's threads go on, and end it."""
         if (
-            len(self._places) + self._forks + 1 >= PROCESSES_MAX
+            len(self._spaces) + self._forks + 1 >= PROCESSES_MAX
         ):  # a page can say of no more processes that it is theirs
             return
         self._forks += 1
-        child = place._replace(process=await place.host.fork(place.process))
-        ops = stream(Shape(place.pages), self._spec.seed, place.host.number, place.process.pid, stream_number)
+        child = space._replace(process=await space.host.fork(space.process))
+        ops = stream(AccessPattern(space.pages), self._spec.seed, space.host.number, space.process.pid, stream_number)
         for op in islice(ops, CHILD_OPS):
             if self.is_stopping:
                 break
             await self._perform(child, op)
-        await place.host.exit(child.process)
+        await space.host.exit(child.process)
 
     async def _stress_race(self) -> None:
         """Have all threads add one to every page while everything is paged out; the sweep then looks at the words."""
-        adders_left = self._spec.threads * len(self._places)
+        adders_left = self._spec.threads * len(self._spaces)
 
-        async def add(place: Place, thread: int) -> None:
+        async def add(space: AddressSpace, thread: int) -> None:
             nonlocal adders_left
-            await self._add_to_all(place, thread)
+            await self._add_to_all(space, thread)
             adders_left -= 1
 
         async with asyncio.TaskGroup() as group:
             group.create_task(self._each_thread(add))
-            for place in self._places:
-                group.create_task(self._page_out_all(place, lambda: adders_left == 0))
+            for space in self._spaces:
+                group.create_task(self._page_out_all(space, lambda: adders_left == 0))
         for host in self._hosts:
             host.is_adding_over = True
 
-    async def _add_to_all(self, place: Place, thread: int) -> None:
+    async def _add_to_all(self, space: AddressSpace, thread: int) -> None:
         """Add one to every page: upwards with an even number, downwards with an odd one.
 
         As many whole passes as the accesses asked for allow, but one at least.
         """
-        spec, pages = self._spec, place.pages
+        spec, pages = self._spec, space.pages
         passes: Iterable[int] = count()
         if spec.ops is not None:
             passes = range(max(1, spec.ops // (spec.threads * spec.pages)))
@@ -251,30 +258,30 @@ class EmulatedHost:
                     return
                 if address % OPS_BETWEEN_TURNS == 0:
                     await asyncio.sleep(0)
-                await place.host.access(place.process, address, write=True)
-                await place.host.read_moved(place.process)
+                await space.host.access(space.process, address, write=True)
+                await space.host.read_moved(space.process)
                 self._ops_done += 1
 
-    async def _page_out_all(self, place: Place, is_done: Callable[[], bool]) -> None:
+    async def _page_out_all(self, space: AddressSpace, is_done: Callable[[], bool]) -> None:
         """Page the whole process out, again and again. Models: the test's loop of MADV_PAGEOUT."""
         while True:
-            for start in range(0, place.pages, SWAP_CLUSTER_MAX):
+            for start in range(0, space.pages, SWAP_CLUSTER_MAX):
                 if is_done():
                     return
-                await place.host.page_out(place.process, range(start, start + SWAP_CLUSTER_MAX))
+                await space.host.page_out(space.process, range(start, start + SWAP_CLUSTER_MAX))
                 await asyncio.sleep(0)
 
-    async def _sweep(self, place: Place, thread: int) -> None:
+    async def _sweep(self, space: AddressSpace, thread: int) -> None:
         """Read this thread's share of the pages one last time, so that no loss stays unseen."""
-        for address in self._own_pages(place, thread):
+        for address in self._own_pages(space, thread):
             if self.is_stopping:
                 return
-            await place.host.access(place.process, address, write=False)
-            await place.host.read_moved(place.process)
+            await space.host.access(space.process, address, write=False)
+            await space.host.read_moved(space.process)
 
-    def _own_pages(self, place: Place, thread: int) -> Iterator[int]:
+    def _own_pages(self, space: AddressSpace, thread: int) -> Iterator[int]:
         """Return the pages of a process that fall to *thread* where each page is visited once."""
-        return iter(range(thread, place.pages, self._spec.threads))
+        return iter(range(thread, space.pages, self._spec.threads))
 
     def _faults(self) -> int:
         return sum(host.mm.counters.faults for host in self._hosts)

@@ -7,13 +7,13 @@ every REPORT_SECONDS while it runs, and a last one with `ended` set. A second li
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from swaptier_client.mm.readahead import ReadaheadMode
-from swaptier_loadgen.faults.hazards import Loss
+from swaptier_loadgen.faults.hazards import LostPage
 from swaptier_loadgen.faults.spec import NO_FAULTS, Faults
-from swaptier_loadgen.host.targets import Target, parse_tiers
 from swaptier_loadgen.host.workload import WorkloadKind
 from swaptier_wire.types import AreaOptions
 
@@ -38,6 +38,32 @@ KERNEL_COUNTERS = (
     *("swap_ra", "swap_ra_hit", "swpin_zero", "swpout_zero"),
 )
 """What /proc/vmstat of the host would say of swap. Models: vm_event_item.h."""
+
+
+class Target(NamedTuple):
+    """A tier that a host has a swap device on."""
+
+    address: str
+    """HOST:PORT or unix:PATH."""
+    priority: int
+    """Of the swap device: higher ones are filled first, equal ones in turn."""
+
+
+def parse_tiers(target: str) -> tuple[Target, ...]:
+    """Return the tiers that *target* names, separated by commas, each perhaps with @PRIORITY; 0 without."""
+    tiers = []
+    for part in target.split(","):
+        address, _, priority = part.rpartition("@")
+        if address and priority.removeprefix("-").isdecimal():
+            tiers.append(Target(address, int(priority)))
+        else:
+            tiers.append(Target(part, 0))
+    return tuple(tiers)
+
+
+def device_area(area: str, type_: int) -> str:
+    """Return what the area of swap device *type_* of a host is called, whose first device has *area*."""
+    return area if type_ == 0 else f"{area}.{type_}"
 
 
 class Ended(StrEnum):
@@ -163,7 +189,7 @@ class HostReport(BaseModel):
     """Addresses of tiers that this host has no connection to now."""
     reconnects: int = 0
     """Connections made after one had broken."""
-    new_losses: list[Loss] = Field(default_factory=list)
+    new_losses: list[LostPage] = Field(default_factory=list)
     """Pages lost or read wrong since the report before; LOSSES_MAX at most."""
     lost_to: dict[str, int] = Field(default_factory=dict)
     """By `hazards.Hazard`, what took the pages of this report and all before it. The race fills it in: it has the
@@ -198,7 +224,7 @@ class PolicyRun:
     workload: WorkloadKind = WorkloadKind.RANDOM
     faults: Faults = NO_FAULTS
     """What went wrong on purpose."""
-    damage: Mapping[str, int] = field(default_factory=dict)
+    injected: Mapping[str, int] = field(default_factory=dict)
     """How often, by the name that --fault has for it."""
     require_generation: bool = False
     """Loads asked for their generation, whatever the policy."""

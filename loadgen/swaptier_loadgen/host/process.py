@@ -31,9 +31,9 @@ from swaptier_loadgen.host.messages import (
     Ended,
     HostReport,
     HostSpec,
+    device_area,
 )
 from swaptier_loadgen.host.workload import WorkloadKind
-from swaptier_loadgen.race.settings import device_area
 from swaptier_wire.errors import Draining, ServerDefect, SwapTierError, TierUnreachable
 
 GONE = (TierUnreachable, Draining, ServerDefect)

@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from enum import Enum, StrEnum
 from typing import NamedTuple
 
+THREADS_MAX = 1024
+"""Emulated threads of one process; each is a task of the host's event loop."""
+
 
 class WorkloadKind(StrEnum):
     """What the emulated threads do."""
@@ -51,7 +54,7 @@ class MemoryAccess(NamedTuple):
     kind: AccessKind
 
 
-class Shape(NamedTuple):
+class AccessPattern(NamedTuple):
     """How threads go about their pages. The defaults make faults collide; they imitate no program."""
 
     pages: int
@@ -70,27 +73,27 @@ class Shape(NamedTuple):
     """Accesses each thread makes before the focus moves on by its width."""
 
 
-def stream(shape: Shape, seed: int, host: int, process: int, thread: int) -> Iterator[MemoryAccess]:
+def stream(pattern: AccessPattern, seed: int, host: int, process: int, thread: int) -> Iterator[MemoryAccess]:
     """Yield the accesses of one thread, without end; the same arguments give the same accesses."""
     chance = random.Random(f"{seed}/{host}/{process}/{thread}")
-    width = min(shape.focus_pages, shape.pages)
+    width = min(pattern.focus_pages, pattern.pages)
     number = 0
     while True:
-        focus = number // shape.focus_ops * width
-        in_focus = chance.randrange(100) < shape.focus_percent
-        address = focus + chance.randrange(width) if in_focus else chance.randrange(shape.pages)
-        yield MemoryAccess(address % shape.pages, _kind(shape, chance.randrange(100)))
+        focus = number // pattern.focus_ops * width
+        in_focus = chance.randrange(100) < pattern.focus_percent
+        address = focus + chance.randrange(width) if in_focus else chance.randrange(pattern.pages)
+        yield MemoryAccess(address % pattern.pages, _kind(pattern, chance.randrange(100)))
         number += 1
 
 
-def _kind(shape: Shape, percentile: int) -> AccessKind:
+def _kind(pattern: AccessPattern, percentile: int) -> AccessKind:
     """Return what the access of rank *percentile*, 0 to 99, does."""
     for kind, percent in (
-        (AccessKind.DISCARD, shape.discard_percent),
-        (AccessKind.PAGEOUT, shape.pageout_percent),
-        (AccessKind.WRITE, shape.write_percent),
-        (AccessKind.FORK, shape.fork_percent),
-        (AccessKind.MOVE, shape.move_percent),
+        (AccessKind.DISCARD, pattern.discard_percent),
+        (AccessKind.PAGEOUT, pattern.pageout_percent),
+        (AccessKind.WRITE, pattern.write_percent),
+        (AccessKind.FORK, pattern.fork_percent),
+        (AccessKind.MOVE, pattern.move_percent),
     ):
         if percentile < percent:
             return kind

@@ -64,7 +64,7 @@ async def conduct(settings: RaceSettings, corpus_files: Sequence[Path], watcher:
     try:
         async with race_tiers(settings) as tiers:
             watcher.on_tiers(tiers)
-            race = Race(settings, tiers.host_target, corpus_files, watcher, tiers.damage)
+            race = Race(settings, tiers.host_target, corpus_files, watcher, tiers.injected)
             async with ServerFaults(tiers, settings.faults, race.stop) as server_faults:
                 await race.run()
             if server_faults.failure is not None:  # and what ran until then says nothing about a policy

@@ -50,7 +50,7 @@ class LatestReports:
     """
 
     reports: dict[tuple[str, int], HostReport] = field(default_factory=dict)
-    damage: Mapping[str, int] = field(default_factory=dict)
+    injected: Mapping[str, int] = field(default_factory=dict)
     """What was done on purpose so far, by the name that --fault has for it. Another's: read only."""
 
     @classmethod
@@ -256,7 +256,7 @@ class RaceCollector(Collector):
             "swaptier_faults_injected", "What went wrong on purpose on the way to a tier or with it.", labels=["fault"]
         )
         for fault in FAULTS:
-            metric.add_metric([fault], self._latest.damage.get(fault, 0))
+            metric.add_metric([fault], self._latest.injected.get(fault, 0))
         return metric
 
     def _race_info(self) -> GaugeMetricFamily:

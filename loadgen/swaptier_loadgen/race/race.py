@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Protocol
 
 from swaptier_client.security import PLAIN
-from swaptier_loadgen.faults.hazards import LostTo
-from swaptier_loadgen.faults.stream import InjectedFaults
+from swaptier_loadgen.faults.hazards import HazardCounts
+from swaptier_loadgen.faults.injection import InjectedFaults
 from swaptier_loadgen.host.messages import LINE_BYTES_MAX, Ended, HostReport, HostSpec, PolicyRun
 from swaptier_loadgen.host.workload import share
+from swaptier_loadgen.race.child_process import child_command
 from swaptier_loadgen.race.settings import RaceSettings, area_name
-from swaptier_loadgen.race.tied import tied_command
 
 STOP_SECONDS_MAX = 15.0
 """From asking a host to stop to killing it: longer than a request to a tier that hangs may take."""
@@ -56,12 +56,12 @@ class Race:
         target: str,
         corpus_files: Sequence[Path],
         observer: Observer,
-        damage: InjectedFaults | None = None,
+        injected: InjectedFaults | None = None,
     ) -> None:
-        """Have hosts connect to *target*; *damage* is what is done to the tiers and on the way there, as it is done."""
+        """Have hosts connect to *target*; *injected* collects the faults that are injected on the way there."""
         self._settings = settings
         self._target = target
-        self._damage = damage or InjectedFaults()
+        self._injected = injected or InjectedFaults()
         self._corpus_files = tuple(map(str, corpus_files))
         self._observer = observer
         self._epoch = time.time_ns()
@@ -103,7 +103,7 @@ class Race:
     async def _run_policy(self, policy: str) -> PolicyRun:
         """Run *policy* on fresh hosts, all at once."""
         self._hosts = []
-        before = Counter(self._damage.counts)
+        before = Counter(self._injected.counts)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -121,14 +121,14 @@ class Race:
             tuple(task.result() for task in tasks),
             self._settings.workload,
             self._settings.faults,
-            dict(self._damage.counts - before),
+            dict(self._injected.counts - before),
             self._settings.require_generation,
         )
 
     async def _run_host(self, spec: HostSpec) -> HostReport:
         """Run one host process to its last report, passing on the others."""
         process = await asyncio.create_subprocess_exec(
-            *tied_command("swaptier_loadgen.host.process"),
+            *child_command("swaptier_loadgen.host.process"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_BYTES_MAX,
@@ -149,7 +149,7 @@ class Race:
         if self.is_stopping:
             _ask_to_stop(process)
         last: HostReport | None = None
-        lost_to = LostTo(self._damage.ledger, has_links=bool(self._settings.faults.on_the_way))
+        lost_to = HazardCounts(self._injected.taken_pages, has_links=bool(self._settings.faults.on_the_way))
         async for line in process.stdout:
             said = HostReport.model_validate_json(line)
             is_end = said.ended is not None

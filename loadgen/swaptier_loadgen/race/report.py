@@ -107,7 +107,7 @@ class RunSummary:
     """What the kernel's swap race stress calls data loss and misload; 0 in other workloads."""
     lost_to: Mapping[str, int]
     """What took the pages that were lost or read wrong, by `hazards.Hazard`."""
-    damage: Mapping[str, int]
+    injected: Mapping[str, int]
     """What was done on purpose while this policy ran, by the name that --fault has for it."""
     tiers_are_durable: bool
     """Its tiers said that a store is answered only once the page outlives them: then none is excused by a restart."""
@@ -176,7 +176,7 @@ def summarise(run: PolicyRun) -> RunSummary:
         counters_wrong=sum(report.counters_wrong for report in reports),
         index_words_wrong=sum(report.index_words_wrong for report in reports),
         lost_to=_sum(report.lost_to for report in reports),
-        damage=run.damage,
+        injected=run.injected,
         tiers_are_durable=run.tiers_are_durable,
         reconnects=sum(report.reconnects for report in reports),
         predicted_losses=_predicted_losses(run, counters.get("zswpin", 0)),
@@ -293,6 +293,7 @@ def document(settings: RaceSettings, summaries: Sequence[RunSummary]) -> dict[st
 
 def _run_document(summary: RunSummary) -> dict[str, object]:
     run = {name: getattr(summary, name) for name in RunSummary.__dataclass_fields__}
+    run["damage"] = run.pop("injected")
     run["latency_us"] = summary.latency_us._asdict()
     run["never_read_again"] = summary.owed_fates.get(Fate.NEVER_READ, 0)
     return run

@@ -11,8 +11,8 @@ import json
 import signal
 from collections.abc import AsyncIterator, Sequence
 
+from swaptier_loadgen.race.child_process import child_command
 from swaptier_loadgen.race.server_flags import OWN_ADDRESSES, own_environment
-from swaptier_loadgen.race.tied import tied_command
 
 START_SECONDS_MAX = 30.0
 """From exec to the line that says where it listens. It takes under a second; a loaded machine may be slow."""
@@ -56,7 +56,7 @@ class OwnServer:
         own = (*OWN_ADDRESSES, "--log-level", "warning")
         again = ("--listen", self.target) if self.target else ()
         self._process = process = await asyncio.create_subprocess_exec(
-            *tied_command("swaptier_server", *own, *self._arguments, *again),
+            *child_command("swaptier_server", *own, *self._arguments, *again),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             env=own_environment(),

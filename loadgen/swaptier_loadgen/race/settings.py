@@ -17,13 +17,10 @@ from swaptier_client.mm.readahead import ReadaheadMode
 from swaptier_client.security import PLAIN, Security, SecurityUnusable
 from swaptier_loadgen.faults.spec import NO_FAULTS, Faults
 from swaptier_loadgen.host.content import HOSTS_MAX, PROCESSES_MAX
-from swaptier_loadgen.host.targets import parse_tiers
-from swaptier_loadgen.host.workload import WorkloadKind
+from swaptier_loadgen.host.messages import parse_tiers
+from swaptier_loadgen.host.workload import THREADS_MAX, WorkloadKind
 from swaptier_loadgen.race.server_flags import ServerFlags
 from swaptier_wire.types import AreaOptions
-
-THREADS_MAX = 1024
-"""Emulated threads of one process; each is a task of the host's event loop."""
 
 THREADS_PER_HOST_MAX = 4096
 """Emulated threads of one host together."""
@@ -218,11 +215,6 @@ class RaceSettings:
 def area_name(name: str, policy: str, host: int) -> str:
     """Return what the area of one host of one policy is called; *name* tells races on one tier apart."""
     return f"{policy}-{host}" if name == DEFAULT_NAME else f"{name}-{policy}-{host}"
-
-
-def device_area(area: str, type_: int) -> str:
-    """Return what the area of swap device *type_* of a host is called, whose first device has *area*."""
-    return area if type_ == 0 else f"{area}.{type_}"
 
 
 def find_policy(name: str) -> str:

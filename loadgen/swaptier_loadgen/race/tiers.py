@@ -14,10 +14,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import NamedTuple
 
+from swaptier_loadgen.faults.injection import InjectedFaults, Route
 from swaptier_loadgen.faults.proxy import FaultyLink
 from swaptier_loadgen.faults.spec import Faults, Pause
-from swaptier_loadgen.faults.stream import InjectedFaults, Route
-from swaptier_loadgen.host.targets import parse_tiers
+from swaptier_loadgen.host.messages import parse_tiers
 from swaptier_loadgen.race.server_process import OwnServer, own_server
 from swaptier_loadgen.race.settings import RaceSettings
 
@@ -31,7 +31,7 @@ class RaceTiers(NamedTuple):
     """Where hosts connect."""
     own: tuple[OwnServer, ...]
     """Our own servers; none where a target was named."""
-    damage: InjectedFaults
+    injected: InjectedFaults
     """What was done on purpose so far."""
 
     @property
@@ -50,14 +50,14 @@ async def race_tiers(settings: RaceSettings) -> AsyncIterator[RaceTiers]:
     async with contextlib.AsyncExitStack() as stack:
         own = [] if settings.target is not None else await _own_servers(settings, stack)
         target = settings.target or ",".join(server.target for server in own)
-        damage = InjectedFaults()
+        injected = InjectedFaults()
         links = [
             await stack.enter_async_context(FaultyLink(route, settings.seed))
-            for route in (_routes(settings, target, damage) if settings.faults.on_the_way else ())
+            for route in (_routes(settings, target, injected) if settings.faults.on_the_way else ())
         ]
         tiers = parse_tiers(target)
         linked = ",".join(f"{link.address}@{tier.priority}" for link, tier in zip(links, tiers, strict=False))
-        yield RaceTiers(target, linked or target, tuple(own), damage)
+        yield RaceTiers(target, linked or target, tuple(own), injected)
 
 
 async def _own_servers(settings: RaceSettings, stack: contextlib.AsyncExitStack) -> list[OwnServer]:
@@ -70,9 +70,9 @@ async def _own_servers(settings: RaceSettings, stack: contextlib.AsyncExitStack)
     ]
 
 
-def _routes(settings: RaceSettings, target: str, damage: InjectedFaults) -> list[Route]:
+def _routes(settings: RaceSettings, target: str, injected: InjectedFaults) -> list[Route]:
     return [
-        Route(tier.address, number, settings.faults, damage, settings.security)
+        Route(tier.address, number, settings.faults, injected, settings.security)
         for number, tier in enumerate(parse_tiers(target))
     ]
 
@@ -87,9 +87,9 @@ class ServerFaults:
         self._work: list[Coroutine[None, None, None]] = []
         for server in tiers.own:
             if faults.kill_server_seconds:
-                self._work.append(_kill_for_ever(server, faults.kill_server_seconds, tiers.damage))
+                self._work.append(_kill_for_ever(server, faults.kill_server_seconds, tiers.injected))
             if faults.pause_server is not None:
-                self._work.append(_pause_for_ever(server, faults.pause_server, tiers.damage))
+                self._work.append(_pause_for_ever(server, faults.pause_server, tiers.injected))
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "ServerFaults":
@@ -112,15 +112,15 @@ class ServerFaults:
             self._on_failure()
 
 
-async def _kill_for_ever(server: OwnServer, seconds: float, damage: InjectedFaults) -> None:
+async def _kill_for_ever(server: OwnServer, seconds: float, injected: InjectedFaults) -> None:
     while True:
         await asyncio.sleep(seconds)
-        damage.counts["kill-server"] += 1
+        injected.counts["kill-server"] += 1
         await server.kill_and_restart()
 
 
-async def _pause_for_ever(server: OwnServer, pause: Pause, damage: InjectedFaults) -> None:
+async def _pause_for_ever(server: OwnServer, pause: Pause, injected: InjectedFaults) -> None:
     while True:
         await asyncio.sleep(pause.every_seconds)
-        damage.counts["pause-server"] += 1
+        injected.counts["pause-server"] += 1
         await server.pause(pause.seconds)

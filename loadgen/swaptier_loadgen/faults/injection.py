@@ -22,9 +22,9 @@ from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_client.area_calls import status_now
 from swaptier_client.channel import connect
 from swaptier_client.security import PLAIN, Security
-from swaptier_loadgen.faults.hazards import Hazard, Ledger, PageName
+from swaptier_loadgen.faults.hazards import Hazard, PageName, TakenPages
 from swaptier_loadgen.faults.spec import Faults
-from swaptier_loadgen.faults.tcp_relay import Wire
+from swaptier_loadgen.faults.tcp_relay import RelayedConnection
 from swaptier_wire.errors import SwapTierError
 
 EXCHANGE = "/swaptier.v1.SwapTierService/Exchange"
@@ -57,7 +57,7 @@ class InjectedFaults:
 
     counts: Counter[str] = field(default_factory=Counter)
     """By the name that `--fault` has for it."""
-    ledger: Ledger = field(default_factory=Ledger)
+    taken_pages: TakenPages = field(default_factory=TakenPages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Route:
     number: int
     """Of the tier in the race."""
     faults: Faults
-    damage: InjectedFaults
+    injected: InjectedFaults
     security: Security = PLAIN
 
     async def connect(self, context: Context) -> aio.Channel:
@@ -99,20 +99,24 @@ class _Copy:
     messages_between: int
 
 
-class Conversation:
+class FaultyStream:
     """One stream between a host and the server. Made, run once."""
 
     def __init__(
-        self, route: Route, context: Context, wire: Wire | None, chance_of: Callable[[str], random.Random]
+        self,
+        route: Route,
+        context: Context,
+        connection: RelayedConnection | None,
+        chance_of: Callable[[str], random.Random],
     ) -> None:
         """Pass the stream of *context* on; *chance_of* its area is asked for once, with the first message."""
         self.area = ""
         """Known from the first message on."""
-        self.wire = wire
+        self.connection = connection
         """The connection it comes over, unless that is gone already."""
         self._way = route
         self._faults = route.faults
-        self._counts = route.damage.counts
+        self._counts = route.injected.counts
         self._context = context
         self._chance_of = chance_of
         self._chance = random.Random(0)
@@ -260,7 +264,7 @@ class Conversation:
 
     async def _see_to_the_rest(self, taker: "asyncio.Task[None]", call: _Call, channel: aio.Channel) -> None:
         """Find out which pages went with a host that is gone, then end the stream to the server."""
-        was_cut = self.wire is not None and self.wire.is_cut
+        was_cut = self.connection is not None and self.connection.is_cut
         hazard = Hazard.CONNECTION_LOST if was_cut else Hazard.REPLY_LATE
         for request, answer in self._recent:
             self._note(request, answer, hazard)
@@ -277,14 +281,14 @@ class Conversation:
             await channel.close()
 
     def _note(self, request: bytes, answer: bytes, hazard: Hazard) -> None:
-        """Enter into the ledger which pages the loads of *request* took, going by its *answer*."""
+        """Note which pages the loads of *request* took, going by its *answer*."""
         asked, got = pb.ExchangeRequest.FromString(request), pb.ExchangeResponse.FromString(answer)
         for offset, mode, outcome, generation in zip(
             asked.load.offsets, asked.load.modes, got.load.outcomes, got.load.generations, strict=False
         ):
             if mode == pb.LOAD_MODE_EXCLUSIVE and outcome in (pb.OUTCOME_HIT, pb.OUTCOME_SAME_FILLED):
                 page = PageName(self._way.number, asked.header.area, offset, generation)
-                self._way.damage.ledger.note(page, hazard)
+                self._way.injected.taken_pages.note(page, hazard)
 
 
 async def abort_alike(context: Context, error: aio.AioRpcError) -> None:

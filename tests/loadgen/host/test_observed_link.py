@@ -6,8 +6,8 @@ import pytest
 
 from swaptier_client.connection import AnswerLost
 from swaptier_client.mm.effects import Load, Request, RequestReply, SwapEntry
-from swaptier_loadgen.faults.hazards import Unknown
-from swaptier_loadgen.host.witness import Witness
+from swaptier_loadgen.faults.hazards import UnknownOutcome
+from swaptier_loadgen.host.observed_link import ObservedLink
 from swaptier_wire.errors import DeadlinePassed, ServerDefect, SwapTierError, TierUnreachable
 from swaptier_wire.types import LoadMode, LoadReply, Outcome
 
@@ -38,51 +38,55 @@ class Link:
         return reply
 
 
-async def ask(witness: Witness, generation: int, mode: LoadMode = LoadMode.EXCLUSIVE) -> None:
-    """Load slot 5 and let the witness look."""
-    await asyncio.gather(witness.submit(Load(SwapEntry(0, 5), generation, mode, 1)), return_exceptions=True)
+async def ask(link: ObservedLink, generation: int, mode: LoadMode = LoadMode.EXCLUSIVE) -> None:
+    """Load slot 5 and let the link look."""
+    await asyncio.gather(link.submit(Load(SwapEntry(0, 5), generation, mode, 1)), return_exceptions=True)
 
 
 @pytest.mark.parametrize(
     ("error", "unknown"),
     [
-        (AnswerLost("later ones came"), Unknown.OVERTAKEN),
-        (DeadlinePassed("too late"), Unknown.LATE),
-        (TierUnreachable("reset"), Unknown.BROKEN),
-        (ServerDefect("crashed"), Unknown.BROKEN),
-        (TierUnreachable("never sent", definite=True), Unknown.NO),
+        (AnswerLost("later ones came"), UnknownOutcome.OVERTAKEN),
+        (DeadlinePassed("too late"), UnknownOutcome.LATE),
+        (TierUnreachable("reset"), UnknownOutcome.BROKEN),
+        (ServerDefect("crashed"), UnknownOutcome.BROKEN),
+        (TierUnreachable("never sent", definite=True), UnknownOutcome.NO),
     ],
 )
-async def test_the_first_outcome_that_stayed_unknown_is_remembered(error: SwapTierError, unknown: Unknown) -> None:
+async def test_the_first_outcome_that_stayed_unknown_is_remembered(
+    error: SwapTierError, unknown: UnknownOutcome
+) -> None:
     """Repeats of the load and their ends do not change it; what was never sent had no outcome."""
-    witness = Witness(Link(error, TierUnreachable("again"), HIT) if unknown is not Unknown.NO else Link(error, HIT))
-    await ask(witness, 3)
-    assert witness.unknown(5, 3) is unknown
-    await ask(witness, 3)
-    assert witness.unknown(5, 3) is unknown
-    assert witness.unknown(5, 2) is witness.unknown(6, 3) is Unknown.NO
+    link = ObservedLink(
+        Link(error, TierUnreachable("again"), HIT) if unknown is not UnknownOutcome.NO else Link(error, HIT)
+    )
+    await ask(link, 3)
+    assert link.unknown(5, 3) is unknown
+    await ask(link, 3)
+    assert link.unknown(5, 3) is unknown
+    assert link.unknown(5, 2) is link.unknown(6, 3) is UnknownOutcome.NO
 
 
 async def test_only_loads_that_take_their_page_are_watched_and_one_generation_a_slot() -> None:
     """A shared load takes nothing, so nothing is lost with its answer; a newer page's load replaces an older one's."""
-    witness = Witness(Link(DeadlinePassed("late"), DeadlinePassed("late"), AnswerLost("lost")))
-    await ask(witness, 3, LoadMode.SHARED)
-    assert witness.unknown(5, 3) is Unknown.NO
-    await ask(witness, 3)
-    await ask(witness, 4)
-    assert witness.unknown(5, 3) is Unknown.NO
-    assert witness.unknown(5, 4) is Unknown.OVERTAKEN
+    link = ObservedLink(Link(DeadlinePassed("late"), DeadlinePassed("late"), AnswerLost("lost")))
+    await ask(link, 3, LoadMode.SHARED)
+    assert link.unknown(5, 3) is UnknownOutcome.NO
+    await ask(link, 3)
+    await ask(link, 4)
+    assert link.unknown(5, 3) is UnknownOutcome.NO
+    assert link.unknown(5, 4) is UnknownOutcome.OVERTAKEN
 
 
 async def test_a_load_that_brings_another_generation_is_told_before_its_path_goes_on() -> None:
     """Then the page was lost, whenever a program reads it; a load of the right one, or a shared one, says nothing."""
     told: list[int] = []
     right = LoadReply(Outcome.HIT, generation=3)
-    witness = Witness(Link(HIT, right, HIT), lambda load: told.append(load.generation))
-    asked = witness.submit(Load(SwapEntry(0, 5), 3, LoadMode.EXCLUSIVE, 1))
+    link = ObservedLink(Link(HIT, right, HIT), lambda load: told.append(load.generation))
+    asked = link.submit(Load(SwapEntry(0, 5), 3, LoadMode.EXCLUSIVE, 1))
     assert told == []
     await asked
     assert told == [3]
-    await ask(witness, 3)
-    await ask(witness, 4, LoadMode.SHARED)
+    await ask(link, 3)
+    await ask(link, 4, LoadMode.SHARED)
     assert told == [3]

@@ -11,12 +11,12 @@ from functools import partial
 from swaptier_client.connection import AnswerLost
 from swaptier_client.driver import TierLink
 from swaptier_client.mm.effects import Load, Request, RequestReply
-from swaptier_loadgen.faults.hazards import Unknown
+from swaptier_loadgen.faults.hazards import UnknownOutcome
 from swaptier_wire.errors import DeadlinePassed, SwapTierError
 from swaptier_wire.types import LoadMode, LoadReply
 
 
-class Witness:
+class ObservedLink:
     """A tier as the driver sees it, and the first outcome of each slot's last exclusive load that stayed unknown.
 
     It remembers one generation a slot, so the area's size bounds its memory.
@@ -29,7 +29,7 @@ class Witness:
         """
         self._tier = tier
         self._on_stale = on_stale
-        self._unknown: dict[int, tuple[int, Unknown]] = {}
+        self._unknown: dict[int, tuple[int, UnknownOutcome]] = {}
 
     @property
     def has_room(self) -> bool:
@@ -52,10 +52,10 @@ class Witness:
             reply.add_done_callback(partial(self._look, effect))
         return reply
 
-    def unknown(self, offset: int, generation: int) -> Unknown:
+    def unknown(self, offset: int, generation: int) -> UnknownOutcome:
         """Return how the first outcome of the load that took this page came to be unknown."""
-        of_generation, unknown = self._unknown.get(offset, (0, Unknown.NO))
-        return unknown if of_generation == generation else Unknown.NO
+        of_generation, unknown = self._unknown.get(offset, (0, UnknownOutcome.NO))
+        return unknown if of_generation == generation else UnknownOutcome.NO
 
     def _look(self, effect: Load, reply: asyncio.Future[RequestReply]) -> None:
         if reply.cancelled():
@@ -65,16 +65,16 @@ class Witness:
             if isinstance(answer, LoadReply) and answer.generation != effect.generation:
                 self._on_stale(effect)
             return
-        is_first = self.unknown(effect.entry.offset, effect.generation) is Unknown.NO
+        is_first = self.unknown(effect.entry.offset, effect.generation) is UnknownOutcome.NO
         if is_first and isinstance(error, SwapTierError) and not error.definite:
             self._unknown[effect.entry.offset] = (effect.generation, _why(error))
 
 
-def _why(error: SwapTierError) -> Unknown:
+def _why(error: SwapTierError) -> UnknownOutcome:
     match error:
         case AnswerLost():
-            return Unknown.OVERTAKEN
+            return UnknownOutcome.OVERTAKEN
         case DeadlinePassed():
-            return Unknown.LATE
+            return UnknownOutcome.LATE
         case _:
-            return Unknown.BROKEN
+            return UnknownOutcome.BROKEN

@@ -1,4 +1,4 @@
-"""Runs a command that dies with its parent: `python -m swaptier_loadgen.race.tied PARENT_PID COMMAND...`.
+"""Runs a command that dies with its parent: `python -m swaptier_loadgen.race.child_process PARENT_PID COMMAND...`.
 
 Asks the kernel to send SIGKILL when the parent ends (the tie outlives exec), then becomes the command. So a killed load
 generator, even by SIGKILL, leaves no server and no host behind. Linux only.
@@ -12,10 +12,10 @@ import sys
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def tied_command(module: str, *arguments: str) -> list[str]:
+def child_command(module: str, *arguments: str) -> list[str]:
     """Return the command that runs *module* with this interpreter, tied to this process."""
     python = [sys.executable, "-m"]
-    return [*python, "swaptier_loadgen.race.tied", str(os.getpid()), *python, module, *arguments]
+    return [*python, "swaptier_loadgen.race.child_process", str(os.getpid()), *python, module, *arguments]
 
 
 def main(arguments: list[str]) -> None:

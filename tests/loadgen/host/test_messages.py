@@ -2,7 +2,7 @@
 
 import pytest
 
-from swaptier_loadgen.host.targets import Target, parse_tiers
+from swaptier_loadgen.host.messages import Target, parse_tiers
 
 
 @pytest.mark.parametrize(
