@@ -281,7 +281,6 @@ def is_short(module: Module) -> list[str]:
 
 UNMENDED = {
     "imports_only_rooms_below": {
-        *(f"swaptier_loadgen.host.{name}" for name in ("checked_host", "emulated", "process")),
         *(f"swaptier_loadgen.measure.{name}" for name in ("budget", "specification_table")),
         "swaptier_loadgen.explore.stage",
     },
