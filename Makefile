@@ -18,8 +18,13 @@ DOCS ?=
 # How long each policy of `make soak` runs. For example: make soak SOAK_SECONDS=3600 SOAK_SEED=7
 SOAK_SECONDS ?= 300
 SOAK_SEED ?= 1
+# How many processes `make test` spreads the files of tests over; auto is one a core. For example: make test JOBS=1
+JOBS ?= auto
 # More for pytest. For example: make test ARGS="-x tests/proto"
 ARGS ?=
+
+# By file, since what a module sets up once serves its tests only; in the order of tests/conftest.py, longest first.
+PARALLEL := --numprocesses=$(JOBS) --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
 # docker's compose where a docker daemon answers, else podman with the podman-compose that .venv holds.
 COMPOSE ?= $(shell if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then echo docker compose; \
@@ -32,7 +37,7 @@ SERVICES ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv run test docs explore fuzz soak check lint format type proto lock wheel up down test-containers clean .compose
+.PHONY: help venv run test quick docs explore fuzz soak check lint format type proto lock wheel up down test-containers clean .compose
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS='	' read -r target text; do \
@@ -43,8 +48,12 @@ venv: $(VENV)/.ready ## Set up .venv from the pinned, hashed requirements
 run: venv ## Set up, then race the swap-in policies and show who loses pages
 	$(BIN)/swaptier-loadgen race $(RACE)
 
-test: venv ## Set up, then run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: venv ## Set up, then run the tests, a process on each core
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+	@echo ok
+
+quick: venv ## Set up, then run the tests without the races that take seconds each
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow_race and not container and not exhaustive and not soak" $(ARGS)
 	@echo ok
 
 explore: venv ## Set up, then search every schedule of every small world (minutes)
