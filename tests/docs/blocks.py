@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import yaml
+from tests.house import OURS, PURE_FOLDERS, ROOMS
 
 from swaptier_client.mm.policy import DEFAULT_POLICY, ERAS, POLICIES
 from swaptier_loadgen.explore.worlds import WORLDS
@@ -37,7 +38,11 @@ SLOW = ("matrix",)
 
 def pages() -> list[Path]:
     """Return the documents that may hold blocks, as paths from the top of the repository."""
-    return [Path("README.md"), *(path.relative_to(ROOT) for path in sorted((ROOT / "docs").glob("*.md")))]
+    return [
+        Path("README.md"),
+        Path("ARCHITECTURE.md"),
+        *(path.relative_to(ROOT) for path in sorted((ROOT / "docs").glob("*.md"))),
+    ]
 
 
 def fill(text: str, *, with_slow: bool = False) -> str:
@@ -178,6 +183,18 @@ def alerts() -> str:
     )
 
 
+def rooms() -> str:
+    """The rooms of every package, what is in them, and what they may import."""
+    rows = []
+    for package, arrows in ROOMS.items():
+        for room, below in arrows.items():
+            name = f"{package}.{room}" if room else package
+            says = OURS[name].docstring.partition("\n")[0]
+            is_pure = name in PURE_FOLDERS
+            rows.append((f"`{name}`", says, "yes" if is_pure else "", ", ".join(below)))
+    return table(("room", "holds", "pure", "may import"), rows)
+
+
 def _output(*arguments: str) -> str:
     """Return what the load generator prints."""
     command = [sys.executable, "-m", "swaptier_loadgen", *arguments]
@@ -190,6 +207,6 @@ def _fenced(text: str) -> str:
 
 BLOCKS: dict[str, Callable[..., str]] = {
     function.__name__: function
-    for function in (policies, eras, worlds, schedule, answer, matrix, faults, hazards, panels, alerts)
+    for function in (policies, eras, worlds, schedule, answer, matrix, faults, hazards, panels, alerts, rooms)
 }
 """By the name that pages have for them."""
