@@ -10,7 +10,7 @@ from grpc import aio
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc as pb_grpc
 from swaptier_client.area_calls import HostArea
-from swaptier_client.mm.effects import Invalidate, Load, Lookup, Request, RequestReply, Store, SwapEntry
+from swaptier_client.mm.effects import Invalidate, Load, Lookup, Request, RequestReply, Store
 from swaptier_wire import reply_codec, request_codec
 from swaptier_wire.batches import ReplyBatches
 from swaptier_wire.errors import SwapTierError
@@ -215,22 +215,6 @@ async def serving(fake: FakeTier) -> AsyncIterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         await server.stop(0)
-
-
-def page(number: int) -> bytes:
-    return number.to_bytes(8, "little") + bytes(range(256)) * 15 + bytes(248)
-
-
-def store(offset: int, generation: int = 1) -> Store:
-    return Store(SwapEntry(0, offset), generation, page(offset * 1000 + generation))
-
-
-def load(offset: int, mode: LoadMode = LoadMode.SHARED) -> Load:
-    return Load(SwapEntry(0, offset), 1, mode, request_id=0)
-
-
-def lookup(offset: int) -> Lookup:
-    return Lookup(SwapEntry(0, offset))
 
 
 def offsets_of(message: pb.ExchangeRequest) -> list[int]:

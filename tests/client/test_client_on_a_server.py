@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.builders import page_of
 
 from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import StreamSettings
@@ -13,7 +14,7 @@ from swaptier_client.transport import TierStream
 from swaptier_server.config import load_config
 from swaptier_server.lifecycle import TierServer
 from swaptier_wire.errors import AreaExists, ClientReplaced, TierUnreachable
-from swaptier_wire.types import PAGE_BYTES, ZERO_PAGE, LoadMode, LoadReply, Outcome
+from swaptier_wire.types import ZERO_PAGE, LoadMode, LoadReply, Outcome
 
 AREA = HostArea("host", 1, "area", slots=256)
 
@@ -25,16 +26,12 @@ async def _server() -> AsyncIterator[TierServer]:
     await server.drain()
 
 
-def page(number: int) -> bytes:
-    return number.to_bytes(8, "little") * 256 + bytes(PAGE_BYTES - 2048)
-
-
 def live_of_a_slot(offset: int, rounds: int) -> Path[int]:
     """Store, load both ways and free one slot, over and over; return how many pages came back right."""
     entry = SwapEntry(0, offset)
     right = 0
     for generation in range(1, rounds + 1):
-        content = page(offset * 1000 + generation)
+        content = page_of(offset * 1000 + generation)
         yield from ask(Store(entry, generation, content))
         shared = yield from load(Load(entry, generation, LoadMode.SHARED, 0))
         exclusive = yield from load(Load(entry, generation, LoadMode.EXCLUSIVE, 0))
@@ -67,13 +64,13 @@ async def test_a_batch_larger_than_a_message_is_answered_in_its_order(server: Ti
     entries = [SwapEntry(0, offset) for offset in range(AREA.slots)]
 
     def path() -> Path[list[bytes | None]]:
-        yield from batch(tuple(Store(entry, 1, page(entry.offset)) for entry in entries))
+        yield from batch(tuple(Store(entry, 1, page_of(entry.offset)) for entry in entries))
         replies = yield Batch(tuple(Load(entry, 1, LoadMode.SHARED, 0) for entry in entries))
         assert isinstance(replies, list)
         return [reply.content() for reply in replies if isinstance(reply, LoadReply)]
 
     async with TierStream(str(server.listening), AREA) as stream:
-        assert await Driver([stream], seed=1).run(path()) == [page(entry.offset) for entry in entries]
+        assert await Driver([stream], seed=1).run(path()) == [page_of(entry.offset) for entry in entries]
 
 
 async def test_opening_twice_keeps_the_pages_and_other_geometry_is_refused(server: TierServer) -> None:
@@ -104,7 +101,7 @@ async def test_a_drain_under_load_leaves_no_request_unknown_and_tells_the_truth(
 
     def store_for_ever(offset: int) -> Path[None]:
         while True:
-            yield from ask(Store(SwapEntry(0, offset), answered[offset] + 1, page(offset)))
+            yield from ask(Store(SwapEntry(0, offset), answered[offset] + 1, page_of(offset)))
             answered[offset] += 1
 
     async with TierStream(str(server.listening), AREA, StreamSettings(give_up_seconds=0)) as stream:

@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.builders import page_of
 
 from swaptier_client.driver import Driver, Preemption, PreemptionCoin
 from swaptier_client.mm.effects import (
@@ -102,12 +103,8 @@ def entry(offset: int, swap_type: int = 0) -> SwapEntry:
     return SwapEntry(swap_type, offset)
 
 
-def page(word: int) -> bytes:
-    return word.to_bytes(8, "little") * 512
-
-
 def store_then_load(offset: int) -> Path[bytes | None]:
-    stored = yield from ask(Store(entry(offset), 1, page(offset)))
+    stored = yield from ask(Store(entry(offset), 1, page_of(offset)))
     assert stored.outcome is Outcome.STORED
     loaded = yield from load(Load(entry(offset), 1, LoadMode.SHARED, request_id=1))
     return loaded.content()
@@ -127,7 +124,7 @@ async def loop_turns_during(run: Callable[[], asyncio.Task[None]]) -> int:
 async def test_replies_are_sent_into_the_path_and_its_return_value_comes_back() -> None:
     """A path that stores and loads gets the bytes it stored."""
     tier = FakeTier()
-    assert await Driver([tier], seed=1).run(store_then_load(7)) == page(7)
+    assert await Driver([tier], seed=1).run(store_then_load(7)) == page_of(7)
     assert [type(effect) for effect in tier.submitted] == [Store, Load]
 
 

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from tests.client.fake_tier import AREA, FakeTier, load, lookup, offsets_of, page, serving, store
+from tests.builders import load, lookup, page_of, store
+from tests.client.fake_tier import AREA, FakeTier, offsets_of, serving
 from tests.client.test_reconnect import Time
 
 from swaptier_client.connection import OVERTAKERS_MAX, AnswerLost, StreamSettings
@@ -207,7 +208,7 @@ async def test_an_answer_that_comes_twice_is_looked_at_once(fake: FakeTier, addr
         await stream.submit(store(1))
         reply = await stream.submit(load(1))
         assert isinstance(reply, LoadReply)
-        assert reply.content() == page(1001)
+        assert reply.content() == page_of(1001)
         await stream.submit(lookup(1))
     assert stream.counters.answers_unexpected >= 2
     assert stream.counters.streams_broken == 0

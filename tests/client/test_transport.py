@@ -9,7 +9,8 @@ import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.client.fake_tier import AREA, SLOTS, FakePages, FakeTier, load, lookup, offsets_of, page, serving, store
+from tests.builders import load, lookup, page_of, store
+from tests.client.fake_tier import AREA, SLOTS, FakePages, FakeTier, offsets_of, serving
 
 from swaptier_client.connection import StreamSettings
 from swaptier_client.mm.effects import Invalidate, Request, RequestReply, Store, SwapEntry
@@ -56,7 +57,7 @@ async def test_what_was_stored_is_loaded_back(address: str) -> None:
         assert (await stored).outcome is Outcome.STORED
         reply = await loaded
     assert isinstance(reply, LoadReply)
-    assert reply.content() == page(7001)
+    assert reply.content() == page_of(7001)
 
 
 requests_of_few_slots = st.lists(
@@ -174,7 +175,7 @@ async def test_a_flipped_bit_becomes_an_error_and_never_a_page(fake: FakeTier, a
         fake.damages_pages = False
         intact = await stream.submit(load(1))
     assert isinstance(intact, LoadReply)
-    assert intact.content() == page(1001)
+    assert intact.content() == page_of(1001)
     assert stream.counters.damaged_loads == 1
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from tests.builders import load, page_of, store
 
 from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import AnswerLost, StreamSettings
@@ -17,7 +18,7 @@ from swaptier_loadgen.faults.spec import Faults
 from swaptier_server.config import load_config
 from swaptier_server.lifecycle import TierServer
 from swaptier_wire.errors import AreaExists, DeadlinePassed, Draining, SwapTierError, TierUnreachable
-from swaptier_wire.types import PAGE_BYTES, LoadMode, LoadReply, Outcome
+from swaptier_wire.types import LoadMode, LoadReply, Outcome
 
 AREA = HostArea("host", 1, "area", slots=64)
 PATIENT = StreamSettings(deadline_seconds=5.0)
@@ -42,18 +43,6 @@ async def linked(
         yield stream, injected
 
 
-def page(number: int) -> bytes:
-    return number.to_bytes(8, "little") * 256 + bytes(PAGE_BYTES - 2048)
-
-
-def store(offset: int, generation: int = 1) -> Store:
-    return Store(SwapEntry(0, offset), generation, page(offset * 1000 + generation))
-
-
-def load(offset: int, mode: LoadMode = LoadMode.SHARED, generation: int = 1, *, exact: bool = False) -> Load:
-    return Load(SwapEntry(0, offset), generation, mode, 0, require_generation=exact)
-
-
 async def one_by_one(stream: TierStream, messages: int) -> list[RequestReply | BaseException]:
     """Store slot after slot, each in a message of its own with two on their way at any time; return the ends."""
     ends: list[RequestReply | BaseException] = []
@@ -72,7 +61,7 @@ async def test_without_a_fault_everything_passes_unchanged(server: TierServer) -
         await asyncio.gather(*(stream.submit(store(offset)) for offset in range(AREA.slots)))
         replies = await asyncio.gather(*(stream.submit(load(offset)) for offset in range(AREA.slots)))
         assert [reply.content() for reply in replies if isinstance(reply, LoadReply)] == [
-            page(offset * 1000 + 1) for offset in range(AREA.slots)
+            page_of(offset * 1000 + 1) for offset in range(AREA.slots)
         ]
         assert (await stream.stat()).stored_pages == AREA.slots
         with pytest.raises(AreaExists) as refused:
@@ -149,7 +138,7 @@ async def test_a_late_second_arrival_changes_nothing_that_is_newer(server: TierS
             await stream.submit(store(5, generation))
             reply = await stream.submit(load(5, generation=generation, exact=True))
             assert isinstance(reply, LoadReply)
-            assert reply.content() == page(5000 + generation)
+            assert reply.content() == page_of(5000 + generation)
             await stream.submit(Invalidate(entry, generation + 1))
         await stream.submit(store(5, MESSAGES + 1))
     assert injected.counts["duplicate"] > MESSAGES // 2
