@@ -1,11 +1,9 @@
 """The tier's side of an effect, in one process: what the stream and the server do between a yield and its reply.
 
-Pure. One area of the real tier stands behind each swap device of a host. What a network does to a request can be chosen
-request by request, so that every failure can be put at every point of a path.
+Pure. One area of the real tier stands behind each swap device of a host.
 """
 
-from collections.abc import Callable, Sequence
-from enum import Enum
+from collections.abc import Sequence
 
 from swaptier_client.mm.effects import (
     Acknowledge,
@@ -20,55 +18,25 @@ from swaptier_client.mm.effects import (
 )
 from swaptier_server.tier.area import Area, Client
 from swaptier_server.tier.tier import Tier, TierLimits
-from swaptier_wire.errors import SwapTierError, TierUnreachable
+from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions, page_checksum
-
-
-class TierFault(Enum):
-    """What happens to a request on its way."""
-
-    REFUSED = "refused"
-    """It was never sent and never will be: a definite error."""
-    REQUEST_LOST = "request lost"
-    """It was not applied, and the host cannot know: an indefinite error."""
-    REPLY_LOST = "reply lost"
-    """It was applied, and the host cannot know: an indefinite error."""
-
-
-def no_fault(_request: Request) -> TierFault | None:
-    """Deliver everything."""
-    return None
 
 
 class InProcessTiers:
     """Performs a host's requests on the areas behind its swap devices, each at once and whole."""
 
-    def __init__(self, areas: Sequence[Area], fault: Callable[[Request], TierFault | None] = no_fault) -> None:
-        self.areas = tuple(areas)
-        self.fault = fault
-        """Asked once for each request, before it is applied."""
+    def __init__(self, areas: Sequence[Area]) -> None:
+        self.areas = areas
 
     def perform(self, effect: Request | Batch) -> Reply:
-        """Apply *effect* and return what the coroutine that yielded it is to be sent.
+        """Apply *effect* and return what the path that yielded it is to be sent.
 
         Raises:
-            SwapTierError: as an area refused it or `fault` chose; in a batch it stands in its reply's place.
+            SwapTierError: the request failed; in a batch the error stands in its reply's place.
         """
         if isinstance(effect, Batch):
             return [self._perform_or_error(request) for request in effect.requests]
         return self.perform_one(effect)
-
-    def perform_one(self, request: Request) -> RequestReply:
-        """Apply one request; see perform()."""
-        fault = self.fault(request)
-        if fault is TierFault.REFUSED:
-            raise TierUnreachable("the tier was told to refuse this; it was not applied", definite=True)
-        if fault is TierFault.REQUEST_LOST:
-            raise TierUnreachable("the request was lost on purpose; whether it was applied is unknown")
-        reply = self._apply(request)
-        if fault is TierFault.REPLY_LOST:
-            raise TierUnreachable("the reply was lost on purpose; whether the request was applied is unknown")
-        return reply
 
     def _perform_or_error(self, request: Request) -> RequestReply | BaseException:
         try:
@@ -76,7 +44,8 @@ class InProcessTiers:
         except SwapTierError as error:
             return error
 
-    def _apply(self, request: Request) -> RequestReply:
+    def perform_one(self, request: Request) -> RequestReply:
+        """Apply one request; see perform()."""
         area = self.areas[request.entry.type]
         offset = request.entry.offset
         match request:

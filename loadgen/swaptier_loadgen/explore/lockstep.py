@@ -7,7 +7,6 @@ resumed. A schedule is the list of choices, so the same choices give the same ru
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
 
 from swaptier_client.mm.effects import Acknowledge, Effect, Path, Preempt, Reply, Wait
@@ -28,7 +27,7 @@ class TaskState(Enum):
 
 
 class Deadlock(Exception):
-    """Tasks wait and nobody is left to wake them."""
+    """Tasks wait and no task is left to wake them."""
 
 
 class Task:
@@ -79,7 +78,7 @@ class Task:
                     self.reply = tiers.perform(effect)
                 except SwapTierError as error:
                     self.failure = error
-                if isinstance(effect, Acknowledge):  # nobody waits for what becomes of it
+                if isinstance(effect, Acknowledge):  # no path waits for its outcome
                     self.reply = self.failure = None
 
 
@@ -89,7 +88,6 @@ class Lockstep:
     def __init__(self, tiers: InProcessTiers) -> None:
         self.tiers = tiers
         self.tasks: list[Task] = []
-        self.steps = 0
 
     def spawn(self, name: str, path: Path[object]) -> Task:
         """Add a task; it has not run yet."""
@@ -103,17 +101,7 @@ class Lockstep:
 
     def step(self, task: Task) -> None:
         """Let *task* take one step."""
-        self.steps += 1
         task.step(self.tiers)
-
-    def run_until(self, task: Task, reached: Callable[[Effect], bool]) -> None:
-        """Step *task* alone until it stands at an effect that *reached* accepts. It must get there."""
-        while True:
-            self.step(task)
-            assert task.state is not TaskState.DONE, f"{task.name} ended before it got there: {task.error!r}"
-            assert task.at is not None
-            if reached(task.at):
-                return
 
     def finish(self, task: Task) -> object:
         """Step *task* alone to its end and return its result; raises what it raised."""
@@ -123,8 +111,8 @@ class Lockstep:
             raise task.error
         return task.result
 
-    def run(self, choose: Callable[[int], int] = lambda _count: 0) -> None:
-        """Step tasks until all are done; `choose(n)` picks which of the n ready ones goes next.
+    def run(self) -> None:
+        """Step tasks until all are done, the first ready one each time.
 
         Raises:
             Deadlock: some wait and none is ready.
@@ -134,20 +122,10 @@ class Lockstep:
             ready = self.ready()
             if not ready:
                 break
-            self.step(ready[choose(len(ready))])
+            self.step(ready[0])
         waiting = [task.name for task in self.tasks if task.state is not TaskState.DONE]
         if waiting:
-            raise Deadlock(f"nobody is left to wake {', '.join(waiting)}")
+            raise Deadlock(f"no task is left to wake {', '.join(waiting)}")
         for task in self.tasks:
             if task.error is not None:
                 raise task.error
-
-
-def at_preempt(point: str) -> Callable[[Effect], bool]:
-    """Return a predicate for run_until(): the task stands at Preempt(point)."""
-    return lambda effect: isinstance(effect, Preempt) and effect.point == point
-
-
-def at_wait(effect: Effect) -> bool:
-    """Predicate for run_until(): the task sleeps."""
-    return isinstance(effect, Wait)

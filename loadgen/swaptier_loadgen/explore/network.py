@@ -95,7 +95,7 @@ class Network(InProcessTiers):
             # As the stream does with every load that waits for it to be opened anew.
             request = request._replace(require_generation=True)
         if not self._world.is_running:
-            return super().perform_one(request)
+            return self._apply(request)
         death = budget.deaths and choices.choose(
             "the server dies before it applies the request", "the server applies the request and dies before it answers"
         )
@@ -103,8 +103,8 @@ class Network(InProcessTiers):
             raise self._die()
         if budget.retried_loads and isinstance(request, Load) and choices.choose("the load arrives twice"):
             budget.retried_loads -= 1
-            super().perform_one(request)
-        reply = super().perform_one(request)
+            self._apply(request)
+        reply = self._apply(request)
         if death:
             raise self._die()
         late = budget.late_invalidates and isinstance(request, Invalidate)
@@ -137,7 +137,7 @@ class Network(InProcessTiers):
         return TierUnreachable("the server died; whether it had applied the request is unknown. Ask again")
 
     def _apply(self, request: Request) -> RequestReply:
-        reply = super()._apply(request)
+        reply = super().perform_one(request)
         area = self.areas[request.entry.type]
         if not self._world.is_running:
             self.prelude.append((area.name, request, reply))
@@ -147,7 +147,7 @@ class Network(InProcessTiers):
         """Deliver each late copy at some later time. Never ends while there may be one."""
         while self._world.budget.late_invalidates or self.late:
             if self.late:
-                super().perform_one(self.late.pop(0))
+                self._apply(self.late.pop(0))
                 yield Preempt("network.delivered")
             else:
                 yield Wait(self.queue)

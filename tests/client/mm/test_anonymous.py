@@ -1,6 +1,7 @@
 """First touches and writes to read-only pages: who gets a copy, who gets the page, what waiting changes."""
 
 import pytest
+from tests.client.mm.stage import Stage, at_preempt, at_wait
 
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.duplication import DuplicationCause
@@ -9,8 +10,6 @@ from swaptier_client.mm.page_table import PresentPte
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import fork, zap
 from swaptier_client.mm.reclaim import swap_out
-from swaptier_loadgen.explore.lockstep import at_preempt, at_wait
-from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_wire.types import ZERO_PAGE
 

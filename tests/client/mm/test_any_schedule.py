@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.client.mm.stage import Stage, TierFault, no_fault
 
 from swaptier_client.mm.counters import INJECTABLE, InstallFailure
 from swaptier_client.mm.effects import Load, Path, Reply, Request
@@ -24,9 +25,7 @@ from swaptier_client.mm.readahead import Readahead, ReadaheadMode
 from swaptier_client.mm.reclaim import pageout, swap_out
 from swaptier_client.mm.swap_map import SwapDevice
 from swaptier_client.mm.swapoff import swapoff
-from swaptier_loadgen.explore.in_process import TierFault, no_fault
 from swaptier_loadgen.explore.lockstep import Task, TaskState
-from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import ZERO_PAGE, LoadMode

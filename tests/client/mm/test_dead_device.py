@@ -1,14 +1,13 @@
 """Reclaim with one of several swap devices dead: the others go on."""
 
 import pytest
+from tests.client.mm.stage import Stage, TierFault
 
 from swaptier_client.mm.page_table import PresentPte
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, fork
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import UNANSWERED_MAX, SwapDevice
-from swaptier_loadgen.explore.in_process import TierFault
-from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 from swaptier_wire.errors import TierUnreachable
 

@@ -1,6 +1,7 @@
 """Pages held twice: why, how many bytes, and for how long, with a clock set by hand. KERNEL.md 6.1 and 3.4."""
 
 import pytest
+from tests.client.mm.stage import Stage, at_preempt
 
 from swaptier_client.mm.counters import InstallFailure
 from swaptier_client.mm.duplication import DuplicationCause
@@ -8,8 +9,6 @@ from swaptier_client.mm.effects import Batch, Effect, Load
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, exit_process, fork
 from swaptier_client.mm.reclaim import swap_out
-from swaptier_loadgen.explore.lockstep import at_preempt
-from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_wire.types import PAGE_BYTES
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from tests.client.mm.stage import Stage, TierFault, at_preempt, at_wait
 
 from swaptier_client.mm.counters import INJECTABLE, DetectedLoss, InstallFailure
 from swaptier_client.mm.effects import Acknowledge, Batch, Effect, Load, Lookup, Request, Store
@@ -13,9 +14,6 @@ from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, fork, move, zap
 from swaptier_client.mm.reclaim import pageout, swap_out
 from swaptier_client.mm.swap_map import SwapDevice
-from swaptier_loadgen.explore.in_process import TierFault
-from swaptier_loadgen.explore.lockstep import at_preempt, at_wait
-from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_server.tier.device import DeviceError, MemoryDevice
 from swaptier_server.tier.page import StoredPage

@@ -1,6 +1,7 @@
 """Memory, swap devices and repeated faults of one host."""
 
 import pytest
+from tests.client.mm.stage import Stage, TierFault, at_preempt, at_wait
 
 from swaptier_client.mm.errors import NotMapped, OutOfMemory, PageLost
 from swaptier_client.mm.page_table import PresentPte
@@ -8,9 +9,6 @@ from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import exit_process, fork
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SwapDevice
-from swaptier_loadgen.explore.in_process import TierFault
-from swaptier_loadgen.explore.lockstep import at_preempt, at_wait
-from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 from swaptier_server.tier.area import Client
 from swaptier_wire.errors import TierUnreachable

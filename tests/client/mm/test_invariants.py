@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from tests.client.mm.stage import Stage
 
 from swaptier_client.mm.effects import WaitQueue
 from swaptier_client.mm.folio import Folio
@@ -10,7 +11,6 @@ from swaptier_client.mm.page_table import PresentPte, SwapPte
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, fork
 from swaptier_client.mm.reclaim import swap_out
-from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 
 

@@ -1,6 +1,7 @@
 """Fork, zap, move and exit: who still owns a page, and what is left when nobody does."""
 
 import pytest
+from tests.client.mm.stage import Stage, at_preempt, at_wait
 
 from swaptier_client.mm.effects import Batch, Invalidate, Store
 from swaptier_client.mm.errors import NotMapped, OutOfMemory
@@ -9,8 +10,6 @@ from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import MmapLock, Process, exit_process, fork, move, move_unguarded, zap
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SWAP_MAP_MAX
-from swaptier_loadgen.explore.lockstep import at_preempt, at_wait
-from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 from swaptier_wire.types import ZERO_PAGE
 

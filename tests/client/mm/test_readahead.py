@@ -1,13 +1,12 @@
 """Readahead: which neighbours come along, into the swapcache only, at no cost to the page that was asked for."""
 
 import pytest
+from tests.client.mm.stage import Stage, TierFault
 
 from swaptier_client.mm.effects import Batch, Effect, Invalidate, Load
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, fork, zap
 from swaptier_client.mm.readahead import Readahead, ReadaheadMode
-from swaptier_loadgen.explore.in_process import TierFault
-from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 from swaptier_wire.errors import TierUnreachable
 

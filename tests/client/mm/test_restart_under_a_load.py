@@ -1,14 +1,13 @@
 """The tier starts anew while a load is under way, after it answered: whose word is the answer?"""
 
 import pytest
+from tests.client.mm.stage import POOL_BYTES, Stage, TierFault
 
 from swaptier_client.mm.effects import Load, Request
 from swaptier_client.mm.page_table import SwapPte
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import fork
 from swaptier_client.mm.readahead import Readahead, ReadaheadMode
-from swaptier_loadgen.explore.in_process import TierFault
-from swaptier_loadgen.explore.stage import POOL_BYTES, Stage
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_server.tier.area import Client
 from swaptier_server.tier.tier import Tier, TierLimits

@@ -1,15 +1,14 @@
 """Slots: who may use one, who waits for it, when it is free, and what its generation is good for."""
 
 import pytest
+from tests.client.mm.stage import Stage, TierFault, at_preempt, at_wait
 
 from swaptier_client.mm.counters import InstallFailure
 from swaptier_client.mm.effects import Batch, Invalidate, Load, Store
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, zap
 from swaptier_client.mm.swap_map import PrepareResult, SwapDevice
-from swaptier_loadgen.explore.in_process import TierFault
-from swaptier_loadgen.explore.lockstep import Task, at_preempt, at_wait
-from swaptier_loadgen.explore.stage import Stage
+from swaptier_loadgen.explore.lockstep import Task
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import ZERO_PAGE

@@ -1,6 +1,7 @@
 """swapoff: every page comes back, whatever else runs, and the tier is left with nothing."""
 
 import pytest
+from tests.client.mm.stage import Stage, TierFault, at_preempt, at_wait
 
 from swaptier_client.mm.effects import Batch, Effect, Invalidate, Load
 from swaptier_client.mm.errors import OutOfMemory, PageLost
@@ -9,9 +10,6 @@ from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, exit_process, fork, zap
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swapoff import swapoff
-from swaptier_loadgen.explore.in_process import TierFault
-from swaptier_loadgen.explore.lockstep import at_preempt, at_wait
-from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import ZERO_PAGE

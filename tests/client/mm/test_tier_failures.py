@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import product
 
 import pytest
+from tests.client.mm.stage import Stage, TierFault, no_fault
 
 from swaptier_client.mm.counters import InstallFailure
 from swaptier_client.mm.effects import Load, Path, Request
@@ -14,9 +15,7 @@ from swaptier_client.mm.errors import PageLost
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, exit_process, fork, zap
 from swaptier_client.mm.swapoff import swapoff
-from swaptier_loadgen.explore.in_process import TierFault, no_fault
 from swaptier_loadgen.explore.lockstep import TaskState
-from swaptier_loadgen.explore.stage import Stage
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import ZERO_PAGE, LoadMode

@@ -1,30 +1,92 @@
 """A stage: one emulated host on the areas of a real tier, stepped by hand, with a clock that is set by hand.
 
-Pure. For schedules that a test tells in words; the explorer's worlds choose their own. Nothing runs unless a caller
+For schedules that a test tells in words; the explorer's worlds choose their own. Nothing runs unless a test
 steps it. `check()` may be called between any two steps.
 """
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import TypeVar, cast
 
-from swaptier_client.mm.effects import Path, Request
+from swaptier_client.mm.effects import Effect, Path, Preempt, Request, RequestReply, Wait
 from swaptier_client.mm.host import Host
 from swaptier_client.mm.policy import Policy
 from swaptier_client.mm.process import Process
 from swaptier_client.mm.readahead import Readahead
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
-from swaptier_loadgen.explore.in_process import InProcessTiers, TierFault, no_fault
+from swaptier_loadgen.explore.in_process import InProcessTiers
 from swaptier_loadgen.explore.lockstep import Lockstep, Task, TaskState
 from swaptier_loadgen.measure.specification import ArmedFailures
-from swaptier_server.tier.area import Client
+from swaptier_server.tier.area import Area, Client
 from swaptier_server.tier.device import BackingDevice, MemoryDevice
 from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import AreaOptions, Outcome
 
 T = TypeVar("T")
 
 POOL_BYTES = 1 << 20
 """More than the pages of any small stage take."""
+
+
+class TierFault(Enum):
+    """What happens to a request on its way."""
+
+    REFUSED = "refused"
+    """It was never sent and never will be: a definite error."""
+    REQUEST_LOST = "request lost"
+    """It was not applied, and the host cannot know: an indefinite error."""
+    REPLY_LOST = "reply lost"
+    """It was applied, and the host cannot know: an indefinite error."""
+
+
+def no_fault(_request: Request) -> TierFault | None:
+    """Deliver everything."""
+    return None
+
+
+class FaultyTiers(InProcessTiers):
+    """Areas that are reached over a network which a test can make fail, request by request."""
+
+    def __init__(self, areas: Sequence[Area], fault: Callable[[Request], TierFault | None] = no_fault) -> None:
+        super().__init__(areas)
+        self.fault = fault
+        """Asked once for each request, before it is applied."""
+
+    def perform_one(self, request: Request) -> RequestReply:
+        """Apply one request, or not, as `fault` chooses."""
+        fault = self.fault(request)
+        if fault is TierFault.REFUSED:
+            raise TierUnreachable("the tier was told to refuse this; it was not applied", definite=True)
+        if fault is TierFault.REQUEST_LOST:
+            raise TierUnreachable("the request was lost on purpose; whether it was applied is unknown")
+        reply = super().perform_one(request)
+        if fault is TierFault.REPLY_LOST:
+            raise TierUnreachable("the reply was lost on purpose; whether the request was applied is unknown")
+        return reply
+
+
+class Script(Lockstep):
+    """A lock-step driver that runs one task up to a point that a test names."""
+
+    def run_until(self, task: Task, reached: Callable[[Effect], bool]) -> None:
+        """Step *task* alone until it stands at an effect that *reached* accepts. It must get there."""
+        while True:
+            self.step(task)
+            assert task.state is not TaskState.DONE, f"{task.name} ended before it got there: {task.error!r}"
+            assert task.at is not None
+            if reached(task.at):
+                return
+
+
+def at_preempt(point: str) -> Callable[[Effect], bool]:
+    """Return a predicate for run_until(): the task stands at Preempt(point)."""
+    return lambda effect: isinstance(effect, Preempt) and effect.point == point
+
+
+def at_wait(effect: Effect) -> bool:
+    """Predicate for run_until(): the task sleeps."""
+    return isinstance(effect, Wait)
 
 
 class Stage:
@@ -67,7 +129,7 @@ class Stage:
             install_failure=self.failures,
             on_only_copy_dropped=self.dropped.append,
         )
-        self.lockstep = Lockstep(InProcessTiers(self.areas, self._note_and_choose))
+        self.lockstep = Script(FaultyTiers(self.areas, self._note_and_choose))
 
     def slot(self, offset: int = 0) -> SwapSlot:
         """Return a slot of the first device. The first page swapped out gets slot 0."""
