@@ -16,7 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("proto", "server", "client", "loadgen")
 GENCODE = ROOT / "proto/swaptier"
 
-PURE_FOLDERS = ("swaptier_server.tier", "swaptier_client.mm", "swaptier_loadgen.explore")
+PURE_FOLDERS = (
+    "swaptier_server.tier",
+    "swaptier_client.mm",
+    "swaptier_loadgen.lockstep",
+    "swaptier_loadgen.explore",
+)
 PURE_MODULES = (
     "swaptier_wire.types",
     "swaptier_wire.errors",
@@ -32,12 +37,13 @@ SHELLS_IN_PURE_FOLDERS = ("swaptier_loadgen.explore.replay",)
 ROOMS = {
     "swaptier_loadgen": {
         "": ("cli",),
-        "cli": ("race", "measure", "explore", "host", "faults"),
+        "cli": ("race", "measure", "explore", "lockstep", "host", "faults"),
         "race": ("host", "faults"),
-        "measure": ("host",),
-        "explore": ("host",),
+        "measure": ("lockstep",),
+        "explore": ("lockstep",),
         "host": ("faults",),
         "faults": (),
+        "lockstep": (),
     },
     "swaptier_server": {
         "": ("rpc", "access", "swapfile", "tier"),

@@ -8,11 +8,11 @@ import pytest
 
 from swaptier_client.mm.effects import Request, RequestReply
 from swaptier_client.mm.policy import POLICIES
-from swaptier_loadgen.explore.in_process import InProcessTiers
 from swaptier_loadgen.host.content import Contents, cut
 from swaptier_loadgen.host.emulated import EmulatedHost
 from swaptier_loadgen.host.messages import Ended, HostSpec, PolicyRun
 from swaptier_loadgen.host.workload import WorkloadKind
+from swaptier_loadgen.lockstep.tiers import InProcessTiers
 from swaptier_loadgen.race.report import RunSummary, summarise
 from swaptier_server.tier.area import Client
 from swaptier_server.tier.tier import Tier, TierLimits

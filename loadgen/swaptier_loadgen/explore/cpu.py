@@ -10,7 +10,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING
 
 from swaptier_client.mm.effects import Batch, Path, Request, RequestReply
-from swaptier_loadgen.explore.lockstep import Task
+from swaptier_loadgen.lockstep.driver import Task
 from swaptier_wire.types import LoadReply, SlotReply
 
 if TYPE_CHECKING:

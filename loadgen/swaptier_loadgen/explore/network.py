@@ -23,7 +23,7 @@ from swaptier_client.mm.effects import (
     WaitQueue,
 )
 from swaptier_client.mm.host import Host
-from swaptier_loadgen.explore.in_process import InProcessTiers
+from swaptier_loadgen.lockstep.tiers import InProcessTiers
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.device import DeviceError, MemoryDevice
 from swaptier_server.tier.page import StoredPage

@@ -34,10 +34,10 @@ from swaptier_client.mm.readahead import ReadaheadMode
 from swaptier_client.mm.swap_map import SwapSlot
 from swaptier_loadgen.explore.cpu import Cpu
 from swaptier_loadgen.explore.frame_shape import ITERATORS, FrameShape
-from swaptier_loadgen.explore.lockstep import TaskState
 from swaptier_loadgen.explore.pages import page_token
 from swaptier_loadgen.explore.value_writer import Atom, ValueWriter
 from swaptier_loadgen.explore.world import World
+from swaptier_loadgen.lockstep.driver import TaskState
 from swaptier_wire.types import NO_GENERATION, LoadReply, SlotReply
 
 MARSHAL_VERSION = 0

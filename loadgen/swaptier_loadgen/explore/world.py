@@ -29,10 +29,10 @@ from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
 from swaptier_loadgen.explore.choices import Choices
 from swaptier_loadgen.explore.cpu import Cpu
-from swaptier_loadgen.explore.lockstep import Lockstep, TaskState
 from swaptier_loadgen.explore.model import PageModel
 from swaptier_loadgen.explore.network import Budget, FailingDevice, Network
 from swaptier_loadgen.explore.violation import Kind, Violation
+from swaptier_loadgen.lockstep.driver import Lockstep, TaskState
 from swaptier_server.tier.area import Client
 from swaptier_server.tier.swap_file import MemorySwapFile
 from swaptier_server.tier.tier import Durability, Tier, TierLimits

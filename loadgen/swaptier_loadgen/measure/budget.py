@@ -18,8 +18,8 @@ from swaptier_client.mm.host import Host
 from swaptier_client.mm.policy import Policy
 from swaptier_client.mm.process import Process
 from swaptier_client.mm.swap_map import SwapDevice
-from swaptier_loadgen.explore.in_process import one_area
-from swaptier_loadgen.explore.lockstep import Lockstep, TaskState
+from swaptier_loadgen.lockstep.driver import Lockstep, TaskState
+from swaptier_loadgen.lockstep.tiers import one_area
 from swaptier_wire.types import PAGE_BYTES
 
 RESIDENT_PAGES_MIN = 64

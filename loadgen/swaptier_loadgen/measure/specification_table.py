@@ -13,8 +13,8 @@ from swaptier_client.mm.counters import InstallFailure
 from swaptier_client.mm.host import Host
 from swaptier_client.mm.policy import Policy
 from swaptier_client.mm.swap_map import SwapDevice
-from swaptier_loadgen.explore.in_process import one_area
-from swaptier_loadgen.explore.lockstep import Lockstep
+from swaptier_loadgen.lockstep.driver import Lockstep
+from swaptier_loadgen.lockstep.tiers import one_area
 from swaptier_loadgen.measure.specification import (
     ArmedFailures,
     Measures,

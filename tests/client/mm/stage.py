@@ -14,8 +14,8 @@ from swaptier_client.mm.policy import Policy
 from swaptier_client.mm.process import Process
 from swaptier_client.mm.readahead import Readahead
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
-from swaptier_loadgen.explore.in_process import InProcessTiers
-from swaptier_loadgen.explore.lockstep import Lockstep, Task, TaskState
+from swaptier_loadgen.lockstep.driver import Lockstep, Task, TaskState
+from swaptier_loadgen.lockstep.tiers import InProcessTiers
 from swaptier_loadgen.measure.specification import ArmedFailures
 from swaptier_server.tier.area import Area, Client
 from swaptier_server.tier.device import BackingDevice, MemoryDevice

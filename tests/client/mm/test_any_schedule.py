@@ -25,7 +25,7 @@ from swaptier_client.mm.readahead import Readahead, ReadaheadMode
 from swaptier_client.mm.reclaim import pageout, swap_out
 from swaptier_client.mm.swap_map import SwapDevice
 from swaptier_client.mm.swapoff import swapoff
-from swaptier_loadgen.explore.lockstep import Task, TaskState
+from swaptier_loadgen.lockstep.driver import Task, TaskState
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import ZERO_PAGE, LoadMode

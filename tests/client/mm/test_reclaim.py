@@ -11,7 +11,7 @@ from swaptier_client.mm.page_table import PresentPte, SwapPte
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, exit_process, fork, zap
 from swaptier_client.mm.reclaim import SWAP_CLUSTER_MAX, swap_out
-from swaptier_loadgen.explore.lockstep import TaskState
+from swaptier_loadgen.lockstep.driver import TaskState
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 from swaptier_server.tier.device import DeviceError, MemoryDevice
 from swaptier_server.tier.page import StoredPage

@@ -8,7 +8,7 @@ from swaptier_client.mm.effects import Batch, Invalidate, Load, Store
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, zap
 from swaptier_client.mm.swap_map import PrepareResult, SwapDevice
-from swaptier_loadgen.explore.lockstep import Task
+from swaptier_loadgen.lockstep.driver import Task
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import ZERO_PAGE

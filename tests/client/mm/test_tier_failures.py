@@ -15,7 +15,7 @@ from swaptier_client.mm.errors import PageLost
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import Process, exit_process, fork, zap
 from swaptier_client.mm.swapoff import swapoff
-from swaptier_loadgen.explore.lockstep import TaskState
+from swaptier_loadgen.lockstep.driver import TaskState
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import ZERO_PAGE, LoadMode

@@ -12,13 +12,13 @@ import pytest
 
 from swaptier_client.mm.effects import Load, Request, RequestReply, Store
 from swaptier_client.mm.policy import POLICIES
-from swaptier_loadgen.explore.in_process import InProcessTiers
 from swaptier_loadgen.host.checked_host import CheckedHost
 from swaptier_loadgen.host.content import Contents, cut
 from swaptier_loadgen.host.emulated import EmulatedHost
 from swaptier_loadgen.host.latency import LatencyRecorder
 from swaptier_loadgen.host.messages import Ended, HostReport, HostSpec, PolicyRun
 from swaptier_loadgen.host.oracle import Corruption, Fate, Oracle
+from swaptier_loadgen.lockstep.tiers import InProcessTiers
 from swaptier_loadgen.race.report import RunSummary, Verdict, exit_status, summarise
 from swaptier_server.tier.area import Client
 from swaptier_server.tier.tier import Tier, TierLimits

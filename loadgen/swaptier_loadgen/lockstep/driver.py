@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import Enum
 
 from swaptier_client.mm.effects import Acknowledge, Effect, Path, Preempt, Reply, Wait
-from swaptier_loadgen.explore.in_process import InProcessTiers
+from swaptier_loadgen.lockstep.tiers import InProcessTiers
 from swaptier_wire.errors import SwapTierError
 
 STEPS_MAX = 10_000_000
