@@ -7,8 +7,7 @@ Pure; time comes in. The cause is derived from the slot's state, never stored: w
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 
-from swaptier_client.mm.folio import Folio
-from swaptier_client.mm.page_table import PresentPte
+from swaptier_client.mm.folio import Folio, PresentPte
 from swaptier_client.mm.swap_map import SwapSlot
 from swaptier_wire.types import PAGE_BYTES
 

@@ -7,28 +7,23 @@ entry to the end of the mapping.
 Models: do_swap_page() in mm/memory.c. Left out: large folios, KSM, migration, device-private and hwpoison entries.
 """
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from swaptier_client.mm import swap_cache
+from swaptier_client.mm import backing, swap_cache
 from swaptier_client.mm.counters import DetectedLoss, InstallFailure
 from swaptier_client.mm.effects import Lookup, Path, Preempt, Store, ask, load
 from swaptier_client.mm.errors import PageLost
-from swaptier_client.mm.page_table import PresentPte, Pte, SwapPte, pte_same
+from swaptier_client.mm.folio import Folio, PresentPte, Process, Pte, SwapPte, pte_same
+from swaptier_client.mm.host import Host, put_folio
+from swaptier_client.mm.memory import alloc_folio
 from swaptier_client.mm.policy import PoolLookup
 from swaptier_client.mm.process import move_unguarded, zap_entries
 from swaptier_client.mm.swap_cache import ReadFolio
-from swaptier_client.mm.swap_map import PrepareResult
+from swaptier_client.mm.swap_map import PrepareResult, SwapSlot
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import Outcome
-
-if TYPE_CHECKING:
-    from swaptier_client.mm.folio import Folio
-    from swaptier_client.mm.host import Host
-    from swaptier_client.mm.process import Process
-    from swaptier_client.mm.swap_map import SwapSlot
 
 
 class FaultResult(Enum):
@@ -79,11 +74,11 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
 
     if slot.folio is not None:
         read: ReadFolio | None = swap_cache.found(slot.folio, slot)
-        host.readahead.note_lookup(host, slot.folio)
+        host.counters.swap_ra_hit += host.readahead.note_lookup(slot.folio)
     elif host.policy.bypasses_swapcache and host.device(slot.entry).is_synchronous and slot.count == 1:
         read = yield from _read_bypassing(host, slot)
     else:
-        read = yield from swap_cache.read(host, slot, host.readahead.neighbours(host, process, address, slot))
+        read = yield from swapin_readahead(host, slot, host.readahead.neighbours(host.devices, process, address, slot))
     if read is None:
         return FaultResult.RETRY
     folio = read.folio
@@ -100,7 +95,7 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
         return (yield from _abandon(host, fault, read, InstallFailure.LOCK_CONTENDED))
     if read.in_cache and slot.folio is not folio:
         folio.unlock()
-        host.put_folio(folio)
+        put_folio(host, folio)
         return FaultResult.RETRY
     failure, zapped = _page_table_failure(host, fault, injected)
     if failure is not None:
@@ -116,6 +111,20 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
     return FaultResult.MAPPED
 
 
+def swapin_readahead(host: Host, slot: SwapSlot, neighbours: Sequence[SwapSlot] = ()) -> Path[ReadFolio | None]:
+    """Return the slot's swapcache folio with a reference, reading it in if it is not there. None: fault again.
+
+    Raises:
+        SwapTierError, OutOfMemory: as swap_in().
+
+    Models: swapin_readahead().
+    """
+    if slot.folio is not None:
+        return swap_cache.found(slot.folio, slot)
+    folio = yield from alloc_folio(host)
+    return (yield from swap_cache.read(host, slot, folio, neighbours))
+
+
 def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
     """Read *slot* into a private folio that is in no cache, under the pin if the policy has one. None: fault again.
 
@@ -127,18 +136,20 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
         # Nothing holds what the swapcache said a moment ago: the page may be taken into it before the pool is asked.
         yield Preempt("swap_in.cache_missed")
         in_pool = (yield from ask(Lookup(slot.entry))).outcome is Outcome.HIT
-    folio = yield from host.alloc_folio()
+    folio = yield from alloc_folio(host)
     yield Preempt("swap_in.allocated")
     if slot.lost is not None:
         # Recheck: another fault's store-back may have been refused meanwhile, and the device has no copy either. The
         # next trip gets SIGBUS.
-        host.free_folio(folio)
+        folio.unlock()
+        put_folio(host, folio)
         return None
     if policy.pins:
         # Recheck: allocating may have slept, and the slot may be pinned, cached or free by now.
         result = host.device(slot.entry).prepare(slot)
         if result is not PrepareResult.OK:
-            host.free_folio(folio)
+            folio.unlock()
+            put_folio(host, folio)
             yield from swap_cache.wait_for_pin(host, slot, result)
             return None
         slot.reader = folio
@@ -159,13 +170,13 @@ def _read_bypassing(host: Host, slot: SwapSlot) -> Path[ReadFolio | None]:
         restarts = host.device(slot.entry).restarts
         reply = yield from load(asked)
     except SwapTierError as error:
-        host.note_failure(slot, error)
+        backing.note_failure(host, slot, error)
         last_use = slot.folio is folio and swap_cache.remove(host, slot)
         folio.unlock()
         yield from _finish(host, slot, folio, last_use=last_use)
         raise
-    swap_cache.take_reply(host, slot, folio, asked, reply)
-    swap_cache.doubt_if_restarted(host, slot, folio, restarts)
+    backing.take_load_reply(host, slot, folio, asked, reply)
+    backing.doubt_if_restarted(host, slot, folio, restarts)
     folio.unlock()
     if folio.source is Outcome.CLAIMED:
         yield from _finish(host, slot, folio)
@@ -259,7 +270,7 @@ def _abandon(host: Host, fault: SwapFault, read: ReadFolio, cause: InstallFailur
     slot, folio = fault.slot, read.folio
     if not read.was_read:
         host.counters.fault_retries += 1
-        host.put_folio(folio)
+        put_folio(host, folio)
         return FaultResult.RETRY
     # Or from a device that frees on read: then, too, the tier may have given its only copy away.
     from_pool = folio.source in (Outcome.HIT, Outcome.SAME_FILLED) or folio.dirty
@@ -299,8 +310,8 @@ def _store_back(host: Host, slot: SwapSlot, folio: Folio) -> Path[BaseException 
         if error.definite:
             host.counters.storeback_rejected += 1
             slot.lost = DetectedLoss.UNREACHABLE
-        return host.note_failure(slot, error)
-    host.note_stored(slot, reply)
+        return backing.note_failure(host, slot, error)
+    backing.take_store_reply(host, slot, reply)
     # Recheck: the answer may be older than a restart of the tier, and the page gone again.
     slot.in_doubt |= host.device(slot.entry).restarts != restarts
     if slot.in_pool or slot.on_device:
@@ -315,10 +326,10 @@ def _finish(host: Host, slot: SwapSlot, folio: Folio, *, last_use: bool = False)
     """Drop the fault's pin, if it has one, and its reference; free the slot if that was the last use of it."""
     if slot.reader is folio:
         last_use = host.device(slot.entry).unpin(slot)
-    host.put_folio(folio)
+    put_folio(host, folio)
     host.duplication.observe(slot)
     if last_use:
-        yield from swap_cache.free_slot(host, slot)
+        yield from swap_cache.free_slots(host, [slot])
 
 
 def _sigbus(host: Host, fault: SwapFault, reason: DetectedLoss) -> PageLost:

@@ -1,23 +1,22 @@
-"""Folios: the uncompressed pages of a host, and the clock list that reclaim walks.
+"""Folios, the page table entries that map them, and the processes whose page tables these are: they name each other.
 
 Pure. Order-0 only: a folio is one page. `dirty` is a claim about backing: a clean swapcache folio has a copy elsewhere
-and may be dropped; a dirty one has none, and dropping it loses the page (KERNEL.md 3.3).
+and may be dropped; a dirty one has none, and dropping it loses the page (KERNEL.md 3.3). No entry at an address is
+pte_none: never touched, or zapped.
 
-Models: struct folio, folio_trylock(), folio_lock(), folio_unlock() and the anon LRU; one clock list with a referenced
-bit instead of active, inactive and generations.
+Models: struct folio, folio_trylock(), folio_lock(), folio_unlock(); swp_pte and pte_same(); struct mm_struct and
+mmap_lock, with one virtual memory area that covers everything; the anon LRU as one clock list with a referenced bit
+instead of active, inactive and generations.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import NamedTuple, TypeAlias
 
 from swaptier_client.mm.counters import DetectedLoss
 from swaptier_client.mm.effects import Path, SwapEntry, Wait, WaitQueue
 from swaptier_wire.types import Outcome
-
-if TYPE_CHECKING:
-    from swaptier_client.mm.process import Process
 
 
 class Folio:
@@ -75,6 +74,11 @@ class Folio:
         """Read by a fault that has not yet mapped it: nobody else can see it."""
         return not self.mappings and self.entry is None
 
+    def get(self) -> Folio:
+        """Take a reference, which put_folio() drops. Models: folio_get()."""
+        self.refs += 1
+        return self
+
     def trylock(self) -> bool:
         """Take the lock if it is free."""
         if self.is_locked:
@@ -97,6 +101,96 @@ class Folio:
         self.is_locked = False
         if self.lock_queue is not None:
             self.lock_queue.wake_all()
+
+
+class SwapPte(NamedTuple):
+    """A page that is swapped out. A value: two are the same when every field is. Models: swp_pte."""
+
+    entry: SwapEntry
+    exclusive: bool
+    """This process was the only one to map the page: it may be mapped writable again. Models: pte_swp_exclusive()."""
+    soft_dirty: bool = False
+    uffd_wp: bool = False
+
+
+class PresentPte:
+    """A mapped page. An identity: two mappings are never the same one."""
+
+    __slots__ = ("dirty", "exclusive", "folio", "soft_dirty", "uffd_wp", "writable")
+
+    def __init__(self, folio: Folio, *, writable: bool, exclusive: bool, dirty: bool) -> None:
+        self.folio = folio
+        self.writable = writable
+        self.exclusive = exclusive
+        """Nobody else may see writes to it. Models: PageAnonExclusive()."""
+        self.dirty = dirty
+        """Written through this mapping since it was made."""
+        self.soft_dirty = False
+        self.uffd_wp = False
+
+
+Pte: TypeAlias = SwapPte | PresentPte
+
+
+def pte_same(current: Pte | None, orig: Pte) -> bool:
+    """Tell whether the entry is still the one that was read before the lock was dropped: all bits, not only the slot.
+
+    The slot alone cannot tell a slot that was freed and given to the same page again (ABA); nor can this. Only a
+    pin, or the generation, can.
+    """
+    return current == orig
+
+
+class MmapLock:
+    """Many readers or one writer; a waiting writer keeps new readers out. Models: mmap_lock (an rw_semaphore)."""
+
+    __slots__ = ("is_written", "queue", "readers", "writers_waiting")
+
+    def __init__(self) -> None:
+        self.readers = 0
+        self.is_written = False
+        self.writers_waiting = 0
+        self.queue = WaitQueue("mmap lock")
+
+    def read(self) -> Path[None]:
+        """Take for reading; yields only when a writer has it or waits for it."""
+        while self.is_written or self.writers_waiting:
+            yield Wait(self.queue)
+        self.readers += 1
+
+    def read_done(self) -> None:
+        """Release after read()."""
+        assert self.readers > 0
+        self.readers -= 1
+        if self.readers == 0 and self.writers_waiting:
+            self.queue.wake_all()
+
+    def write(self) -> Path[None]:
+        """Take for writing."""
+        self.writers_waiting += 1
+        while self.is_written or self.readers:
+            yield Wait(self.queue)
+        self.writers_waiting -= 1
+        self.is_written = True
+
+    def write_done(self) -> None:
+        """Release after write()."""
+        assert self.is_written
+        self.is_written = False
+        self.queue.wake_all()
+
+
+class Process:
+    """One address space. Addresses are virtual page numbers."""
+
+    __slots__ = ("is_alive", "mmap_lock", "page_table", "pid")
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.page_table: dict[int, Pte] = {}
+        """No entry is pte_none. Changed only in atomic steps: the page table lock is the absence of a yield."""
+        self.mmap_lock = MmapLock()
+        self.is_alive = True
 
 
 class ClockList:

@@ -1,36 +1,22 @@
 """One emulated host kernel: processes that share one swap map, one swapcache and one memory limit.
 
-Pure. Time (`now_ns`) and chance (`install_failure`) are given from outside. Everything that can wait is a `Path`;
-everything else here is atomic. Two hosts are two `Host`s: they share nothing, and must not share slots.
+Pure. Time (`now_ns`) and chance (`install_failure`) are given from outside. `Host` is the state; what is done to it are
+functions: those that can wait are a `Path`, all others are atomic. Two hosts share nothing, and must not share slots,
+unless one is the other's clone.
 
-Models: the parts of mm/memory.c around a fault (handle_mm_fault(), do_anonymous_page(), do_wp_page()) and the memory
-cgroup's charge with direct reclaim.
+Models: the globals of mm/swapfile.c and mm/vmscan.c, and the charge of a memory cgroup.
 """
-
-from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
 
-from swaptier_client.mm.anonymous import do_anonymous_page, do_wp_page
 from swaptier_client.mm.counters import HostCounters, InstallFailure
 from swaptier_client.mm.duplication import DuplicationLedger
-from swaptier_client.mm.effects import Path, RequestReply, SwapEntry, Wait, WaitQueue
-from swaptier_client.mm.errors import NotMapped, OutOfMemory
-from swaptier_client.mm.fault import swap_in
-from swaptier_client.mm.folio import ClockList, Folio
-from swaptier_client.mm.invariants import check_host
-from swaptier_client.mm.page_table import PresentPte, SwapPte
+from swaptier_client.mm.effects import SwapEntry, WaitQueue
+from swaptier_client.mm.folio import ClockList, Folio, Process, SwapPte
 from swaptier_client.mm.policy import Policy
-from swaptier_client.mm.process import Process
 from swaptier_client.mm.readahead import Readahead
-from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
-from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import PAGE_BYTES, Outcome, SlotReply
-
-RECLAIM_RETRIES_MAX = 16
-"""Rounds of reclaim without progress before a charge fails. Models: MAX_RECLAIM_RETRIES."""
 
 InstallFailureSource = Callable[[int, int], InstallFailure | None]
 """Asked once for each page that a fault read, with (pid, address): should installing it fail, and why?"""
@@ -81,75 +67,20 @@ class Host:
         self.counters = HostCounters()
         self.duplication = DuplicationLedger(now_ns)
         self.processes: dict[int, Process] = {}
-        self._devices_in_turn = sorted(devices, key=lambda device: -device.priority)
+        self.devices_in_turn = sorted(devices, key=lambda device: -device.priority)
         self.memory_queue = WaitQueue("memory")
         self.is_reclaiming = False
         """A charge reclaims; the others wait in `memory_queue`."""
-        self._held_by_waiters: list[Folio] = []
+        self.held_by_waiters: list[Folio] = []
         """Folios of paths that are in charge(): waiting for one of these would be waiting for a waiter."""
         self._request_id = 0
         self._pid = 0
-
-    @property
-    def orphan_entries(self) -> int:
-        """Pool entries of freed slots that the tier has not yet forgotten."""
-        return len(self.orphans)
 
     def spawn(self) -> Process:
         """Start an empty process."""
         self._pid += 1
         process = self.processes[self._pid] = Process(self._pid)
         return process
-
-    def access(self, process: Process, address: int, *, write: bool) -> Path[Folio]:
-        """Make *address* accessible, faulting as often as it takes, and return the folio mapped there.
-
-        The page is mapped (writable, if *write*) when this returns, and stays so until the caller's next yield: read
-        `folio.content`, or call `write()`, before that.
-
-        Raises:
-            PageLost: the page is gone and the process is told so. Definite.
-            NotMapped: the process has ended. Definite.
-            OutOfMemory: no memory could be reclaimed. Definite.
-            SwapTierError: the tier could not be asked.
-
-        Models: handle_mm_fault() in a loop, as the faulting instruction is run again.
-        """
-        while True:
-            if not process.is_alive:
-                raise NotMapped(f"process {process.pid} has ended; page {address} no longer exists")
-            pte = process.page_table.get(address)
-            if isinstance(pte, PresentPte) and (pte.writable or not write):
-                pte.folio.referenced = True
-                return pte.folio
-            yield from process.mmap_lock.read()
-            try:
-                if pte is None:
-                    yield from do_anonymous_page(self, process, address)
-                elif isinstance(pte, SwapPte):
-                    yield from swap_in(self, process, address, write=write)
-                else:
-                    yield from do_wp_page(self, process, address)
-            finally:
-                process.mmap_lock.read_done()
-
-    def write(self, process: Process, address: int, page: bytes) -> None:
-        """Replace the content of a page that access(write=True) just returned; *page* is exactly PAGE_BYTES."""
-        pte = process.page_table[address]
-        assert isinstance(pte, PresentPte) and pte.writable and len(page) == PAGE_BYTES
-        pte.folio.content = page
-        pte.dirty = True
-        pte.soft_dirty = True
-        if pte.folio.entry is not None:
-            self.duplication.observe(self.slot(pte.folio.entry))
-
-    def check_invariants(self, *, paths_running: int) -> None:
-        """Recount everything, while *paths_running* paths have begun and not ended. For tests and explorers: slow.
-
-        Raises:
-            AssertionError: a defect of mm.
-        """
-        check_host(self, paths_running=paths_running)
 
     def device(self, entry: SwapEntry) -> SwapDevice:
         """Return the swap device of *entry*."""
@@ -158,20 +89,6 @@ class Host:
     def slot(self, entry: SwapEntry) -> SwapSlot:
         """Return the slot *entry* names."""
         return self.devices[entry.type].slots[entry.offset]
-
-    def alloc_slot(self) -> SwapSlot | None:
-        """Take a free slot of the device with the highest priority that has one; equal priorities take turns.
-
-        Models: folio_alloc_swap() and get_swap_pages() on the priority list.
-        """
-        for index, device in enumerate(self._devices_in_turn):
-            slot = device.alloc()
-            if slot is not None:
-                # Behind its equals, as plist_requeue() puts it.
-                del self._devices_in_turn[index]
-                bisect.insort_right(self._devices_in_turn, device, key=lambda other: -other.priority)
-                return slot
-        return None
 
     def is_swap_full(self) -> bool:
         """Tell whether more than half of all swap is in use. Models: vm_swap_full()."""
@@ -182,133 +99,79 @@ class Host:
         self._request_id += 1
         return self._request_id
 
-    def note_failure(self, slot: SwapSlot, error: BaseException) -> BaseException:
-        """Remember what *error* leaves open about *slot* and its tier, and return it."""
-        self.device(slot.entry).note_failure(error)
-        slot.in_doubt |= not (isinstance(error, SwapTierError) and error.definite)
-        return error
 
-    def tier_restarted(self, type_: int) -> None:
-        """React to a new epoch of the tier behind a device: what it held in memory may be gone.
+def alloc_slot(host: Host) -> SwapSlot | None:
+    """Take a free slot of the device with the highest priority that has one; equal priorities take turns.
 
-        Every slot in use is in doubt from now on, so that its next load brings its own generation or a known loss,
-        never the bytes of a device that was not told of the page. A clean page in memory may be the only copy now, and
-        becomes dirty: reclaim stores it again instead of dropping it. A store under way finds out by `restarts`.
-        """
-        self.devices[type_].restarts += 1
-        for slot in self.devices[type_].slots:
-            if slot.in_pool or slot.on_device:
-                slot.in_doubt = True
-                if slot.folio is not None and slot.folio.uptodate:
-                    slot.folio.dirty = True
-                    self.duplication.observe(slot)
+    Models: folio_alloc_swap() and get_swap_pages() on the priority list.
+    """
+    for index, device in enumerate(host.devices_in_turn):
+        slot = device.alloc()
+        if slot is not None:
+            # Behind its equals, as plist_requeue() puts it.
+            del host.devices_in_turn[index]
+            bisect.insort_right(host.devices_in_turn, device, key=lambda other: -other.priority)
+            return slot
+    return None
 
-    def note_stored(self, slot: SwapSlot, reply: RequestReply) -> None:
-        """Remember what the tier keeps after a store, and count it."""
-        assert isinstance(reply, SlotReply)
-        self.device(slot.entry).note_answer()
-        self.counters.stores += 1
-        if reply.outcome not in (Outcome.STORED, Outcome.DEVICE, Outcome.REJECTED):
-            # Damaged or late: the tier changed nothing, and an older page that it has is still there to be freed.
-            return
-        slot.in_doubt = False
-        slot.claim_id = 0
-        slot.in_pool = reply.outcome is Outcome.STORED
-        slot.on_device = reply.outcome is Outcome.DEVICE
-        slot.entry_bytes = reply.entry_bytes
-        self.counters.zswpout += slot.in_pool
-        self.counters.pswpout += slot.on_device
-        self.duplication.observe(slot)
 
-    def alloc_folio(self) -> Path[Folio]:
-        """Return a locked, charged folio that is not on the clock list and not uptodate.
+def try_charge(host: Host) -> bool:
+    """Take one page if there is room, without reclaim."""
+    if host.resident_pages >= host.resident_pages_max:
+        return False
+    host.resident_pages += 1
+    return True
 
-        Raises:
-            OutOfMemory: reclaim made no progress. Definite.
 
-        Models: alloc_swap_folio() with mem_cgroup_swapin_charge_folio().
-        """
-        yield from self.charge()
-        folio = Folio(None)
-        folio.is_locked = True
-        return folio
+def put_folio(host: Host, folio: Folio) -> None:
+    """Drop a reference; the folio ends with its last use. Models: folio_put()."""
+    assert folio.refs > 0
+    folio.refs -= 1
+    host.memory_queue.wake_all()
+    end_if_unused(host, folio)
 
-    def free_folio(self, folio: Folio) -> None:
-        """End a folio that nobody else has seen."""
-        folio.is_locked = False
-        self.put_folio(folio)
 
-    def put_folio(self, folio: Folio) -> None:
-        """Drop a reference; the folio ends with its last use. Models: folio_put()."""
-        assert folio.refs > 0
-        folio.refs -= 1
-        self.memory_queue.wake_all()
-        self.end_if_unused(folio)
+def end_if_unused(host: Host, folio: Folio) -> None:
+    """End *folio* if no path, mapping or swapcache holds it; after taking any of these away, call this."""
+    if folio.refs or folio.mappings or folio.entry is not None:
+        return
+    assert not folio.is_locked, "a folio ended while locked"
+    host.lru.discard(folio)
+    host.resident_pages -= 1
+    host.memory_queue.wake_all()
 
-    def end_if_unused(self, folio: Folio) -> None:
-        """End *folio* if no path, mapping or swapcache holds it; after taking any of these away, call this."""
-        if folio.refs or folio.mappings or folio.entry is not None:
-            return
-        assert not folio.is_locked, "a folio ended while locked"
-        self.lru.discard(folio)
-        self.resident_pages -= 1
-        self.memory_queue.wake_all()
 
-    def try_charge(self) -> bool:
-        """Take one page if there is room, without reclaim."""
-        if self.resident_pages >= self.resident_pages_max:
-            return False
-        self.resident_pages += 1
-        return True
+class NotQuiescent(Exception):
+    """The host has pages in memory or faults under way; swap everything out and let its paths end first."""
 
-    def charge(self, holding: Folio | None = None) -> Path[None]:
-        """Make room for one page and take it. One path reclaims at a time; the others wait for what it frees.
 
-        *holding* is a folio that the caller keeps meanwhile, and that nobody should wait for.
+def clone_into(twin: Host, original: Host) -> None:
+    """Give *twin*, a new host with equal devices, the processes and the swap map that *original* has now.
 
-        Raises:
-            OutOfMemory: definite.
-            SwapTierError: reclaim could not store.
-
-        Models: try_charge_memcg().
-        """
-        if holding is not None:
-            self._held_by_waiters.append(holding)
-        try:
-            yield from self._make_room()
-        finally:
-            if holding is not None:
-                self._held_by_waiters.remove(holding)
-        self.resident_pages += 1
-
-    def _make_room(self) -> Path[None]:
-        rounds_without_progress = 0
-        while self.resident_pages >= self.resident_pages_max:
-            if self.is_reclaiming:
-                yield Wait(self.memory_queue)
-                continue
-            if rounds_without_progress == RECLAIM_RETRIES_MAX:
-                raise OutOfMemory(
-                    f"{self.resident_pages} pages are resident, the limit is {self.resident_pages_max}, and none "
-                    "could be reclaimed; nothing was lost. Raise the resident limit or the number of swap slots"
-                )
-            self.is_reclaiming = True
-            try:
-                freed = yield from swap_out(self)
-            finally:
-                self.is_reclaiming = False
-                self.memory_queue.wake_all()
-            rounds_without_progress = 0 if freed else rounds_without_progress + 1
-            if not freed and self._is_memory_on_its_way():
-                rounds_without_progress = 0
-                yield Wait(self.memory_queue)
-
-    def _is_memory_on_its_way(self) -> bool:
-        """Tell whether faults are between charging a folio and mapping it: each will drop a reference soon.
-
-        Such a fault holds its folio locked, private, or not yet on the list, and does not wait for memory meanwhile.
-        """
-        folios = self.lru.folios
-        return self.resident_pages > len(folios) or any(
-            (folio.is_locked or folio.is_private) and folio not in self._held_by_waiters for folio in folios
+    Raises:
+        NotQuiescent: *original* holds a page, a pin or a running path. Nothing changed.
+    """
+    assert not twin.processes
+    assert [len(device.slots) for device in twin.devices] == [len(device.slots) for device in original.devices]
+    slots = [slot for device in original.devices for slot in device.slots]
+    if original.resident_pages or any(slot.has_cache for slot in slots):
+        raise NotQuiescent(
+            f"{original.resident_pages} pages are resident and {sum(slot.has_cache for slot in slots)} slots are in "
+            "the swapcache or pinned; a clone is taken of a host at rest. Nothing was cloned"
         )
+    for process in original.processes.values():
+        copy = twin.spawn()
+        assert copy.pid == process.pid, "a clone numbers its processes as the original does"
+        for address, pte in process.page_table.items():
+            assert isinstance(pte, SwapPte)
+            copy.page_table[address] = pte
+    for slot in slots:
+        mirror = twin.slot(slot.entry)
+        mirror.count = slot.count
+        mirror.generation = slot.generation
+        mirror.in_pool, mirror.on_device, mirror.in_doubt = slot.in_pool, slot.on_device, slot.in_doubt
+        mirror.entry_bytes = slot.entry_bytes
+        mirror.is_zero, mirror.lost = slot.is_zero, slot.lost
+        mirror.owners = list(slot.owners)
+    for device in original.devices:
+        twin.devices[device.type].free_offsets = list(device.free_offsets)

@@ -5,23 +5,15 @@ is one claim about the kernel's own books: the swap map against the page tables,
 tables, HAS_CACHE against the swapcache, the charge against the folios, clean against backed.
 """
 
-from __future__ import annotations
-
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from swaptier_client.mm.duplication import DuplicationCause, duplication_cause
-from swaptier_client.mm.page_table import PresentPte, SwapPte
+from swaptier_client.mm.effects import SwapEntry
+from swaptier_client.mm.folio import Folio, PresentPte, Process, SwapPte
+from swaptier_client.mm.host import Host
 from swaptier_client.mm.reclaim import SWAP_CLUSTER_MAX
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from swaptier_client.mm.effects import SwapEntry
-    from swaptier_client.mm.folio import Folio
-    from swaptier_client.mm.host import Host
-    from swaptier_client.mm.process import Process
-    from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
+from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
 
 FOLIOS_HELD_MAX = SWAP_CLUSTER_MAX + 2
 """Folios that one path can hold while nothing else knows them: those it isolated, one it reads into, one it copies."""

@@ -1,79 +1,19 @@
-"""An emulated process: a page table, and what happens to all of it: fork, zap, move, exit.
+"""What happens to all of a process: fork, zap, move, exit.
 
 Pure. Faults, zap and move hold the mmap lock for reading, fork and exit for writing; reclaim takes none. A path that
 holds a folio's lock never waits for an mmap lock, so a fault may wait for a folio's lock without dropping it.
 
-Models: struct mm_struct and mmap_lock, with one virtual memory area that covers everything; copy_pte_range(),
-zap_pte_range(), move_pages_pte() for swap entries, exit_mmap().
+Models: copy_pte_range(), zap_pte_range(), move_pages_pte() for swap entries, exit_mmap().
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from swaptier_client.mm import swap_cache
-from swaptier_client.mm.effects import Path, Wait, WaitQueue
+from swaptier_client.mm.effects import Path
 from swaptier_client.mm.errors import NotMapped, OutOfMemory
-from swaptier_client.mm.page_table import PresentPte, Pte, SwapPte
-from swaptier_client.mm.swap_map import SWAP_MAP_MAX
-
-if TYPE_CHECKING:
-    from swaptier_client.mm.folio import Folio
-    from swaptier_client.mm.host import Host
-    from swaptier_client.mm.swap_map import SwapSlot
-
-
-class MmapLock:
-    """Many readers or one writer; a waiting writer keeps new readers out. Models: mmap_lock (an rw_semaphore)."""
-
-    __slots__ = ("is_written", "queue", "readers", "writers_waiting")
-
-    def __init__(self) -> None:
-        self.readers = 0
-        self.is_written = False
-        self.writers_waiting = 0
-        self.queue = WaitQueue("mmap lock")
-
-    def read(self) -> Path[None]:
-        """Take for reading; yields only when a writer has it or waits for it."""
-        while self.is_written or self.writers_waiting:
-            yield Wait(self.queue)
-        self.readers += 1
-
-    def read_done(self) -> None:
-        """Release after read()."""
-        assert self.readers > 0
-        self.readers -= 1
-        if self.readers == 0 and self.writers_waiting:
-            self.queue.wake_all()
-
-    def write(self) -> Path[None]:
-        """Take for writing."""
-        self.writers_waiting += 1
-        while self.is_written or self.readers:
-            yield Wait(self.queue)
-        self.writers_waiting -= 1
-        self.is_written = True
-
-    def write_done(self) -> None:
-        """Release after write()."""
-        assert self.is_written
-        self.is_written = False
-        self.queue.wake_all()
-
-
-class Process:
-    """One address space. Addresses are virtual page numbers."""
-
-    __slots__ = ("is_alive", "mmap_lock", "page_table", "pid")
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.page_table: dict[int, Pte] = {}
-        """No entry is pte_none. Changed only in atomic steps: the page table lock is the absence of a yield."""
-        self.mmap_lock = MmapLock()
-        self.is_alive = True
+from swaptier_client.mm.folio import Folio, PresentPte, Process, SwapPte
+from swaptier_client.mm.host import Host, end_if_unused
+from swaptier_client.mm.swap_map import SWAP_MAP_MAX, SwapSlot
 
 
 def fork(host: Host, parent: Process) -> Path[Process]:
@@ -197,7 +137,7 @@ def unmap_page(host: Host, process: Process, address: int, folio: Folio) -> list
     """
     folio.mappings.remove((process, address))
     if folio.entry is None:
-        host.end_if_unused(folio)
+        end_if_unused(host, folio)
         return []
     slot = host.slot(folio.entry)
     host.duplication.observe(slot)

@@ -1,4 +1,4 @@
-"""Swap readahead: which neighbours of a faulting slot to read with it; `swap_cache.read()` then reads them.
+"""Swap readahead: which neighbours of a faulting slot to read with it; `read()` then reads them.
 
 Pure. Every page read ahead goes into the swapcache, so under an exclusive load a wrong guess is a dirty page that must
 be compressed again, and under a shared one it is dropped for free (KERNEL.md 3.9). The bypass reads nothing ahead.
@@ -7,20 +7,11 @@ Models: swap_cluster_readahead(), swap_vma_readahead(), swap_vma_ra_win() and __
 Left out: the clamp of the window to one page table page.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
-from swaptier_client.mm.page_table import SwapPte
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from swaptier_client.mm.folio import Folio
-    from swaptier_client.mm.host import Host
-    from swaptier_client.mm.process import Process
-    from swaptier_client.mm.swap_map import SwapSlot
+from swaptier_client.mm.folio import Folio, Process, SwapPte
+from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
 
 PAGE_CLUSTER = 3
 """log2 of the widest window. Models: vm.page-cluster."""
@@ -64,31 +55,34 @@ class Readahead:
         """Return all that the next window depends on."""
         return self._hits, self._window, self._previous
 
-    def note_lookup(self, host: Host, folio: Folio) -> None:
-        """Count a fault that found *folio* in the swapcache, if it was read ahead. Models: swap_cache_get_folio()."""
-        if folio.readahead:
-            folio.readahead = False
-            self._hits += 1
-            host.counters.swap_ra_hit += 1
+    def note_lookup(self, folio: Folio) -> bool:
+        """Tell whether *folio*, which a fault found in the swapcache, was read ahead and not asked for until now.
 
-    def neighbours(self, host: Host, process: Process, address: int, slot: SwapSlot) -> list[SwapSlot]:
+        Models: swap_cache_get_folio().
+        """
+        was_read_ahead, folio.readahead = folio.readahead, False
+        self._hits += was_read_ahead
+        return was_read_ahead
+
+    def neighbours(
+        self, devices: Sequence[SwapDevice], process: Process, address: int, slot: SwapSlot
+    ) -> list[SwapSlot]:
         """Return the slots worth reading with *slot*, nearest first in their order, without it."""
         match self.mode:
             case ReadaheadMode.NONE:
                 return []
             case ReadaheadMode.CLUSTER:
-                return self._cluster(host, slot)
+                return self._cluster(devices[slot.entry.type], slot)
             case ReadaheadMode.VMA:
-                return self._vma(host, process, address, slot)
+                return self._vma(devices, process, address, slot)
 
-    def _cluster(self, host: Host, slot: SwapSlot) -> list[SwapSlot]:
+    def _cluster(self, device: SwapDevice, slot: SwapSlot) -> list[SwapSlot]:
         offset = slot.entry.offset
         window = self._next_window(offset)
-        slots = host.device(slot.entry).slots
         start = offset & ~(window - 1)
-        return [slots[at] for at in range(start, min(start + window, len(slots))) if at != offset]
+        return [other for other in device.slots[start : start + window] if other is not slot]
 
-    def _vma(self, host: Host, process: Process, address: int, slot: SwapSlot) -> list[SwapSlot]:
+    def _vma(self, devices: Sequence[SwapDevice], process: Process, address: int, slot: SwapSlot) -> list[SwapSlot]:
         previous = self._previous
         window = self._next_window(address)
         if address == previous + 1:
@@ -99,7 +93,8 @@ class Readahead:
             left = address - (window - 1) // 2
             addresses = range(left, left + window)
         ptes = (process.page_table.get(at) for at in addresses)
-        return [host.slot(pte.entry) for pte in ptes if isinstance(pte, SwapPte) and pte.entry != slot.entry]
+        entries = [pte.entry for pte in ptes if isinstance(pte, SwapPte) and pte.entry != slot.entry]
+        return [devices[entry.type].slots[entry.offset] for entry in entries]
 
     def _next_window(self, position: int) -> int:
         """Return the window for a fault at *position*, 1 to pages_max, a power of two. Models: __swapin_nr_pages()."""

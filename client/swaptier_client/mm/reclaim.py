@@ -7,23 +7,16 @@ Models: shrink_folio_list(), add_to_swap(), try_to_unmap(), pageout(), __remove_
 Left out: file pages, large folios, writeback throttling. The stores of one batch go out together, as under a plug.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from swaptier_client.mm import swap_cache
+from swaptier_client.mm import backing, swap_cache
 from swaptier_client.mm.effects import Invalidate, Path, Preempt, Store, batch
-from swaptier_client.mm.page_table import PresentPte, SwapPte
-from swaptier_client.mm.swap_map import SWAP_MAP_MAX
+from swaptier_client.mm.folio import Folio, PresentPte, Process, SwapPte
+from swaptier_client.mm.host import Host, alloc_slot, put_folio
+from swaptier_client.mm.swap_map import SWAP_MAP_MAX, SwapSlot
 from swaptier_wire.types import ZERO_PAGE, Outcome, page_checksum
-
-if TYPE_CHECKING:
-    from swaptier_client.mm.folio import Folio
-    from swaptier_client.mm.host import Host
-    from swaptier_client.mm.process import Process
-    from swaptier_client.mm.swap_map import SwapSlot
 
 SWAP_CLUSTER_MAX = 32
 """Folios isolated at a time. Models: SWAP_CLUSTER_MAX."""
@@ -106,7 +99,7 @@ def _unmap(host: Host, folio: Folio) -> Pageout | None:
         if not folio.mappings:
             # A fault's private folio between read and mapping: it is nobody's page yet, there is nothing to swap.
             return None
-        slot = host.alloc_slot()
+        slot = alloc_slot(host)
         if slot is None:
             return None
         swap_cache.insert(slot, folio)
@@ -174,9 +167,9 @@ def _write(host: Host, pageouts: list[Pageout]) -> Path[None]:
         reply = next(replies)
         if isinstance(reply, BaseException):
             folio.dirty = True
-            failure = host.note_failure(slot, reply)
+            failure = backing.note_failure(host, slot, reply)
         elif isinstance(request, Store):
-            host.note_stored(slot, reply)
+            backing.take_store_reply(host, slot, reply)
             folio.dirty |= reply.outcome not in (Outcome.STORED, Outcome.DEVICE)
             if host.device(slot.entry).restarts != restarts[slot.entry.type]:
                 # The answer may be older than the restart, and the page gone again.
@@ -208,7 +201,7 @@ def _free_unless_rescued(host: Host, pageout: Pageout, unused: list[SwapSlot]) -
             if swap_cache.remove(host, slot):
                 unused.append(slot)
             folio.unlock()
-            host.put_folio(folio)
+            put_folio(host, folio)
             return True
         folio.unlock()
     if is_ours:
@@ -224,4 +217,4 @@ def _free_unless_rescued(host: Host, pageout: Pageout, unused: list[SwapSlot]) -
 def _keep(host: Host, folio: Folio) -> None:
     """Put an isolated folio back."""
     host.lru.putback(folio)
-    host.put_folio(folio)
+    put_folio(host, folio)

@@ -6,19 +6,15 @@ then rechecks that the folio is still in the cache for the slot, because the loc
 Models: mm/swap_state.c (add_to_swap_cache(), __read_swap_cache_async(), delete_from_swap_cache()).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from swaptier_client.mm.counters import DetectedLoss
+from swaptier_client.mm import backing
 from swaptier_client.mm.effects import Acknowledge, Invalidate, Load, Path, Wait, batch
 from swaptier_client.mm.folio import Folio
+from swaptier_client.mm.host import Host, end_if_unused, put_folio, try_charge
 from swaptier_client.mm.swap_map import PrepareResult, SwapSlot
-from swaptier_wire.types import BATCH_SLOTS_MAX, ZERO_PAGE, LoadMode, LoadReply, Outcome, Reason
-
-if TYPE_CHECKING:
-    from swaptier_client.mm.host import Host
+from swaptier_wire.types import BATCH_SLOTS_MAX, ZERO_PAGE, LoadMode, LoadReply, Outcome
 
 
 class ReadFolio(NamedTuple):
@@ -33,15 +29,9 @@ class ReadFolio(NamedTuple):
     """It was in the swapcache when the read ended. By now it may be out of it, and its slot another page's."""
 
 
-def get(folio: Folio) -> Folio:
-    """Take a reference. Models: folio_get()."""
-    folio.refs += 1
-    return folio
-
-
 def found(folio: Folio, slot: SwapSlot) -> ReadFolio:
     """Take a reference to the slot's swapcache folio, as a lookup does. Models: swap_cache_get_folio()."""
-    return ReadFolio(get(folio), was_read=False, generation=slot.generation)
+    return ReadFolio(folio.get(), was_read=False, generation=slot.generation)
 
 
 def insert(slot: SwapSlot, folio: Folio) -> None:
@@ -69,11 +59,6 @@ def remove(host: Host, slot: SwapSlot) -> bool:
     last = host.device(slot.entry).unpin(slot)
     host.duplication.observe(slot)
     return last
-
-
-def free_slot(host: Host, slot: SwapSlot) -> Path[None]:
-    """Tell the tier that *slot* is free, then make it reusable; see free_slots()."""
-    yield from free_slots(host, [slot])
 
 
 def free_slots(host: Host, slots: list[SwapSlot]) -> Path[None]:
@@ -109,7 +94,7 @@ def _free_batch(host: Host, slots: list[SwapSlot]) -> Path[BaseException | None]
     for slot, reply in zip(told, replies, strict=True):
         slot.is_freeing = False
         if isinstance(reply, BaseException):
-            failure = host.note_failure(slot, reply)
+            failure = backing.note_failure(host, slot, reply)
             slot.wake()
         else:
             slot.in_pool = slot.on_device = slot.in_doubt = False
@@ -137,32 +122,30 @@ def try_to_free(host: Host, slot: SwapSlot) -> bool:
     remove(host, slot)
     folio.dirty = True
     folio.unlock()
-    host.end_if_unused(folio)
+    end_if_unused(host, folio)
     return True
 
 
-def read(host: Host, slot: SwapSlot, neighbours: Sequence[SwapSlot] = ()) -> Path[ReadFolio | None]:
-    """Return the slot's swapcache folio with a reference, reading it in if it is not there. None: fault again.
+def read(host: Host, slot: SwapSlot, folio: Folio, neighbours: Sequence[SwapSlot]) -> Path[ReadFolio | None]:
+    """Read *slot* into the new *folio*, unless the slot has one by now; return its folio. None: fault again.
 
     With it, read ahead those *neighbours* that are swapped out and for which there is memory to spare. The folio may be
     unlocked, not uptodate, or gone from the swapcache by the time the caller holds its lock.
 
     Raises:
         SwapTierError: as thrown in by the load; the slot is as it was.
-        OutOfMemory: definite, nothing was read.
 
-    Models: swapin_readahead(), __read_swap_cache_async() and swap_read_folio().
+    Models: __read_swap_cache_async() and swap_read_folio().
     """
-    if slot.folio is not None:
-        return found(slot.folio, slot)
-    folio = yield from host.alloc_folio()
     # Recheck: allocating may have slept, and another fault may have been first, or have lost the page.
     if slot.lost is not None:
-        host.free_folio(folio)
+        folio.unlock()
+        put_folio(host, folio)
         return None
     result = host.device(slot.entry).prepare(slot)
     if result is not PrepareResult.OK:
-        host.free_folio(folio)
+        folio.unlock()
+        put_folio(host, folio)
         if slot.folio is not None:
             return found(slot.folio, slot)
         yield from wait_for_pin(host, slot, result)
@@ -179,20 +162,20 @@ def read(host: Host, slot: SwapSlot, neighbours: Sequence[SwapSlot] = ()) -> Pat
     unused: list[SwapSlot] = []
     for begun, reply in zip(reads, replies, strict=True):
         if isinstance(reply, LoadReply):
-            take_reply(host, begun.slot, begun.folio, begun.load, reply)
-            doubt_if_restarted(host, begun.slot, begun.folio, restarts[begun.slot.entry.type])
+            backing.take_load_reply(host, begun.slot, begun.folio, begun.load, reply)
+            backing.doubt_if_restarted(host, begun.slot, begun.folio, restarts[begun.slot.entry.type])
         elif isinstance(reply, BaseException):
-            host.note_failure(begun.slot, reply)
+            backing.note_failure(host, begun.slot, reply)
         is_empty = isinstance(reply, BaseException) or begun.folio.source is Outcome.CLAIMED
         if is_empty and remove(host, begun.slot):
             unused.append(begun.slot)
         begun.folio.unlock()
         if begun.folio is not folio:
-            host.put_folio(begun.folio)
+            put_folio(host, begun.folio)
     is_empty = isinstance(replies[0], BaseException) or folio.source is Outcome.CLAIMED
     if is_empty or unused:
         # Freeing may fail, and the caller then gets no folio: hold none meanwhile.
-        host.put_folio(folio)
+        put_folio(host, folio)
     yield from free_slots(host, unused)
     for begun in reads:
         yield from acknowledge(host, begun.slot, begun.folio)
@@ -222,7 +205,7 @@ def _begin_readahead(host: Host, neighbours: Sequence[SwapSlot]) -> list[_Read]:
     reads: list[_Read] = []
     for slot in neighbours:
         is_swapped_out = slot.count > 0 and not slot.has_cache
-        if not is_swapped_out or slot.is_zero or slot.lost is not None or not host.try_charge():
+        if not is_swapped_out or slot.is_zero or slot.lost is not None or not try_charge(host):
             continue
         prepared = host.device(slot.entry).prepare(slot)
         assert prepared is PrepareResult.OK
@@ -277,94 +260,3 @@ def fill_with_zeros(host: Host, folio: Folio) -> None:
     folio.content = ZERO_PAGE
     folio.uptodate = True
     host.counters.swpin_zero += 1
-
-
-def take_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply: LoadReply) -> None:
-    """Fill the locked *folio* from *reply*. Afterwards it is uptodate, or `read_error` says why not. Atomic.
-
-    A miss reads the device and is uptodate whatever the device returned: a slot the device was never given reads as
-    zeros, and nobody here can tell. That is where silent staleness lives. An error never reads the device instead.
-
-    Models: swap_read_folio() and zswap_load().
-    """
-    counters = host.counters
-    counters.loads += 1
-    host.device(slot.entry).note_answer()
-    folio.source = reply.outcome
-    content = reply.content()
-    if reply.outcome is Outcome.CLAIMED:
-        # Another claimant has the page, and may give it back or end it: nothing is lost, ask again.
-        counters.claim_waits += 1
-        slot.claim_id = 0
-    elif content is None:
-        folio.read_error = _loss_of(reply.reason)
-    else:
-        folio.content = content
-        folio.uptodate = True
-        folio.backed_checksum = reply.checksum
-    if slot.generation == asked.generation:
-        # Else, without a pin, the slot is another page's by now, and the reply says nothing of that one.
-        _settle(slot, folio, asked, reply)
-    if reply.outcome in (Outcome.HIT, Outcome.SAME_FILLED):
-        counters.zswpin += 1
-        slot.pool_loads += 1
-        counters.double_loads += slot.pool_loads > 1
-        slot.entry_bytes = reply.entry_bytes
-        if asked.mode is LoadMode.EXCLUSIVE:
-            # The folio is now the only copy: dirty, so that reclaim writes it instead of dropping it.
-            folio.dirty = True
-            # Without a pin the slot may be another page's by now; then this took that page, and we cannot know.
-            slot.in_pool = slot.in_pool and reply.generation != slot.generation
-    elif reply.outcome is Outcome.DEVICE:
-        counters.pswpin += 1
-        counters.tier_miss_must_exist += reply.generation != asked.generation
-        if host.policy.device_free_on_read and reply.generation == slot.generation:
-            # The device dropped what it read out, so this is the only copy, and dirty, as in b430e9d1c6d4.
-            folio.dirty = True
-            slot.on_device = False
-    host.duplication.observe(slot)
-
-
-def doubt_if_restarted(host: Host, slot: SwapSlot, folio: Folio, restarts: int) -> None:
-    """Doubt what a reply said of *slot* if its tier started anew since *restarts*, when the load was made. Atomic.
-
-    The reply may be the word of a server that is gone, with a page that nobody else has now. tier_restarted() could not
-    see it: the folio had no page yet. In the swapcache it becomes dirty, so that reclaim stores it again.
-    """
-    if host.device(slot.entry).restarts == restarts:
-        return
-    slot.in_doubt = True
-    if slot.folio is folio and folio.uptodate:
-        folio.dirty = True
-    host.duplication.observe(slot)
-
-
-def _settle(slot: SwapSlot, folio: Folio, asked: Load, reply: LoadReply) -> None:
-    """Learn from *reply* what became of the page that *slot* is in doubt about, or that it is lost for good.
-
-    A load that did not ask for its generation was sent before the doubt arose, and its reply does not end it.
-    """
-    is_settled = slot.in_doubt and asked.require_generation
-    match reply.outcome:
-        case Outcome.LOST:
-            slot.in_pool = slot.on_device = slot.in_doubt = False
-            slot.lost = folio.read_error
-        case Outcome.STALE_GENERATION:
-            # The tier has an older page instead, which it has still to be told to forget.
-            slot.lost, slot.in_doubt = folio.read_error, True
-        case Outcome.HIT | Outcome.SAME_FILLED if is_settled:
-            slot.in_pool, slot.on_device, slot.in_doubt = True, False, False
-        case Outcome.DEVICE if is_settled and reply.generation == slot.generation:
-            slot.in_pool, slot.on_device, slot.in_doubt = False, True, False
-
-
-def _loss_of(reason: Reason) -> DetectedLoss:
-    match reason:
-        case Reason.CHECKSUM:
-            return DetectedLoss.CHECKSUM
-        case Reason.DECOMPRESS:
-            return DetectedLoss.DECOMPRESS
-        case Reason.RESTARTED:
-            return DetectedLoss.EPOCH
-        case _:
-            return DetectedLoss.MISS_MUST_EXIST

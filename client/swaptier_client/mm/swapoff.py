@@ -6,20 +6,13 @@ of the device is in use, so the tier must hold nothing for it: the caller closes
 Models: try_to_unuse(), unuse_mm() and unuse_pte() in mm/swapfile.c.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.effects import Path, Wait
 from swaptier_client.mm.errors import OutOfMemory, PageLost
-from swaptier_client.mm.fault import SwapFault, map_folio
-from swaptier_client.mm.page_table import SwapPte
-
-if TYPE_CHECKING:
-    from swaptier_client.mm.host import Host
-    from swaptier_client.mm.process import Process
-    from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
+from swaptier_client.mm.fault import SwapFault, map_folio, swapin_readahead
+from swaptier_client.mm.folio import Process, SwapPte
+from swaptier_client.mm.host import Host, put_folio
+from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
 
 PASSES_WITHOUT_PROGRESS_MAX = 16
 """Walks over all processes that free no slot before swapoff gives up. The kernel goes on until a signal comes."""
@@ -75,7 +68,7 @@ def _unuse_pte(host: Host, process: Process, address: int, slot: SwapSlot) -> Pa
     """Map the page of *slot* at *address*, if it is still there. Always through the swapcache, as unuse_pte() does."""
     if slot.lost is not None:
         raise PageLost(process.pid, address, slot.lost)
-    read = yield from swap_cache.read(host, slot)
+    read = yield from swapin_readahead(host, slot)
     if read is None:
         return
     folio = read.folio
@@ -87,7 +80,7 @@ def _unuse_pte(host: Host, process: Process, address: int, slot: SwapSlot) -> Pa
         yield from map_folio(host, SwapFault(process, address, write=False, orig=pte, slot=slot), folio)
         return
     folio.unlock()
-    host.put_folio(folio)
+    put_folio(host, folio)
     if folio.read_error is not None:
         raise PageLost(process.pid, address, folio.read_error)
 
@@ -95,13 +88,13 @@ def _unuse_pte(host: Host, process: Process, address: int, slot: SwapSlot) -> Pa
 def _free_leftover(host: Host, slot: SwapSlot) -> Path[None]:
     """Free a slot that nobody names, or wait for who has its lock or its pin."""
     if swap_cache.try_to_free(host, slot):
-        yield from swap_cache.free_slot(host, slot)
+        yield from swap_cache.free_slots(host, [slot])
     elif slot.folio is not None:
-        folio = swap_cache.get(slot.folio)
+        folio = slot.folio.get()
         yield from folio.wait_unlocked()
-        host.put_folio(folio)
+        put_folio(host, folio)
     elif slot.reader is not None or slot.is_freeing:
         yield Wait(slot.wait_queue())
     else:
         # The tier could not be told the first time.
-        yield from swap_cache.free_slot(host, slot)
+        yield from swap_cache.free_slots(host, [slot])

@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from swaptier_client.mm.effects import Load
-from swaptier_client.mm.folio import Folio
-from swaptier_client.mm.page_table import PresentPte, SwapPte
+from swaptier_client.mm.folio import Folio, PresentPte, SwapPte
 from swaptier_client.mm.swap_cache import ReadFolio
 from swaptier_client.mm.swap_map import SwapSlot
 from swaptier_loadgen.explore.pages import checksum_of, is_version_of, page_name, page_token
@@ -26,8 +25,8 @@ from swaptier_server.tier.slot import SlotState
 from swaptier_wire.types import ZERO_PAGE, LoadReply
 
 if TYPE_CHECKING:
+    from swaptier_client.mm.folio import Process
     from swaptier_client.mm.host import Host
-    from swaptier_client.mm.process import Process
     from swaptier_loadgen.explore.world import World, WorldHost
 
 

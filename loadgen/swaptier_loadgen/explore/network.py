@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from swaptier_client.mm import backing
 from swaptier_client.mm.counters import InstallFailure
 from swaptier_client.mm.effects import (
     Batch,
@@ -128,7 +129,7 @@ class Network(InProcessTiers):
             if not self._world.has_swap_file:
                 self._world.model.note_restart_told(self._host)
             self.server_epoch = self._world.tier.epoch
-            self._host.tier_restarted(0)
+            backing.tier_restarted(self._host, 0)
 
     def _die(self) -> TierUnreachable:
         """Let the server die and start anew; return what the host gets instead of its answer."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from swaptier_client.mm.access import access_page, write_page
 from swaptier_client.mm.effects import Path, Preempt, Reply
-from swaptier_client.mm.process import Process, exit_process, fork, zap
+from swaptier_client.mm.folio import Process
+from swaptier_client.mm.process import exit_process, fork, zap
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_loadgen.explore.pages import page_token, token_version, version_page
 
@@ -22,18 +24,18 @@ if TYPE_CHECKING:
 
 def read_page(world: World, there: WorldHost, process: Process, address: int) -> Path[None]:
     """Read a page once."""
-    folio = yield from there.host.access(process, address, write=False)
+    folio = yield from access_page(there.host, process, address, write=False)
     world.model.check_read(process, address, folio.content)
 
 
 def increment_page(world: World, there: WorldHost, process: Process, address: int) -> Path[None]:
     """Write the page's next version over what is there, as `counter++` does."""
-    folio = yield from there.host.access(process, address, write=True)
+    folio = yield from access_page(there.host, process, address, write=True)
     world.model.check_read(process, address, folio.content)
     assert folio.content is not None
     version = token_version(page_token(folio.content)) + 1
     page = version_page(there.index, address, version)
-    there.host.write(process, address, page)
+    write_page(there.host, process, address, page)
     world.model.note_written(process, address, page)
 
 

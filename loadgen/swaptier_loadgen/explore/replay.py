@@ -19,6 +19,7 @@ from pathlib import Path
 
 from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import StreamSettings
+from swaptier_client.mm.access import access_page
 from swaptier_client.mm.effects import Request, RequestReply
 from swaptier_client.mm.errors import PageLost
 from swaptier_client.mm.policy import POLICIES
@@ -172,7 +173,7 @@ def _read_back(world: World) -> str:
     for (process, address), page in list(world.model.pages.items()):
         there = world.model.hosts[process]
         try:
-            folio = world.run_alone(there, there.host.access(process, address, write=False))
+            folio = world.run_alone(there, access_page(there.host, process, address, write=False))
         except PageLost as told:
             return f"; then whoever reads page {address} is told ({told.reason})"
         if folio.content is not None and folio.content != page:

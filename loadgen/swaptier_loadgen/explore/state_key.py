@@ -26,10 +26,8 @@ from typing import ClassVar
 import xxhash
 
 from swaptier_client.mm.effects import Acknowledge, Invalidate, Load, Store, Wait, WaitQueue
-from swaptier_client.mm.folio import Folio
+from swaptier_client.mm.folio import Folio, PresentPte, Process, SwapPte
 from swaptier_client.mm.host import Host
-from swaptier_client.mm.page_table import PresentPte, SwapPte
-from swaptier_client.mm.process import Process
 from swaptier_client.mm.readahead import ReadaheadMode
 from swaptier_client.mm.swap_map import SwapSlot
 from swaptier_loadgen.explore.cpu import Cpu

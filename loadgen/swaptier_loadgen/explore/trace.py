@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from swaptier_client.mm.effects import Invalidate, Load, Lookup, Preempt, Request, RequestReply, Store, Wait
-from swaptier_client.mm.page_table import PresentPte, SwapPte
+from swaptier_client.mm.folio import PresentPte, SwapPte
 from swaptier_client.mm.swap_map import SwapSlot
 from swaptier_loadgen.explore.cpu import Cpu
 from swaptier_loadgen.explore.pages import page_name

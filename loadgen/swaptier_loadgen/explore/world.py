@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from swaptier_client.mm.clone import clone_into
 from swaptier_client.mm.counters import InstallFailure
 from swaptier_client.mm.effects import (
     Path,
@@ -19,11 +18,11 @@ from swaptier_client.mm.effects import (
     Wait,
 )
 from swaptier_client.mm.errors import NotMapped, OutOfMemory, PageLost
-from swaptier_client.mm.host import Host
+from swaptier_client.mm.folio import Process, SwapPte
+from swaptier_client.mm.host import Host, clone_into
 from swaptier_client.mm.invariants import check_host
-from swaptier_client.mm.page_table import SwapPte
 from swaptier_client.mm.policy import Policy
-from swaptier_client.mm.process import Process, exit_process
+from swaptier_client.mm.process import exit_process
 from swaptier_client.mm.readahead import Readahead
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot

@@ -2,7 +2,7 @@
 
 Touches the event loop and the tiers' streams, through the driver. Rules of conduct:
 
-- From the moment `driver.run(host.access(...))` returns, until the next await, the page stays mapped and nobody else
+- From the moment `driver.run(access_page(...))` returns, until the next await, the page stays mapped and nobody else
   runs: there the page is checked, and only there it is written.
 - What the host tells of a failed install is only noted; nothing it says makes a page right.
 - While one of several tiers lives, another one's end is not the race's: pages that were on it are lost and told so.
@@ -17,14 +17,16 @@ from dataclasses import replace
 from time import monotonic_ns
 
 from swaptier_client.driver import Driver, Preemption, TierLink
+from swaptier_client.mm.access import access_page, write_page
+from swaptier_client.mm.backing import tier_restarted
 from swaptier_client.mm.counters import DetectedLoss, InstallFailure
 from swaptier_client.mm.effects import Load, Path, SwapEntry
 from swaptier_client.mm.errors import OutOfMemory, PageLost
 from swaptier_client.mm.fault import MOVE_DISTANCE
+from swaptier_client.mm.folio import PresentPte, Process, SwapPte
 from swaptier_client.mm.host import Host
-from swaptier_client.mm.page_table import PresentPte, SwapPte
 from swaptier_client.mm.policy import POLICIES
-from swaptier_client.mm.process import Process, exit_process, fork, move, zap
+from swaptier_client.mm.process import exit_process, fork, move, zap
 from swaptier_client.mm.readahead import Readahead
 from swaptier_client.mm.reclaim import pageout, swap_out
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
@@ -105,7 +107,7 @@ class CheckedHost:
                 for slot in self.mm.devices[type_].slots
                 if slot.count and (slot.folio is None or not slot.folio.uptodate)
             }
-            self.mm.tier_restarted(type_)
+            tier_restarted(self.mm, type_)
         else:
             self.has_tier_restarted = True
 
@@ -138,7 +140,7 @@ class CheckedHost:
         is_swapped = self._note_name(process, page)
         began_ns = monotonic_ns()
         try:
-            folio = await self._driver.run(self.mm.access(process, address, write=write))
+            folio = await self._driver.run(access_page(self.mm, process, address, write=write))
             if is_swapped:
                 self._latency.record(monotonic_ns() - began_ns)
             if self.has_tier_restarted:
@@ -157,7 +159,7 @@ class CheckedHost:
             must_write = address < MOVE_DISTANCE and (write or finding is not None or self.oracle.is_blank(page))
             if must_write and isinstance(pte, PresentPte) and pte.writable:
                 version = None if self.words is None else self.words.add(page, folio.content)
-                self.mm.write(process, address, self.oracle.write(access, version))
+                write_page(self.mm, process, address, self.oracle.write(access, version))
                 must_write = False
         except PageLost as lost:
             self._note_name(process, page)
@@ -371,7 +373,7 @@ class CheckedHost:
             ),
             resident_pages=mm.resident_pages,
             swapcache_pages=sum(folio.entry is not None for folio in mm.lru.folios),
-            orphan_entries=mm.orphan_entries,
+            orphan_entries=len(mm.orphans),
             latency_buckets=list(self._latency.buckets),
             latency_seconds_sum=self._latency.seconds_sum,
         )

@@ -11,8 +11,8 @@ from time import monotonic_ns
 from typing import NamedTuple, TypeAlias
 
 from swaptier_client.driver import TierLink
-from swaptier_client.mm.clone import clone_into
-from swaptier_client.mm.process import Process
+from swaptier_client.mm.folio import Process
+from swaptier_client.mm.host import clone_into
 from swaptier_client.mm.reclaim import SWAP_CLUSTER_MAX
 from swaptier_loadgen.faults.hazards import LostPage
 from swaptier_loadgen.host.checked_host import CheckedHost

@@ -13,10 +13,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from swaptier_client.mm.folio import Folio
+from swaptier_client.mm.access import access_page, write_page
+from swaptier_client.mm.folio import Folio, Process
 from swaptier_client.mm.host import Host
 from swaptier_client.mm.policy import Policy
-from swaptier_client.mm.process import Process
 from swaptier_client.mm.swap_map import SwapDevice
 from swaptier_loadgen.lockstep.driver import Lockstep, TaskState
 from swaptier_loadgen.lockstep.tiers import one_area
@@ -131,7 +131,7 @@ class _Run:
 
     def access(self, process: Process, address: int, *, write: bool) -> None:
         """Fault the page in if need be, check it, and write its next version if asked."""
-        task = self.lockstep.spawn("access", self.host.access(process, address, write=write))
+        task = self.lockstep.spawn("access", access_page(self.host, process, address, write=write))
         while task.state is not TaskState.DONE:
             self.lockstep.step(task)
             # The pool grew or shrank: what is left of the budget is what may be resident.
@@ -144,4 +144,4 @@ class _Run:
         self.wrong_pages += version > 0 and folio.content != self.content_of(address, version)
         if write:
             self.versions[address] = version + 1
-            self.host.write(process, address, self.content_of(address, version + 1))
+            write_page(self.host, process, address, self.content_of(address, version + 1))

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from swaptier_client.mm.access import access_page, write_page
 from swaptier_client.mm.counters import InstallFailure
 from swaptier_client.mm.duplication import DuplicationCause
 from swaptier_client.mm.effects import Path, Preempt, Reply, Wait, WaitQueue
+from swaptier_client.mm.folio import Process
 from swaptier_client.mm.host import Host
-from swaptier_client.mm.process import Process, fork
+from swaptier_client.mm.process import fork
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_wire.types import PAGE_BYTES, WORD_BYTES
 
@@ -88,7 +90,7 @@ def first_install_fails(host: Host, failures: ArmedFailures, pages: int, failing
         for address in range(failing):
             failures.arm(address, InstallFailure.LOCK_CONTENDED)
         for address in range(pages):
-            fault = host.access(process, address, write=False)
+            fault = access_page(host, process, address, write=False)
             folio = yield from watch(fault, READ, lambda: _note_in_flight(host, result))
             result.silent_stale_reads += folio.content != page_version(address, 1)
 
@@ -115,7 +117,7 @@ def _forked(host: Host, pages: int, *, reclaim_after: bool) -> Workload:
         yield from swap_out_everything(host)
         yield from fork(host, parent)
         for address in range(pages):
-            folio = yield from host.access(parent, address, write=False)
+            folio = yield from access_page(host, parent, address, write=False)
             result.silent_stale_reads += folio.content != page_version(address, 1)
         if reclaim_after:
             yield from swap_out_everything(host)
@@ -143,30 +145,30 @@ def slot_reused_under_a_fault(host: Host) -> Workload:
         slow.let_go()
         yield from fast.wait_until(lambda: fast.is_done)
         yield from slow.wait_until(lambda: slow.is_done)
-        folio = yield from host.access(process, 0, write=False)
+        folio = yield from access_page(host, process, 0, write=False)
         result.lost_updates += folio.content != page_version(0, 2)
 
     return Workload({"director": direct(), "slow": slow.run(), "fast": fast.run()}, lambda: _measured(host, result))
 
 
 def _read_page(host: Host, process: Process, version: int, result: Measures) -> Path[None]:
-    folio = yield from host.access(process, 0, write=False)
+    folio = yield from access_page(host, process, 0, write=False)
     # It may see the other thread's write, never anything else.
     result.silent_stale_reads += folio.content not in (page_version(0, version), page_version(0, version + 1))
 
 
 def _write_and_swap_out(host: Host, process: Process, result: Measures) -> Path[None]:
-    folio = yield from host.access(process, 0, write=True)
+    folio = yield from access_page(host, process, 0, write=True)
     result.silent_stale_reads += folio.content != page_version(0, 1)
-    host.write(process, 0, page_version(0, 2))
+    write_page(host, process, 0, page_version(0, 2))
     yield from swap_out_everything(host)
 
 
 def write_all(host: Host, process: Process, pages: int, *, version: int) -> Path[None]:
     """Write *version* to the first *pages* addresses."""
     for address in range(pages):
-        yield from host.access(process, address, write=True)
-        host.write(process, address, page_version(address, version))
+        yield from access_page(host, process, address, write=True)
+        write_page(host, process, address, page_version(address, version))
 
 
 def swap_out_everything(host: Host) -> Path[None]:

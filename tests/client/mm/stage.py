@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TypeVar, cast
 
+from swaptier_client.mm.access import access_page, write_page
 from swaptier_client.mm.effects import Effect, Path, Preempt, Request, RequestReply, Wait
+from swaptier_client.mm.folio import Process
 from swaptier_client.mm.host import Host
+from swaptier_client.mm.invariants import check_host
 from swaptier_client.mm.policy import Policy
-from swaptier_client.mm.process import Process
 from swaptier_client.mm.readahead import Readahead
 from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
 from swaptier_loadgen.lockstep.driver import Lockstep, Task, TaskState
@@ -146,14 +148,14 @@ class Stage:
 
     def read(self, process: Process, address: int) -> Path[bytes]:
         """Read a page, as a load instruction does."""
-        folio = yield from self.host.access(process, address, write=False)
+        folio = yield from access_page(self.host, process, address, write=False)
         assert folio.content is not None
         return folio.content
 
     def write(self, process: Process, address: int, page: bytes) -> Path[None]:
         """Write a whole page, as a store instruction does."""
-        yield from self.host.access(process, address, write=True)
-        self.host.write(process, address, page)
+        yield from access_page(self.host, process, address, write=True)
+        write_page(self.host, process, address, page)
 
     def tier_has(self, slot: SwapSlot) -> bool:
         """Tell whether the pool holds a page of *slot*, whatever the host thinks."""
@@ -169,7 +171,7 @@ class Stage:
             AssertionError: a defect.
         """
         running = sum(task.state is not TaskState.DONE for task in self.lockstep.tasks)
-        self.host.check_invariants(paths_running=running)
+        check_host(self.host, paths_running=running)
         self.tier.check_invariants()
         if running or not self.host.policy.pins:
             return

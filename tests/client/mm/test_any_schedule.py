@@ -16,11 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.client.mm.stage import Stage, TierFault, no_fault
 
+from swaptier_client.mm.access import access_page, write_page
 from swaptier_client.mm.counters import INJECTABLE, InstallFailure
 from swaptier_client.mm.effects import Load, Path, Reply, Request
 from swaptier_client.mm.errors import NotMapped, OutOfMemory, PageLost
+from swaptier_client.mm.folio import Process
 from swaptier_client.mm.policy import POLICIES
-from swaptier_client.mm.process import Process, exit_process, fork, move, zap
+from swaptier_client.mm.process import exit_process, fork, move, zap
 from swaptier_client.mm.readahead import Readahead, ReadaheadMode
 from swaptier_client.mm.reclaim import pageout, swap_out
 from swaptier_client.mm.swap_map import SwapDevice
@@ -106,10 +108,10 @@ class Program:
                 if content != self.pages.get((process.pid, address), ZERO_PAGE):
                     raise Stale(f"page {address} of process {process.pid}")
             case Op.WRITE:
-                yield from host.access(process, address, write=True)
+                yield from access_page(host, process, address, write=True)
                 self.version += 1
                 page = ZERO_PAGE if extra == 0 else page_version(process.pid * ADDRESSES + address, self.version)
-                host.write(process, address, page)
+                write_page(host, process, address, page)
                 self.pages[process.pid, address] = page
             case Op.SWAP_OUT:
                 yield from swap_out(host, 1 + extra)

@@ -3,9 +3,9 @@
 import pytest
 from tests.client.mm.stage import Stage, TierFault
 
-from swaptier_client.mm.page_table import PresentPte
+from swaptier_client.mm.folio import PresentPte, Process
 from swaptier_client.mm.policy import POLICIES
-from swaptier_client.mm.process import Process, fork
+from swaptier_client.mm.process import fork
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import UNANSWERED_MAX, SwapDevice
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all

@@ -6,8 +6,9 @@ from tests.client.mm.stage import Stage, at_preempt
 from swaptier_client.mm.counters import InstallFailure
 from swaptier_client.mm.duplication import DuplicationCause
 from swaptier_client.mm.effects import Batch, Effect, Load
+from swaptier_client.mm.folio import Process
 from swaptier_client.mm.policy import POLICIES
-from swaptier_client.mm.process import Process, exit_process, fork
+from swaptier_client.mm.process import exit_process, fork
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_wire.types import PAGE_BYTES
@@ -170,9 +171,9 @@ def test_an_entry_that_outlives_its_slot_is_an_orphan_and_not_a_duplicate() -> N
     stage.lockstep.run_until(reader, AT_READ)
     stage.lockstep.step(reader)
     assert held(stage) == {}
-    assert stage.host.orphan_entries == 1
+    assert len(stage.host.orphans) == 1
     stage.lockstep.finish(reader)
-    assert stage.host.orphan_entries == 0
+    assert len(stage.host.orphans) == 0
     stage.check()
 
 

@@ -9,9 +9,9 @@ from swaptier_client.mm.counters import INJECTABLE, DetectedLoss, InstallFailure
 from swaptier_client.mm.effects import Acknowledge, Batch, Effect, Load, Lookup, Request, Store
 from swaptier_client.mm.errors import OutOfMemory, PageLost
 from swaptier_client.mm.fault import MOVE_DISTANCE, swap_in
-from swaptier_client.mm.page_table import PresentPte, SwapPte
+from swaptier_client.mm.folio import PresentPte, Process, SwapPte
 from swaptier_client.mm.policy import POLICIES
-from swaptier_client.mm.process import Process, fork, move, zap
+from swaptier_client.mm.process import fork, move, zap
 from swaptier_client.mm.reclaim import pageout, swap_out
 from swaptier_client.mm.swap_map import SwapDevice
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything

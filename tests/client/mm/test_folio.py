@@ -3,8 +3,7 @@
 import pytest
 
 from swaptier_client.mm.effects import SwapEntry, Wait
-from swaptier_client.mm.folio import ClockList, Folio
-from swaptier_client.mm.page_table import PresentPte, SwapPte, pte_same
+from swaptier_client.mm.folio import ClockList, Folio, PresentPte, SwapPte, pte_same
 from swaptier_wire.types import ZERO_PAGE
 
 ENTRY = SwapPte(SwapEntry(0, 3), exclusive=True)

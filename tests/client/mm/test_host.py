@@ -3,8 +3,11 @@
 import pytest
 from tests.client.mm.stage import Stage, TierFault, at_preempt, at_wait
 
+from swaptier_client.mm.access import access_page, write_page
+from swaptier_client.mm.backing import tier_restarted
 from swaptier_client.mm.errors import NotMapped, OutOfMemory, PageLost
-from swaptier_client.mm.page_table import PresentPte
+from swaptier_client.mm.folio import PresentPte
+from swaptier_client.mm.host import alloc_slot
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import exit_process, fork
 from swaptier_client.mm.reclaim import swap_out
@@ -103,7 +106,7 @@ def test_slots_come_from_the_best_device_and_from_equals_in_turn() -> None:
     stage = Stage(POLICIES["shared"], devices=devices)
     process = stage.host.spawn()
     stage.do(write_all(stage.host, process, 6, version=1))
-    taken = [slot.entry.type for slot in (stage.host.alloc_slot() for _ in range(6)) if slot is not None]
+    taken = [slot.entry.type for slot in (alloc_slot(stage.host) for _ in range(6)) if slot is not None]
     assert taken == [1, 2, 1, 2, 0, 0]
 
 
@@ -124,10 +127,10 @@ def test_a_page_stays_accessible_until_the_caller_yields() -> None:
     stage.do(stage.write(process, 0, page_version(0, 1)))
     child = stage.do(fork(stage.host, process))
     stage.do(swap_out(stage.host))
-    stage.do(stage.host.access(process, 0, write=True))
+    stage.do(access_page(stage.host, process, 0, write=True))
     pte = process.page_table[0]
     assert isinstance(pte, PresentPte) and pte.writable and pte.exclusive
-    stage.host.write(process, 0, page_version(0, 2))
+    write_page(stage.host, process, 0, page_version(0, 2))
     assert stage.do(stage.read(process, 0)) == page_version(0, 2)
     assert stage.do(stage.read(child, 0)) == page_version(0, 1)
     stage.check()
@@ -139,7 +142,7 @@ def restarted(stage: Stage) -> None:
     area, _ = stage.tier.swapon(Client("host", 2), "swap-0", len(stage.host.devices[0].slots), AreaOptions())
     stage.lockstep.tiers.areas = (area,)
     stage.areas[0] = area
-    stage.host.tier_restarted(0)
+    tier_restarted(stage.host, 0)
 
 
 @pytest.mark.parametrize("policy", SAFE)

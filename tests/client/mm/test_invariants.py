@@ -6,10 +6,10 @@ import pytest
 from tests.client.mm.stage import Stage
 
 from swaptier_client.mm.effects import WaitQueue
-from swaptier_client.mm.folio import Folio
-from swaptier_client.mm.page_table import PresentPte, SwapPte
+from swaptier_client.mm.folio import Folio, PresentPte, Process, SwapPte
+from swaptier_client.mm.invariants import check_host
 from swaptier_client.mm.policy import POLICIES
-from swaptier_client.mm.process import Process, fork
+from swaptier_client.mm.process import fork
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 
@@ -160,6 +160,6 @@ def test_a_path_under_way_may_hold_what_nothing_else_knows() -> None:
         stage.lockstep.step(reclaim)
         stage.check()
     with pytest.raises(AssertionError):
-        stage.host.check_invariants(paths_running=0)
+        check_host(stage.host, paths_running=0)
     stage.lockstep.finish(reclaim)
     stage.check()

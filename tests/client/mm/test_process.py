@@ -5,9 +5,9 @@ from tests.client.mm.stage import Stage, at_preempt, at_wait
 
 from swaptier_client.mm.effects import Batch, Invalidate, Store
 from swaptier_client.mm.errors import NotMapped, OutOfMemory
-from swaptier_client.mm.page_table import PresentPte, SwapPte
+from swaptier_client.mm.folio import MmapLock, PresentPte, Process, SwapPte
 from swaptier_client.mm.policy import POLICIES
-from swaptier_client.mm.process import MmapLock, Process, exit_process, fork, move, move_unguarded, zap
+from swaptier_client.mm.process import exit_process, fork, move, move_unguarded, zap
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SWAP_MAP_MAX
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
@@ -143,7 +143,7 @@ def test_a_zapped_page_is_forgotten_by_everybody() -> None:
     zapping = stage.spawn("zap", zap(stage.host, process, [0]))
     stage.lockstep.run_until(zapping, lambda effect: isinstance(effect, Batch))
     assert isinstance(stage.requests[-1], Invalidate)
-    assert stage.slot().is_pinned and stage.host.orphan_entries == 1, "told, and not reusable before the answer"
+    assert stage.slot().is_pinned and len(stage.host.orphans) == 1, "told, and not reusable before the answer"
     stage.check()
     stage.lockstep.finish(zapping)
     assert not stage.slot().has_cache and not stage.tier_has(stage.slot())

@@ -4,8 +4,9 @@ import pytest
 from tests.client.mm.stage import Stage, TierFault
 
 from swaptier_client.mm.effects import Batch, Effect, Invalidate, Load
+from swaptier_client.mm.folio import Process
 from swaptier_client.mm.policy import POLICIES
-from swaptier_client.mm.process import Process, fork, zap
+from swaptier_client.mm.process import fork, zap
 from swaptier_client.mm.readahead import Readahead, ReadaheadMode
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 from swaptier_wire.errors import TierUnreachable
@@ -174,5 +175,7 @@ def test_the_window_shrinks_by_half_while_nothing_that_was_read_ahead_is_wanted(
     stage.do(write_all(stage.host, process, 32, version=1))
     stage.do(swap_out_everything(stage.host))
     readahead = stage.host.readahead
-    widths = [len(readahead.neighbours(stage.host, process, 0, stage.slot(at))) + 1 for at in (0, 100, 50, 150, 20)]
+    widths = [
+        len(readahead.neighbours(stage.host.devices, process, 0, stage.slot(at))) + 1 for at in (0, 100, 50, 150, 20)
+    ]
     assert widths == [8, 4, 2, 1, 1]

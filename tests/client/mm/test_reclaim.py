@@ -7,9 +7,9 @@ from tests.client.mm.stage import Stage, TierFault, at_preempt
 
 from swaptier_client.mm.duplication import DuplicationCause
 from swaptier_client.mm.effects import Batch, Effect, Invalidate, Request, Store
-from swaptier_client.mm.page_table import PresentPte, SwapPte
+from swaptier_client.mm.folio import PresentPte, Process, SwapPte
 from swaptier_client.mm.policy import POLICIES
-from swaptier_client.mm.process import Process, exit_process, fork, zap
+from swaptier_client.mm.process import exit_process, fork, zap
 from swaptier_client.mm.reclaim import SWAP_CLUSTER_MAX, swap_out
 from swaptier_loadgen.lockstep.driver import TaskState
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
@@ -192,7 +192,7 @@ def test_a_slot_that_cannot_be_freed_keeps_no_other_page_from_being_reclaimed() 
     with pytest.raises(TierUnreachable):
         stage.lockstep.finish(reclaim)
     assert stage.host.resident_pages == 0
-    assert stage.host.orphan_entries == 1
+    assert len(stage.host.orphans) == 1
     assert stage.slot(0).is_pinned and not stage.slot(1).has_cache
     stage.check()
 

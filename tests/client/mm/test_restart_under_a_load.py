@@ -3,8 +3,9 @@
 import pytest
 from tests.client.mm.stage import POOL_BYTES, Stage, TierFault
 
+from swaptier_client.mm.backing import tier_restarted
 from swaptier_client.mm.effects import Load, Request
-from swaptier_client.mm.page_table import SwapPte
+from swaptier_client.mm.folio import SwapPte
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import fork
 from swaptier_client.mm.readahead import Readahead, ReadaheadMode
@@ -37,7 +38,7 @@ class RestartingStage(Stage):
             area, _ = self.tier.swapon(client, old.name, old.slots, AreaOptions(), seen_server_epoch=1)
             self.areas = [area]
             self.lockstep.tiers.areas = (area,)
-            self.host.tier_restarted(0)
+            tier_restarted(self.host, 0)
         return None
 
 

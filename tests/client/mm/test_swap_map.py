@@ -5,8 +5,10 @@ from tests.client.mm.stage import Stage, TierFault, at_preempt, at_wait
 
 from swaptier_client.mm.counters import InstallFailure
 from swaptier_client.mm.effects import Batch, Invalidate, Load, Store
+from swaptier_client.mm.folio import Process
+from swaptier_client.mm.host import alloc_slot
 from swaptier_client.mm.policy import POLICIES
-from swaptier_client.mm.process import Process, zap
+from swaptier_client.mm.process import zap
 from swaptier_client.mm.swap_map import PrepareResult, SwapDevice
 from swaptier_loadgen.lockstep.driver import Task
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
@@ -178,7 +180,7 @@ def test_a_device_whose_tier_answers_again_gives_out_slots_again() -> None:
     stage.fault = lambda _request: TierFault.REFUSED
     with pytest.raises(TierUnreachable):
         stage.do(zap(stage.host, process, [0]))
-    assert stage.host.alloc_slot() is None
+    assert alloc_slot(stage.host) is None
     stage.fault = lambda _request: None
     stage.do(zap(stage.host, process, [1]))
-    assert stage.host.alloc_slot() is stage.slot(1)
+    assert alloc_slot(stage.host) is stage.slot(1)

@@ -5,9 +5,9 @@ from tests.client.mm.stage import Stage, TierFault, at_preempt, at_wait
 
 from swaptier_client.mm.effects import Batch, Effect, Invalidate, Load
 from swaptier_client.mm.errors import OutOfMemory, PageLost
-from swaptier_client.mm.page_table import PresentPte
+from swaptier_client.mm.folio import PresentPte, Process
 from swaptier_client.mm.policy import POLICIES
-from swaptier_client.mm.process import Process, exit_process, fork, zap
+from swaptier_client.mm.process import exit_process, fork, zap
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swapoff import swapoff
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
@@ -92,11 +92,11 @@ def test_swapoff_frees_what_the_tier_could_not_be_told_before() -> None:
     stage.fault = lambda request: TierFault.REFUSED if isinstance(request, Invalidate) else None
     with pytest.raises(TierUnreachable):
         stage.do(zap(stage.host, process, range(PAGES)))
-    assert stage.host.orphan_entries == PAGES
+    assert len(stage.host.orphans) == PAGES
     stage.check()
     stage.fault = lambda request: None
     stage.do(swapoff(stage.host, stage.host.devices[0]))
-    assert stage.host.orphan_entries == 0
+    assert len(stage.host.orphans) == 0
     assert_all_back(stage)
 
 

@@ -9,11 +9,13 @@ from itertools import product
 import pytest
 from tests.client.mm.stage import Stage, TierFault, no_fault
 
+from swaptier_client.mm.access import access_page, write_page
 from swaptier_client.mm.counters import InstallFailure
 from swaptier_client.mm.effects import Load, Path, Request
 from swaptier_client.mm.errors import PageLost
+from swaptier_client.mm.folio import Process
 from swaptier_client.mm.policy import POLICIES
-from swaptier_client.mm.process import Process, exit_process, fork, zap
+from swaptier_client.mm.process import exit_process, fork, zap
 from swaptier_client.mm.swapoff import swapoff
 from swaptier_loadgen.lockstep.driver import TaskState
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
@@ -44,8 +46,8 @@ class Story:
     def write_all(self, process: Process, *, version: int) -> Path[None]:
         """Write every page."""
         for address in range(PAGES):
-            yield from self.host.access(process, address, write=True)
-            self.host.write(process, address, page_version(address, version))
+            yield from access_page(self.host, process, address, write=True)
+            write_page(self.host, process, address, page_version(address, version))
             self.written[process.pid, address] = page_version(address, version)
 
     def fork(self, parent: Process) -> Path[Process]:

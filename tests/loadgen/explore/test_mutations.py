@@ -10,12 +10,10 @@ from typing import NamedTuple
 
 import pytest
 
-from swaptier_client.mm import fault, folio, swap_cache
+from swaptier_client.mm import backing, fault, folio
 from swaptier_client.mm.effects import Load
-from swaptier_client.mm.folio import Folio
+from swaptier_client.mm.folio import Folio, MmapLock, Pte, SwapPte
 from swaptier_client.mm.host import Host
-from swaptier_client.mm.page_table import Pte, SwapPte
-from swaptier_client.mm.process import MmapLock
 from swaptier_client.mm.swap_map import PrepareResult, SwapDevice, SwapSlot
 from swaptier_loadgen.explore.cell import Question, ask
 from swaptier_loadgen.explore.world import Bounds
@@ -65,11 +63,11 @@ def pin_keeps_nobody_out(real: Callable[..., PrepareResult]) -> object:
 
 
 def dirty_is_forgotten(real: Callable[..., None]) -> object:
-    def take_reply(host: Host, slot: SwapSlot, into: Folio, asked: Load, reply: LoadReply) -> None:
+    def take_load_reply(host: Host, slot: SwapSlot, into: Folio, asked: Load, reply: LoadReply) -> None:
         real(host, slot, into, asked, reply)
         into.dirty = False
 
-    return take_reply
+    return take_load_reply
 
 
 def any_entry_will_do(_real: object) -> object:
@@ -200,7 +198,7 @@ MUTATIONS = [
         "no dirty mark after an exclusive load",
         "no-bypass",
         "fork-share",
-        replace(swap_cache, "take_reply", dirty_is_forgotten),
+        replace(backing, "take_load_reply", dirty_is_forgotten),
     ),
     Mutation(
         "the page table entry is not rechecked", "shared", "zap-vs-fault", replace(fault, "pte_same", any_entry_will_do)
@@ -263,19 +261,19 @@ MUTATIONS = [
         "the host does not mind that the server is another",
         "shared",
         "server-killed",
-        replace(Host, "tier_restarted", nothing),
+        replace(backing, "tier_restarted", nothing),
     ),
     Mutation(
         "an answer is believed although its server died",
         "shared",
         "server-killed",
-        replace(swap_cache, "doubt_if_restarted", nothing),
+        replace(backing, "doubt_if_restarted", nothing),
     ),
     Mutation(
         "what the host has is left clean when the server dies",
         "no-bypass",
         "server-killed",
-        replace(Host, "tier_restarted", only_the_slots_are_doubted),
+        replace(backing, "tier_restarted", only_the_slots_are_doubted),
     ),
     Mutation(
         "a server does not look for what the last one left",

@@ -6,8 +6,8 @@ Pure.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from swaptier_client.mm.folio import Process
 from swaptier_client.mm.policy import Policy
-from swaptier_client.mm.process import Process
 from swaptier_loadgen.explore.paths import increment_page, reclaim
 from swaptier_loadgen.explore.world import Bounds, World, WorldHost
 

@@ -3,10 +3,9 @@
 import pytest
 from tests.client.mm.stage import Stage, at_preempt, at_wait
 
-from swaptier_client.mm import swap_cache
 from swaptier_client.mm.duplication import DuplicationCause
 from swaptier_client.mm.errors import OutOfMemory
-from swaptier_client.mm.page_table import PresentPte
+from swaptier_client.mm.folio import PresentPte
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import fork, zap
 from swaptier_client.mm.reclaim import swap_out
@@ -128,7 +127,7 @@ def test_the_last_user_that_copies_a_cached_page_away_frees_its_slot() -> None:
     slot = stage.slot()
     assert slot.folio is not None and slot.count == 0
     stage.do(stage.write(child, 0, NEW))
-    swap_cache.get(slot.folio)  # as a path has that looks at it
+    slot.folio.get()  # as a path has that looks at it
     stage.do(stage.write(parent, 0, NEW))
     assert slot.folio is None and not stage.tier_has(slot)
     assert stage.host.duplication.pages(DuplicationCause.LOAD_SHARED) == 0
