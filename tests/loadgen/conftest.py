@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import pytest
@@ -10,10 +11,11 @@ from swaptier_client.mm.effects import Request, RequestReply
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.host.content import Contents, cut
 from swaptier_loadgen.host.emulated import EmulatedHost
-from swaptier_loadgen.host.messages import Ended, HostSpec, PolicyRun
+from swaptier_loadgen.host.messages import HostSpec
+from swaptier_loadgen.host.report import Ended
 from swaptier_loadgen.host.workload import WorkloadKind
 from swaptier_loadgen.lockstep.tiers import InProcessTiers
-from swaptier_loadgen.race.report import RunSummary, summarise
+from swaptier_loadgen.race.results import RunSummary, summarise
 from swaptier_server.tier.area import Client
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.types import AreaOptions
@@ -78,7 +80,7 @@ def run_host() -> RunHost:
         await host.run()
         await (host.swapoff() if spec.swapoff else host.exit_processes())
         leaked = tier.swapoff(Client("c", 1), "a")
-        report = host.final_report().model_copy(update={"ended": Ended.FINISHED, "leaked_pages": leaked})
-        return summarise(PolicyRun(policy, (report,), spec.workload))
+        report = replace(host.final_report(), ended=Ended.FINISHED, leaked_pages=leaked)
+        return summarise(policy, [report], workload=spec.workload)
 
     return run

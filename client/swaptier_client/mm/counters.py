@@ -8,6 +8,7 @@ handed stale bytes cannot know.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Annotated
 
 
 class InstallFailure(StrEnum):
@@ -59,58 +60,50 @@ def _by_cause(causes: type[StrEnum]) -> dict[str, int]:
 
 @dataclass(slots=True)
 class HostCounters:
-    """Counters of one host since it started. Integers only grow; `rows()` flattens them for export."""
+    """Counters of one host since it started. Integers only grow; `rows()` flattens them for export.
 
-    faults: int = 0
-    """Swap faults completed: the page was mapped by this fault."""
-    fault_retries: int = 0
+    A counter that is annotated with a sentence is served under /metrics with that sentence as its help.
+    """
+
+    faults: Annotated[int, "Swap faults that mapped their page."] = 0
+    fault_retries: Annotated[int, "Swap faults that had to be taken again."] = 0
     """Swap faults that returned VM_FAULT_RETRY or found the PTE changed, and were taken again."""
-    minor_faults: int = 0
-    """Faults on a page never touched before: a zero page, no swap."""
-    install_failures: dict[str, int] = field(default_factory=lambda: _by_cause(InstallFailure))
-    """A page was read and could not be mapped, by cause."""
-    install_failures_owed: int = 0
+    minor_faults: Annotated[int, "First touches of a page: zeros, no swap."] = 0
+    install_failures: Annotated[dict[str, int], "Pages read that could not be mapped, by cause."] = field(
+        default_factory=lambda: _by_cause(InstallFailure)
+    )
+    install_failures_owed: Annotated[int, "Install failures whose data was still needed."] = 0
     """Of these, after a load that took the only copy, or would have: the process still needs the data."""
     detected_loss: dict[str, int] = field(default_factory=lambda: _by_cause(DetectedLoss))
     """Pages the process was told are gone."""
-    discarded: int = 0
-    """Loaded pages thrown away because their owner had dropped them. Not a corruption."""
-    double_loads: int = 0
-    """Loads from the pool of a page version that had been loaded before."""
-    wasted_recompress: int = 0
+    discarded: Annotated[int, "Loads thrown away because nobody needed the page any more."] = 0
+    double_loads: Annotated[int, "Loads of a page version that had been loaded before."] = 0
+    wasted_recompress: Annotated[int, "Stores of bytes the tier had been given before."] = 0
     """Stores of bytes equal to those the tier was given, or gave, last for this page."""
-    tier_miss_must_exist: int = 0
+    tier_miss_must_exist: Annotated[
+        int, "Loads answered from the device although the pool had been given the page."
+    ] = 0
     """Loads answered from the device although the pool was given the page: silent staleness begins here."""
     storeback_stored: int = 0
     storeback_rejected: int = 0
-    pin_waits: int = 0
+    pin_waits: Annotated[int, "Faults that found the slot pinned (-EEXIST) and waited."] = 0
     """swapcache_prepare() found HAS_CACHE set (-EEXIST): waited and faulted again."""
-    pin_enoent: int = 0
+    pin_enoent: Annotated[int, "Faults that found the slot free (-ENOENT)."] = 0
     """swapcache_prepare() found the slot free (-ENOENT): faulted again."""
     claim_waits: int = 0
     """Loads answered CLAIMED: another claimant has the slot; asked again."""
-    stores: int = 0
-    """Store requests answered."""
-    loads: int = 0
-    """Load requests answered."""
-    store_rescued: int = 0
-    """Folios a fault took back while reclaim was writing them."""
-    zswpin: int = 0
-    """Pages loaded from the pool."""
-    zswpout: int = 0
-    """Pages stored to the pool."""
-    pswpin: int = 0
-    """Pages read from the device."""
-    pswpout: int = 0
+    stores: Annotated[int, "Store requests answered."] = 0
+    loads: Annotated[int, "Load requests answered."] = 0
+    store_rescued: Annotated[int, "Folios taken back while reclaim wrote them."] = 0
+    zswpin: Annotated[int, "Pages read from the pool, as the kernel's zswpin."] = 0
+    zswpout: Annotated[int, "Pages the pool took, as the kernel's zswpout."] = 0
+    pswpin: Annotated[int, "Pages read from the device, as the kernel's pswpin."] = 0
+    pswpout: Annotated[int, "Pages written to the device, as the kernel's pswpout."] = 0
     """Pages the pool refused and the device took."""
-    swpin_zero: int = 0
-    """Pages of zeros restored without asking the tier."""
-    swpout_zero: int = 0
-    """Pages of zeros noted in the swap map instead of stored."""
-    swap_ra: int = 0
-    """Pages read ahead."""
-    swap_ra_hit: int = 0
-    """Of these, pages a fault then asked for."""
+    swpin_zero: Annotated[int, "Pages of zeros restored without asking the tier, as the kernel's swpin_zero."] = 0
+    swpout_zero: Annotated[int, "Pages of zeros noted on the host instead of stored, as the kernel's swpout_zero."] = 0
+    swap_ra: Annotated[int, "Pages read ahead, as the kernel's swap_ra."] = 0
+    swap_ra_hit: Annotated[int, "Of these, pages a fault then asked for, as the kernel's swap_ra_hit."] = 0
 
     def rows(self) -> Iterator[tuple[str, str, int]]:
         """Yield (name, cause, value); cause is empty for a counter that has none."""

@@ -29,9 +29,10 @@ from swaptier_loadgen.host.oracle import Fate
 from swaptier_loadgen.host.workload import WorkloadKind
 from swaptier_loadgen.race import report
 from swaptier_loadgen.race import settings as config
-from swaptier_loadgen.race.conduct import Conducted, conduct
+from swaptier_loadgen.race.closing_sentence import closing_sentence
 from swaptier_loadgen.race.metrics import LatestReports, MetricsPortTaken, RaceCollector, serve
-from swaptier_loadgen.race.report import RunSummary, summarise
+from swaptier_loadgen.race.race import RaceOutcome, run_race
+from swaptier_loadgen.race.results import RunSummary
 from swaptier_loadgen.race.server_flags import FlagsRefused, ServerFlags
 from swaptier_loadgen.race.server_process import ServerNotStarted
 from swaptier_loadgen.race.settings import RaceSettings, UsageProblem
@@ -161,12 +162,12 @@ def _race(settings: RaceSettings, json_file: Path | None, metrics: str | None, r
     configure_logging()
     try:
         with Watcher(settings, latest, metrics) as watcher:
-            conducted = asyncio.run(conduct(settings, files, watcher))
+            outcome = asyncio.run(run_race(settings, files, watcher))
     except ServerNotStarted as problem:
         _fail(str(problem), report.STATUS_UNREACHABLE)
-    status = _publish(settings, conducted, json_file, repeat)
-    if conducted.defect:
-        _fail(f"{conducted.defect}. The same again: {repeat}", report.STATUS_DEFECT)
+    status = _publish(settings, outcome, json_file, repeat)
+    if outcome.defect:
+        _fail(f"{outcome.defect}. The same again: {repeat}", report.STATUS_DEFECT)
     raise typer.Exit(status)
 
 
@@ -193,9 +194,9 @@ def _fail(message: str, status: int) -> NoReturn:
     raise typer.Exit(status)
 
 
-def _publish(settings: RaceSettings, conducted: Conducted, json_file: Path | None, repeat: str) -> int:
+def _publish(settings: RaceSettings, outcome: RaceOutcome, json_file: Path | None, repeat: str) -> int:
     """Print the result, write the JSON document, and return the exit status."""
-    summaries = [summarise(run) for run in conducted.runs]
+    summaries = outcome.runs
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
     console = Console(width=width, highlight=False, markup=False)
     console.print(_headline(settings), soft_wrap=True)
@@ -213,12 +214,12 @@ def _publish(settings: RaceSettings, conducted: Conducted, json_file: Path | Non
                 console.print(line, soft_wrap=True)
     if missing := report.not_raced(settings, summaries):
         console.print(f"not raced to a result, because the race ended before: {', '.join(missing)}", soft_wrap=True)
-    console.print(report.closing_sentence(summaries, repeat), soft_wrap=True)
+    console.print(closing_sentence(summaries, repeat), soft_wrap=True)
     if json_file is not None:
         json_file.write_text(json.dumps(report.document(settings, summaries), indent=2) + "\n")
     status = report.exit_status(summaries)
-    if conducted.signal is not None and status != report.STATUS_SAFE_POLICY_FAILED:
-        return 128 + conducted.signal
+    if outcome.signal is not None and status != report.STATUS_SAFE_POLICY_FAILED:
+        return 128 + outcome.signal
     return status
 
 

@@ -9,9 +9,9 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from swaptier_loadgen.host.messages import HostReport, PolicyRun
+from swaptier_loadgen.host.report import HostReport
 from swaptier_loadgen.race.metrics import LatestReports
-from swaptier_loadgen.race.report import summarise
+from swaptier_loadgen.race.results import RunSummary
 from swaptier_loadgen.race.settings import RaceSettings
 from swaptier_loadgen.race.tiers import RaceTiers
 
@@ -92,12 +92,12 @@ class Watcher:
         if policy not in self._bars:
             self._bars[policy] = self._progress.add_task(policy, total=self._total(), faults=0, wrong=0)
         reports = [self._latest.reports[policy, index] for index in range(self._settings.hosts)]
-        done = sum(one.race_seconds if self._settings.ops is None else one.ops_done for one in reports)
+        done = sum(one.race_seconds if self._settings.ops is None else one.ops for one in reports)
         self._progress.update(
             self._bars[policy],
             completed=done,
             faults=sum(one.counter("faults") for one in reports),
-            wrong=sum(sum(one.corruptions.values()) for one in reports),
+            wrong=sum(sum(one.corruptions_by_kind.values()) for one in reports),
         )
 
     def _tell_outages(self, host: int, report: HostReport) -> None:
@@ -116,14 +116,11 @@ class Watcher:
                 if not is_over or address not in report.tiers_gone:
                     self._log.info("the tier is back", tier=address)
 
-    def on_run(self, run: PolicyRun) -> None:
+    def on_run(self, summary: RunSummary) -> None:
         """Log what came of a policy."""
-        if self._is_terminal:
-            return
-        summary = summarise(run)
         self._say(
             "policy done",
-            policy=run.policy,
+            policy=summary.policy,
             verdict=str(summary.verdict),
             faults=summary.faults,
             stale=summary.silent_stale_reads,

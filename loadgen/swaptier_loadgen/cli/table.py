@@ -11,7 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from swaptier_loadgen.race.report import RunSummary, Verdict
+from swaptier_loadgen.race.results import RunSummary
+from swaptier_loadgen.race.verdict import Verdict
 
 ALL_COLUMNS = 126
 """What all columns take side by side."""

@@ -36,15 +36,13 @@ from swaptier_loadgen.host.content import PageId
 from swaptier_loadgen.host.counter_words import CounterWords
 from swaptier_loadgen.host.install_failures import InstallFailures, rates_of
 from swaptier_loadgen.host.latency import LatencyRecorder
-from swaptier_loadgen.host.messages import Duplicates, HostReport, HostSpec, device_area
+from swaptier_loadgen.host.messages import HostSpec, device_area
 from swaptier_loadgen.host.observed_link import ObservedLink
 from swaptier_loadgen.host.oracle import Access, Finding, Oracle
+from swaptier_loadgen.host.report import EXAMPLES_MAX, HostReport, by_name
 from swaptier_loadgen.host.workload import WorkloadKind
 from swaptier_wire.errors import SwapTierError, TierUnreachable
 from swaptier_wire.types import NO_GENERATION
-
-EXAMPLES_MAX = 3
-"""Findings told in words; the rest are counted."""
 
 UNREACHABLE_RETRIES_MAX = 64
 """Times an access is begun again because reclaim met a dead tier; each time other pages are reclaimed first."""
@@ -349,31 +347,16 @@ class CheckedHost:
             )
 
     def report(self) -> HostReport:
-        """Return what was found so far, without what only the whole run knows. Changes nothing."""
-        mm, tally, ledger = self.mm, self.oracle.tally, self.mm.duplication
-        rows = list(ledger.rows())
+        """Return what this host counted, without what the oracle did. Changes nothing."""
+        mm, words = self.mm, self.words or CounterWords()
         return HostReport(
-            counters=list(mm.counters.rows()),
-            pages_checked=tally.pages_checked,
-            corruptions=dict(tally.corruptions),
-            told_lost=dict(tally.told_lost),
+            counters=by_name(mm.counters),
             lost_with_tier=self.lost_with_tier,
             tiers_dead=sum(device.is_dead for device in mm.devices),
-            owed_fates=dict(tally.owed_fates),
-            unexplained=tally.unexplained,
-            counters_wrong=0 if self.words is None else self.words.counters_wrong,
-            index_words_wrong=0 if self.words is None else self.words.index_words_wrong,
+            counters_wrong=words.counters_wrong,
+            index_words_wrong=words.index_words_wrong,
             examples=list(self._examples),
-            duplicates=Duplicates(
-                pages={cause.name.lower(): pages for cause, pages, _ in rows},
-                page_seconds={cause.name.lower(): seconds for cause, _, seconds in rows},
-                pages_peak=ledger.pages_peak,
-                bytes_now=ledger.bytes,
-                waste_bytes_now=ledger.waste_bytes,
-            ),
             resident_pages=mm.resident_pages,
             swapcache_pages=sum(folio.entry is not None for folio in mm.lru.folios),
             orphan_entries=len(mm.orphans),
-            latency_buckets=list(self._latency.buckets),
-            latency_seconds_sum=self._latency.seconds_sum,
         )

@@ -6,6 +6,7 @@ inside one.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from itertools import count, islice
 from time import monotonic_ns
 from typing import NamedTuple, TypeAlias
@@ -18,8 +19,9 @@ from swaptier_loadgen.faults.hazards import LostPage
 from swaptier_loadgen.host.checked_host import CheckedHost
 from swaptier_loadgen.host.content import HOSTS_MAX, PROCESSES_MAX, Contents
 from swaptier_loadgen.host.latency import LatencyRecorder
-from swaptier_loadgen.host.messages import LOSSES_MAX, HostReport, HostSpec
+from swaptier_loadgen.host.messages import LOSSES_MAX, HostSpec
 from swaptier_loadgen.host.oracle import Oracle
+from swaptier_loadgen.host.report import HostReport
 from swaptier_loadgen.host.workload import (
     THREADS_MAX,
     AccessKind,
@@ -294,44 +296,33 @@ class EmulatedHost:
         has_raced = bool(self._race_ended_ns)
         race_ns = (self._race_ended_ns if has_raced else monotonic_ns()) - self._race_began_ns
         firsts = [host.first_corruption_ns for host in self._hosts if host.first_corruption_ns]
-        report = self._host.report()
-        for twin in self._hosts[1:]:
-            report = with_twin(report, twin.report())
-        return report.model_copy(
-            update={
-                "ops_done": self._ops_done,
-                "race_seconds": race_ns / 1e9 if self._race_began_ns else 0.0,
-                "race_faults": self._faults_in_race if has_raced else self._faults_so_far() * bool(self._race_began_ns),
-                "first_corruption_seconds": (min(firsts) - self._race_began_ns) / 1e9 if firsts else None,
-                "zswpwb": self.zswpwb,
-                "tiers_are_durable": self.tiers_are_durable,
-                "tier_restarts": self._tier_restarts,
-            }
+        duplication = self._host.mm.duplication  # the clone's copies are the same pages
+        causes = {cause.name.lower(): (pages, seconds) for cause, pages, seconds in duplication.rows()}
+        shared = HostReport(
+            **asdict(self._oracle.tally),
+            ops=self._ops_done,
+            race_seconds=race_ns / 1e9 if self._race_began_ns else 0.0,
+            race_faults=self._faults_in_race if has_raced else self._faults_so_far() * bool(self._race_began_ns),
+            first_corruption_seconds=(min(firsts) - self._race_began_ns) / 1e9 if firsts else None,
+            duplicate_pages={cause: pages for cause, (pages, _) in causes.items()},
+            duplicate_page_seconds_by_cause={cause: seconds for cause, (_, seconds) in causes.items()},
+            duplicate_pages_peak=duplication.pages_peak,
+            duplicate_bytes=duplication.bytes,
+            duplicate_waste_bytes=duplication.waste_bytes,
+            zswpwb=self.zswpwb,
+            tiers_are_durable=self.tiers_are_durable,
+            tier_restarts=self._tier_restarts,
+            latency_buckets=dict(self._latency.buckets),
+            latency_seconds_sum=self._latency.seconds_sum,
         )
+        return sum((host.report() for host in self._hosts), shared)
 
     def final_report(self) -> HostReport:
         """Return the last report, with the fates of all failed installs and the latency histogram."""
         self._oracle.close()
-        return self.report().model_copy(update={"latency_histogram": self._latency.encode()})
+        return replace(self.report(), latency_histograms=[self._latency.encode()])
 
 
 def twin_number(host: int) -> int:
     """Return the number of the clone of *host*: pages say whose they are, and each host writes its own."""
     return HOSTS_MAX - 1 - host
-
-
-def with_twin(report: HostReport, twin: HostReport) -> HostReport:
-    """Add what only the clone counted; oracle and latencies are shared, so both reports have theirs whole."""
-    counts = {(name, cause): value for name, cause, value in twin.counters}
-    return report.model_copy(
-        update={
-            "counters": [(name, cause, value + counts[name, cause]) for name, cause, value in report.counters],
-            "lost_with_tier": report.lost_with_tier + twin.lost_with_tier,
-            "counters_wrong": report.counters_wrong + twin.counters_wrong,
-            "index_words_wrong": report.index_words_wrong + twin.index_words_wrong,
-            "examples": [*report.examples, *twin.examples],
-            "resident_pages": report.resident_pages + twin.resident_pages,
-            "swapcache_pages": report.swapcache_pages + twin.swapcache_pages,
-            "orphan_entries": report.orphan_entries + twin.orphan_entries,
-        }
-    )

@@ -6,13 +6,16 @@ Prometheus are counted beside it.
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from hdrh.histogram import HdrHistogram
 
 BOUNDS_US = (50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_500, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
              2_500_000)  # fmt: skip  # one glance
 """Inclusive upper bounds of the Prometheus buckets, about doubling; the last bucket has none."""
+
+BUCKETS = (*(f"{bound / 1e6:g}" for bound in BOUNDS_US), "+Inf")
+"""Their names: the same bounds in seconds."""
 
 LOWEST_NS = 1
 """What a clock that did not move counts as."""
@@ -21,7 +24,8 @@ HIGHEST_NS = 600 * 10**9
 SIGNIFICANT_DIGITS = 3
 
 
-class LatencyUs(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LatencyUs:
     """Quantiles in microseconds; all 0 when nothing was recorded."""
 
     p50: float
@@ -39,13 +43,13 @@ class LatencyRecorder:
 
     def __init__(self) -> None:
         self._histogram = _histogram()
-        self.buckets = [0] * (len(BOUNDS_US) + 1)
+        self.buckets = dict.fromkeys(BUCKETS, 0)
         self.seconds_sum = 0.0
 
     def record(self, nanoseconds: int) -> None:
         """Count one fault."""
         self._histogram.record_value(min(max(nanoseconds, LOWEST_NS), HIGHEST_NS))
-        self.buckets[bisect_left(BOUNDS_US, nanoseconds / 1000)] += 1
+        self.buckets[BUCKETS[bisect_left(BOUNDS_US, nanoseconds / 1000)]] += 1
         self.seconds_sum += nanoseconds / 1e9
 
     def encode(self) -> str:
@@ -55,11 +59,10 @@ class LatencyRecorder:
 
 
 def merge(encoded: Iterable[str]) -> LatencyUs:
-    """Return the quantiles of all recorders together; empty strings count as nothing recorded."""
+    """Return the quantiles of all recorders together."""
     merged = _histogram()
     for text in encoded:
-        if text:
-            merged.decode_and_add(text.encode("ascii"))
+        merged.decode_and_add(text.encode("ascii"))
     if not merged.get_total_count():
         return LatencyUs(0, 0, 0, 0)
     p50, p99, p999 = (merged.get_value_at_percentile(percent) / 1000 for percent in (50, 99, 99.9))

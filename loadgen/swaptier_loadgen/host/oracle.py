@@ -18,9 +18,11 @@ Rules of conduct:
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from swaptier_client.mm.counters import DetectedLoss
 from swaptier_loadgen.host.content import PageId, Stamp, read_stamp
+from swaptier_loadgen.host.report_field import Metric
 from swaptier_wire.types import ZERO_PAGE, Outcome
 
 
@@ -73,38 +75,35 @@ class Finding(NamedTuple):
     """Failed installs on this page since it was last read right; 0 says that no failed install explains it."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Tally:
-    """What the oracle counted. Integers only grow, except that `close` moves no count back."""
+    """What the oracle counted. Integers only grow."""
 
-    pages_checked: int = 0
-    """Pages compared with what they must hold, every byte."""
-    pages_written: int = 0
-    corruptions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(map(str, Corruption), 0))
+    pages_checked: Annotated[int, Metric("Pages compared with what had been written.")] = 0
+    """Every byte of each."""
+    corruptions_by_kind: dict[str, int] = field(default_factory=lambda: dict.fromkeys(map(str, Corruption), 0))
     """By `Corruption`."""
-    told_lost: dict[str, int] = field(default_factory=dict)
-    """Pages the process was told are gone, once each, by reason."""
-    discarded: int = 0
-    """Pages their process dropped on purpose. Not a corruption."""
-    owed_fates: dict[str, int] = field(default_factory=lambda: dict.fromkeys(map(str, Fate), 0))
+    corruptions_without_install_failure: int = 0
+    """Of pages on which no install had failed: lost by a race, not by a failed install."""
+    detected_losses_by_reason: Annotated[
+        dict[str, int],
+        Metric("Pages a process was told are gone (SIGBUS), by reason.", "reason", DetectedLoss, "detected_loss"),
+    ] = field(default_factory=dict)
+    """Once for each page, by `DetectedLoss`."""
+    owed_fates: Annotated[
+        dict[str, int], Metric("What became of pages whose failed install took the only copy.", "fate", Fate)
+    ] = field(default_factory=lambda: dict.fromkeys(map(str, Fate), 0))
     """By `Fate`; their sum is the failed installs whose data was owed, less those still pending before `close`."""
-    unexplained: int = 0
-    """Corruptions of pages on which no install had failed: lost by a race, not by a failed install."""
 
     @property
     def lost_updates(self) -> int:
-        """Return how many newer versions were mapped over by older ones."""
-        return self.corruptions[Corruption.LOST_UPDATE]
+        """Newer versions that were mapped over by older ones."""
+        return self.corruptions_by_kind.get(Corruption.LOST_UPDATE, 0)
 
     @property
     def silent_stale_reads(self) -> int:
-        """Return how many reads reported success and got wrong bytes, lost updates apart."""
-        return sum(self.corruptions.values()) - self.lost_updates
-
-    @property
-    def owed(self) -> int:
-        """Return how many owed failed installs have a fate."""
-        return sum(self.owed_fates.values())
+        """Reads that reported success and got wrong bytes, lost updates apart."""
+        return sum(self.corruptions_by_kind.values()) - self.lost_updates
 
 
 class Access:
@@ -167,10 +166,10 @@ class Oracle:
         if owed:
             self.tally.owed_fates[Fate.WRONG] += 1
             self.tally.owed_fates[Fate.ALREADY_LOST] += owed - 1
-        self.tally.unexplained += not is_explained
+        self.tally.corruptions_without_install_failure += not is_explained
         found = read_stamp(content)
         corruption = self._classify(page, content, found, source)
-        self.tally.corruptions[corruption] += 1
+        self.tally.corruptions_by_kind[corruption] += 1
         self._standing[page] = bytes(content)
         return Finding(page, corruption, version, found, owed)
 
@@ -218,7 +217,6 @@ class Oracle:
         version = self._versions.get(page, 0) + 1 if version is None else version
         self._versions[page] = version
         self._standing.pop(page, None)
-        self.tally.pages_written += 1
         return self._content_of(page, version)
 
     def is_blank(self, page: PageId) -> bool:
@@ -235,7 +233,8 @@ class Oracle:
         self.tally.owed_fates[Fate.ALREADY_LOST] += max(owed - 1, 0)
         if page not in self._told:
             self._told.add(page)
-            self.tally.told_lost[reason] = self.tally.told_lost.get(reason, 0) + 1
+            losses = self.tally.detected_losses_by_reason
+            losses[reason] = losses.get(reason, 0) + 1
 
     def is_owed(self, page: PageId) -> bool:
         """Return whether a failed install may have taken the only copy of *page*, and nobody has read it since."""
@@ -252,7 +251,6 @@ class Oracle:
     def discard(self, page: PageId) -> None:
         """Note that the process dropped *page*: what it held is owed to nobody, and it reads zeros from now on."""
         self.tally.owed_fates[Fate.DISCARDED] += self._owed.pop(page, 0)
-        self.tally.discarded += 1
         self._standing[page] = ZERO_PAGE
         self._told.discard(page)
 

@@ -10,6 +10,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -28,11 +29,10 @@ from swaptier_loadgen.host.messages import (
     LOSSES_MAX,
     REPORT_SECONDS,
     STALL_SECONDS_MAX,
-    Ended,
-    HostReport,
     HostSpec,
     device_area,
 )
+from swaptier_loadgen.host.report import HOST_REPORT, Ended, HostReport
 from swaptier_loadgen.host.workload import WorkloadKind
 from swaptier_wire.errors import Draining, ServerDefect, SwapTierError, TierUnreachable
 
@@ -105,9 +105,9 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     if host.is_stopping and ended is not Ended.OUT_OF_MEMORY:
         ended = Ended.STOPPED
     while len(losses := host.take_losses()) == LOSSES_MAX:
-        say(host.report().model_copy(update={"new_losses": losses}))
-    last = {"ended": ended, "message": message, "leaked_pages": leaked_pages, "new_losses": losses}
-    say(host.final_report().model_copy(update=_connections([*tiers, *twin]) | last))
+        say(replace(host.report(), new_losses=losses))
+    last = _connections(host.final_report(), [*tiers, *twin])
+    say(replace(last, ended=ended, message=message, leaked_pages=leaked_pages, new_losses=losses))
 
 
 async def _swapoff_areas(tiers: Sequence[TierStream]) -> int:
@@ -137,12 +137,13 @@ async def _note_written_back(host: EmulatedHost, tiers: Sequence[TierStream]) ->
     host.zswpwb = max(host.zswpwb, pages)
 
 
-def _connections(tiers: Sequence[TierStream]) -> dict[str, object]:
-    """Return what a report says of the connections to *tiers*."""
-    return {
-        "tiers_gone": sorted({tier.address for tier in tiers if tier.is_cut_off}),
-        "reconnects": sum(tier.counters.reconnects for tier in tiers),
-    }
+def _connections(report: HostReport, tiers: Sequence[TierStream]) -> HostReport:
+    """Return *report* with what it says of the connections to *tiers*."""
+    return replace(
+        report,
+        tiers_gone=sorted({tier.address for tier in tiers if tier.is_cut_off}),
+        reconnects=sum(tier.counters.reconnects for tier in tiers),
+    )
 
 
 async def _report_often(host: EmulatedHost, tiers: Sequence[TierStream], stall_seconds_max: float) -> None:
@@ -152,7 +153,7 @@ async def _report_often(host: EmulatedHost, tiers: Sequence[TierStream], stall_s
         await asyncio.sleep(REPORT_SECONDS)
         report = host.report()
         if host.is_running:  # the first report says that all tiers have answered
-            say(report.model_copy(update=_connections(tiers) | {"new_losses": host.take_losses()}))
+            say(replace(_connections(report, tiers), new_losses=host.take_losses()))
         if report.pages_checked != checked:
             checked, checked_at = report.pages_checked, monotonic()
         elif monotonic() - checked_at > stall_seconds_max:
@@ -182,7 +183,7 @@ async def _stop_when_told(stdin: asyncio.StreamReader, host: EmulatedHost, tiers
 
 def say(report: HostReport) -> None:
     """Write one line to standard output."""
-    sys.stdout.write(report.model_dump_json() + "\n")
+    sys.stdout.write(HOST_REPORT.dump_json(report).decode() + "\n")
     sys.stdout.flush()
 
 

@@ -1,29 +1,36 @@
 """Runs a race: one policy after the other, each on fresh hosts that are OS processes, against one tier.
 
-Touches processes and the event loop. Rules of conduct:
+Touches processes, signals and the event loop. Rules of conduct:
 
 - Every policy gets the same seed, so the same accesses, page contents and injected failures; who runs when is real.
 - Whatever ends the race, no host process outlives it: hosts are stopped in order, killed when the block is left
   otherwise, and tied to this process in case it is killed.
 - A host that ends without a last report is a defect of ours and never a verdict on a policy.
+- SIGINT and SIGTERM stop the hosts in order and the report covers what ran; a second one does not wait for them. Either
+  way our own server and every host are gone when `run_race` returns.
 """
 
 import asyncio
 import contextlib
+import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from swaptier_client.security import PLAIN
 from swaptier_loadgen.faults.hazards import HazardCounts
 from swaptier_loadgen.faults.injection import InjectedFaults
-from swaptier_loadgen.host.messages import LINE_BYTES_MAX, Ended, HostReport, HostSpec, PolicyRun
+from swaptier_loadgen.host.messages import LINE_BYTES_MAX, HostSpec
+from swaptier_loadgen.host.report import HOST_REPORT, Ended, HostReport
 from swaptier_loadgen.host.workload import share
 from swaptier_loadgen.race.child_process import child_command
+from swaptier_loadgen.race.results import RunSummary, summarise
+from swaptier_loadgen.race.server_process import ServerDied
 from swaptier_loadgen.race.settings import RaceSettings, area_name
+from swaptier_loadgen.race.tiers import RaceTiers, ServerFaults, race_tiers
 
 STOP_SECONDS_MAX = 15.0
 """From asking a host to stop to killing it: longer than a request to a tier that hangs may take."""
@@ -37,14 +44,31 @@ class HostFailed(Exception):
     """A host process ended without a last report: a defect of the load generator or the host. See its traceback."""
 
 
-class Observer(Protocol):
-    """Who is told what happens, as it happens."""
+class Watcher(Protocol):
+    """What is called as a race goes on."""
+
+    def on_tiers(self, tiers: RaceTiers) -> None:
+        """The tiers are there, and the race begins."""
 
     def on_report(self, policy: str, host: int, report: HostReport) -> None:
         """A host reported."""
 
-    def on_run(self, run: PolicyRun) -> None:
+    def on_run(self, run: RunSummary) -> None:
         """A policy has run."""
+
+    def on_signal(self, name: str) -> None:
+        """The race was asked to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class RaceOutcome:
+    """What a race came to."""
+
+    runs: tuple[RunSummary, ...]
+    signal: int | None
+    """The signal that ended it early."""
+    defect: str
+    """Why a host ended without a result, or our own server by itself; empty when none did."""
 
 
 class Race:
@@ -55,7 +79,7 @@ class Race:
         settings: RaceSettings,
         target: str,
         corpus_files: Sequence[Path],
-        observer: Observer,
+        watcher: Watcher,
         injected: InjectedFaults | None = None,
     ) -> None:
         """Have hosts connect to *target*; *injected* collects the faults that are injected on the way there."""
@@ -63,12 +87,12 @@ class Race:
         self._target = target
         self._injected = injected or InjectedFaults()
         self._corpus_files = tuple(map(str, corpus_files))
-        self._observer = observer
+        self._watcher = watcher
         self._epoch = time.time_ns()
         self._hosts: list[asyncio.subprocess.Process] = []
         self._killer: asyncio.TimerHandle | None = None
         self.is_stopping = False
-        self.runs: list[PolicyRun] = []
+        self.runs: list[RunSummary] = []
         """What came of the policies so far."""
 
     async def run(self) -> None:
@@ -82,7 +106,7 @@ class Race:
                 break
             run = await self._run_policy(policy)
             self.runs.append(run)
-            self._observer.on_run(run)
+            self._watcher.on_run(run)
             if run.ended in (Ended.UNREACHABLE, Ended.REFUSED, Ended.OUT_OF_MEMORY):
                 break
 
@@ -100,7 +124,7 @@ class Race:
             with contextlib.suppress(ProcessLookupError):
                 host.kill()
 
-    async def _run_policy(self, policy: str) -> PolicyRun:
+    async def _run_policy(self, policy: str) -> RunSummary:
         """Run *policy* on fresh hosts, all at once."""
         self._hosts = []
         before = Counter(self._injected.counts)
@@ -116,13 +140,13 @@ class Race:
             self._kill()
             if self._killer is not None:
                 self._killer.cancel()
-        return PolicyRun(
+        return summarise(
             policy,
-            tuple(task.result() for task in tasks),
-            self._settings.workload,
-            self._settings.faults,
-            dict(self._injected.counts - before),
-            self._settings.require_generation,
+            [task.result() for task in tasks],
+            workload=self._settings.workload,
+            fault_settings=self._settings.faults,
+            injected=dict(self._injected.counts - before),
+            require_generation=self._settings.require_generation,
         )
 
     async def _run_host(self, spec: HostSpec) -> HostReport:
@@ -151,11 +175,11 @@ class Race:
         last: HostReport | None = None
         lost_to = HazardCounts(self._injected.taken_pages, has_links=bool(self._settings.faults.on_the_way))
         async for line in process.stdout:
-            said = HostReport.model_validate_json(line)
+            said = HOST_REPORT.validate_json(line)
             is_end = said.ended is not None
             known = lost_to.add(said.new_losses, tiers_are_durable=bool(said.tiers_are_durable), is_end=is_end)
-            last = said.model_copy(update={"lost_to": known, "new_losses": []})
-            self._observer.on_report(spec.policy, spec.host, last)
+            last = replace(said, lost_to=known, new_losses=[])
+            self._watcher.on_report(spec.policy, spec.host, last)
         status = await process.wait()
         if last is None or last.ended is None:
             raise HostFailed(
@@ -203,3 +227,46 @@ def _ask_to_stop(host: asyncio.subprocess.Process) -> None:
     """End *host*'s input, which it takes as a request to stop; its last report follows."""
     assert host.stdin is not None, "stdin is piped"
     host.stdin.close()
+
+
+async def run_race(settings: RaceSettings, corpus_files: Sequence[Path], watcher: Watcher) -> RaceOutcome:
+    """Run the whole race, with the tiers it needs, until its end or a signal, and return what came of it.
+
+    Raises:
+        ServerNotStarted: our own server did not come up, or not again after it was killed on purpose.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    race: Race | None = None
+    signals: list[signal.Signals] = []
+    defect = ""
+
+    def on_signal(received: signal.Signals) -> None:
+        signals.append(received)
+        watcher.on_signal(received.name)
+        if race is not None and len(signals) == 1:
+            race.stop()
+        else:
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        async with race_tiers(settings) as tiers:
+            watcher.on_tiers(tiers)
+            race = Race(settings, tiers.host_target, corpus_files, watcher, tiers.injected)
+            async with ServerFaults(tiers, settings.faults, race.stop) as server_faults:
+                await race.run()
+            if server_faults.failure is not None:  # and what ran until then says nothing about a policy
+                raise server_faults.failure
+    except (HostFailed, ServerDied) as failure:
+        defect = str(failure)
+    except asyncio.CancelledError:
+        if not signals:
+            raise
+        task.uncancel()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+    runs = tuple(race.runs) if race is not None else ()
+    return RaceOutcome(runs, signals[0] if signals else None, defect)

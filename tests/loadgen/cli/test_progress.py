@@ -7,7 +7,7 @@ from tests.loadgen.race.test_report import SETTINGS
 
 from swaptier_loadgen.cli.progress import Watcher
 from swaptier_loadgen.faults.spec import Faults
-from swaptier_loadgen.host.messages import Ended, HostReport
+from swaptier_loadgen.host.report import Ended, HostReport
 from swaptier_loadgen.race.metrics import LatestReports
 from swaptier_loadgen.race.settings import RaceSettings
 
@@ -36,7 +36,7 @@ def test_an_outage_is_one_warning_and_one_line_when_it_is_over() -> None:
 
 def test_a_tier_that_hosts_gave_up_is_not_said_to_be_back() -> None:
     """The last report of a host ends its waiting and not the outage."""
-    assert said(WAITING, (0, GONE), (0, GONE.model_copy(update={"ended": Ended.UNREACHABLE}))) == [IS_GONE]
+    assert said(WAITING, (0, GONE), (0, dataclasses.replace(GONE, ended=Ended.UNREACHABLE))) == [IS_GONE]
 
 
 def test_connections_that_are_cut_on_purpose_are_no_outage() -> None:

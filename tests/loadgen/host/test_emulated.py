@@ -7,6 +7,7 @@ some of the answers: the negative controls of the whole chain from fault to verd
 import asyncio
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -16,10 +17,13 @@ from swaptier_loadgen.host.checked_host import CheckedHost
 from swaptier_loadgen.host.content import Contents, cut
 from swaptier_loadgen.host.emulated import EmulatedHost
 from swaptier_loadgen.host.latency import LatencyRecorder
-from swaptier_loadgen.host.messages import Ended, HostReport, HostSpec, PolicyRun
+from swaptier_loadgen.host.messages import HostSpec
 from swaptier_loadgen.host.oracle import Corruption, Fate, Oracle
+from swaptier_loadgen.host.report import Ended, HostReport
 from swaptier_loadgen.lockstep.tiers import InProcessTiers
-from swaptier_loadgen.race.report import RunSummary, Verdict, exit_status, summarise
+from swaptier_loadgen.race.report import exit_status
+from swaptier_loadgen.race.results import RunSummary, summarise
+from swaptier_loadgen.race.verdict import Verdict
 from swaptier_server.tier.area import Client
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.errors import TierUnreachable
@@ -93,8 +97,8 @@ async def run(what: HostSpec, saboteur: Saboteur = honest) -> tuple[HostReport, 
     await host.run()
     await host.exit_processes()
     leaked = tier.swapoff(Client("c", 1), "a")
-    report = host.final_report().model_copy(update={"ended": Ended.FINISHED, "leaked_pages": leaked})
-    return report, summarise(PolicyRun(what.policy, (report,)))
+    report = replace(host.final_report(), ended=Ended.FINISHED, leaked_pages=leaked)
+    return report, summarise(what.policy, [report])
 
 
 @pytest.mark.parametrize("policy", [name for name, policy in POLICIES.items() if policy.is_safe])
@@ -105,7 +109,7 @@ async def test_a_safe_policy_loses_nothing_and_leaves_nothing_behind(policy: str
     assert report.counter("install_failures_owed") > 0
     assert report.pages_checked > 2000
     assert report.leaked_pages == 0
-    assert report.duplicates.bytes_now == 0
+    assert report.duplicate_bytes == 0
     assert sum(report.owed_fates.values()) == 0
 
 
@@ -117,14 +121,14 @@ async def test_in_exclusive_each_page_a_failed_install_took_is_accounted_for() -
     assert owed > 20
     assert owed == report.owed_fates[Fate.WRONG] + report.owed_fates[Fate.DISCARDED]
     assert summary.corrupted_pages == report.owed_fates[Fate.WRONG]
-    assert report.unexplained == 0
+    assert report.corruptions_without_install_failure == 0
 
 
 async def test_the_same_seed_makes_the_same_accesses_and_the_same_findings() -> None:
     """In one process, without preemptions (they end in time, too), a race repeats exactly."""
     (one, _), (other, _) = [await run(spec("exclusive", seed=9, preemption_rate=0.0)) for _ in range(2)]
     assert one.counters == other.counters
-    assert one.corruptions == other.corruptions
+    assert one.corruptions_by_kind == other.corruptions_by_kind
     assert one.examples == other.examples
 
 
@@ -162,8 +166,8 @@ async def test_a_safe_policy_on_a_tier_that_lies_is_reported_as_corrupted(
     report, summary = await run(spec("shared", install_failure_rate=0.0), spoil(answer))
     assert summary.verdict is Verdict.CORRUPTED
     assert exit_status([summary]) == 1
-    assert report.corruptions[corruption] == summary.corrupted_pages > 0
-    assert report.unexplained == summary.corrupted_pages
+    assert report.corruptions_by_kind[corruption] == summary.corrupted_pages > 0
+    assert report.corruptions_without_install_failure == summary.corrupted_pages
     assert str(corruption) in report.examples[0]
 
 
@@ -183,7 +187,7 @@ async def test_a_tier_that_returns_the_previous_version_is_caught() -> None:
 
     report, summary = await run(spec("shared", install_failure_rate=0.0), saboteur)
     assert summary.verdict is Verdict.CORRUPTED
-    assert report.corruptions[Corruption.TIER_FOREIGN] + report.corruptions[Corruption.TIER_OLD] > 0
+    assert report.corruptions_by_kind[Corruption.TIER_FOREIGN] + report.corruptions_by_kind[Corruption.TIER_OLD] > 0
 
 
 async def test_a_page_the_tier_cannot_read_is_a_told_loss_and_no_corruption() -> None:
@@ -191,7 +195,7 @@ async def test_a_page_the_tier_cannot_read_is_a_told_loss_and_no_corruption() ->
     lost = spoil(lambda reply: reply._replace(outcome=Outcome.ERROR, reason=Reason.CHECKSUM, page=None, checksum=0))
     report, summary = await run(spec("shared", install_failure_rate=0.0), lost)
     assert summary.verdict is Verdict.LOST
-    assert report.told_lost["crc"] == summary.detected_losses > 0
+    assert report.detected_losses_by_reason["crc"] == summary.detected_losses > 0
     assert summary.corrupted_pages == 0
     assert exit_status([summary]) == 1
 
@@ -204,7 +208,7 @@ async def test_pages_the_pool_refuses_are_right_on_the_device() -> None:
     await host.run()
     report = host.final_report()
     assert report.counter("pswpin") > report.counter("zswpin")
-    assert report.unexplained == 0
+    assert report.corruptions_without_install_failure == 0
 
 
 async def test_a_host_told_to_stop_sweeps_nothing_and_says_what_was_never_read() -> None:
@@ -240,7 +244,7 @@ async def test_nothing_read_after_the_tier_started_anew_counts() -> None:
     with pytest.raises(ExceptionGroup) as ended:
         await host.run()
     assert ended.group_contains(TierUnreachable)
-    assert sum(host.final_report().corruptions.values()) == 0
+    assert sum(host.final_report().corruptions_by_kind.values()) == 0
 
 
 @pytest.mark.parametrize(("is_lying", "verdict"), [(False, Verdict.TELLS), (True, Verdict.LOST)])
@@ -273,10 +277,10 @@ async def test_a_restart_excuses_the_loss_of_what_the_tier_had_alone_and_of_noth
     link = InProcessLink(tiers, restart_once)
     host = EmulatedHost(spec("shared", give_up_seconds=1.0), CONTENTS, link)
     await host.run()
-    report = host.final_report().model_copy(update={"ended": Ended.FINISHED})
-    assert 0 < report.lost_with_tier <= report.told_lost["epoch"]
-    assert (report.lost_with_tier == report.told_lost["epoch"]) is not is_lying
-    summary = summarise(PolicyRun("shared", (report,)))
+    report = replace(host.final_report(), ended=Ended.FINISHED)
+    assert 0 < report.lost_with_tier <= report.detected_losses_by_reason["epoch"]
+    assert (report.lost_with_tier == report.detected_losses_by_reason["epoch"]) is not is_lying
+    summary = summarise("shared", [report])
     assert summary.verdict is verdict and summary.corrupted_pages == 0
 
 

@@ -50,7 +50,7 @@ def test_what_a_failed_install_owed_moves_along(oracle: Oracle) -> None:
     assert read(oracle, PAGE, ZERO_PAGE, None) is None
     assert read(oracle, MOVED, ZERO_PAGE, Outcome.DEVICE) is Corruption.DEVICE_ZERO
     assert oracle.tally.owed_fates[Fate.WRONG] == 1
-    assert oracle.tally.unexplained == 0
+    assert oracle.tally.corruptions_without_install_failure == 0
 
 
 def test_an_older_version_of_the_original_is_an_old_version_of_the_copy(oracle: Oracle) -> None:
@@ -85,7 +85,7 @@ def test_wrong_bytes_and_told_losses_are_inherited_and_not_counted_again(oracle:
     assert read(oracle, CHILD, ZERO_PAGE) is None
     assert oracle.is_told(CHILD._replace(address=6))
     assert oracle.tally.silent_stale_reads == 1
-    assert sum(oracle.tally.told_lost.values()) == 1
+    assert sum(oracle.tally.detected_losses_by_reason.values()) == 1
 
 
 def test_a_child_that_ends_leaves_its_parent_alone(oracle: Oracle) -> None:

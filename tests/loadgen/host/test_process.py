@@ -7,7 +7,7 @@ from typing import NoReturn
 import pytest
 
 from swaptier_loadgen.host import process as host_process
-from swaptier_loadgen.host.messages import HostReport
+from swaptier_loadgen.host.report import HostReport
 
 
 class Unprintable:

@@ -8,7 +8,8 @@ from swaptier_client.mm.counters import INJECTABLE
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.readahead import ReadaheadMode
 from swaptier_loadgen.host.workload import WorkloadKind
-from swaptier_loadgen.race.report import RunSummary, Verdict
+from swaptier_loadgen.race.results import RunSummary
+from swaptier_loadgen.race.verdict import Verdict
 
 SAFE = [name for name, policy in POLICIES.items() if policy.is_safe]
 UNPINNED = [name for name, policy in POLICIES.items() if not policy.pins]

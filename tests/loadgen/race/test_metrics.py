@@ -6,8 +6,8 @@ import urllib.request
 import pytest
 from prometheus_client import CollectorRegistry
 
-from swaptier_loadgen.host.messages import Duplicates
-from swaptier_loadgen.race.metrics import EMPTY_REPORT, LatestReports, MetricsPortTaken, RaceCollector, serve
+from swaptier_loadgen.host.report import HostReport
+from swaptier_loadgen.race.metrics import LatestReports, MetricsPortTaken, RaceCollector, serve
 from swaptier_loadgen.race.settings import RaceSettings
 
 SETTINGS = RaceSettings(
@@ -85,14 +85,13 @@ def test_every_series_of_every_policy_exists_at_zero(registry: CollectorRegistry
 
 def test_metrics_follow_the_reports(latest: LatestReports, registry: CollectorRegistry) -> None:
     """A report put is what the next scrape shows, and only in its own area."""
-    report = EMPTY_REPORT.model_copy(
-        update={
-            "corruptions": {**EMPTY_REPORT.corruptions, "device_old": 2, "lost_update": 3},
-            "counters": [("faults", "", 10), ("install_failures", "pte_changed", 4)],
-            "duplicates": Duplicates(pages={"lease": 6}, page_seconds={"lease": 1.5}),
-            "latency_buckets": [1, 2, *[0] * (len(EMPTY_REPORT.latency_buckets) - 2)],
-            "latency_seconds_sum": 0.5,
-        }
+    report = HostReport(
+        corruptions_by_kind={"device_old": 2, "lost_update": 3},
+        counters={"faults": 10, "install_failures.pte_changed": 4},
+        duplicate_pages={"lease": 6},
+        duplicate_page_seconds_by_cause={"lease": 1.5},
+        latency_buckets=HostReport().latency_buckets | {"5e-05": 1, "0.0001": 2},
+        latency_seconds_sum=0.5,
     )
     latest.put("shared", 1, report)
     area = {"policy": "shared", "area": "shared-1"}

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from swaptier_loadgen.cli.app import app
-from swaptier_loadgen.host.messages import KERNEL_COUNTERS
+from swaptier_loadgen.host.report import KERNEL_COUNTERS
 from swaptier_loadgen.race.server_process import own_server
 
 SMALL = ("--hosts", "2", "--processes", "1", "--threads", "4", "--pages", "64", "--resident", "16", "--ops", "2000")

@@ -10,21 +10,15 @@ from rich.console import Console
 
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.cli.table import ALL_COLUMNS, WIDE_COLUMNS, tables
-from swaptier_loadgen.host.latency import LatencyRecorder, LatencyUs
-from swaptier_loadgen.host.messages import Duplicates, Ended, HostReport, PolicyRun
+from swaptier_loadgen.host.latency import LatencyRecorder
+from swaptier_loadgen.host.report import Ended, HostReport
 from swaptier_loadgen.host.workload import WorkloadKind
-from swaptier_loadgen.race.report import (
-    RunSummary,
-    Verdict,
-    closing_sentence,
-    document,
-    exit_status,
-    judge,
-    summarise,
-    why_out_of_memory,
-)
+from swaptier_loadgen.race.closing_sentence import closing_sentence
+from swaptier_loadgen.race.report import document, exit_status, why_out_of_memory
+from swaptier_loadgen.race.results import RunSummary, summarise
 from swaptier_loadgen.race.server_flags import ServerFlags
 from swaptier_loadgen.race.settings import RaceSettings
+from swaptier_loadgen.race.verdict import Verdict, judge
 from swaptier_wire.types import AreaOptions
 
 SETTINGS = RaceSettings(
@@ -46,8 +40,8 @@ SETTINGS = RaceSettings(
 
 
 def run(policy: str, ended: Ended = Ended.FINISHED, **facts: object) -> RunSummary:
-    report = HostReport.model_validate({"ended": ended, "race_seconds": 2.0, **facts})
-    return summarise(PolicyRun(policy, (report,)))
+    report = HostReport(ended=ended, **{"race_seconds": 2.0, **facts})  # type: ignore[arg-type]  # each test has its own
+    return summarise(policy, [report])
 
 
 @pytest.mark.parametrize(
@@ -55,36 +49,48 @@ def run(policy: str, ended: Ended = Ended.FINISHED, **facts: object) -> RunSumma
     [
         ("shared", {}, Ended.FINISHED, Verdict.SAFE, 0),
         ("exclusive", {}, Ended.FINISHED, Verdict.NOT_SEEN, 0),
-        ("exclusive", {"corruptions": {"device_zero": 3}}, Ended.FINISHED, Verdict.AS_SPECIFIED, 0),
-        ("exclusive", {"told_lost": {"crc": 1}}, Ended.FINISHED, Verdict.LOSES, 0),
-        ("shared", {"told_lost": {"epoch": 1}, "lost_with_tier": 1}, Ended.FINISHED, Verdict.TELLS, 0),
+        ("exclusive", {"corruptions_by_kind": {"device_zero": 3}}, Ended.FINISHED, Verdict.AS_SPECIFIED, 0),
+        ("exclusive", {"detected_losses_by_reason": {"crc": 1}}, Ended.FINISHED, Verdict.LOSES, 0),
+        ("shared", {"detected_losses_by_reason": {"epoch": 1}, "lost_with_tier": 1}, Ended.FINISHED, Verdict.TELLS, 0),
         (
             "shared",
-            {"told_lost": {"epoch": 2}, "lost_with_tier": 1, "tier_restarts": 1},
+            {"detected_losses_by_reason": {"epoch": 2}, "lost_with_tier": 1, "tier_restarts": 1},
             Ended.FINISHED,
             Verdict.LOST,
             1,
         ),
-        ("shared", {"corruptions": {"lost_update": 1}}, Ended.FINISHED, Verdict.CORRUPTED, 1),
-        ("shared", {"told_lost": {"crc": 1}}, Ended.FINISHED, Verdict.LOST, 1),
+        ("shared", {"corruptions_by_kind": {"lost_update": 1}}, Ended.FINISHED, Verdict.CORRUPTED, 1),
+        ("shared", {"detected_losses_by_reason": {"crc": 1}}, Ended.FINISHED, Verdict.LOST, 1),
         ("shared", {"leaked_pages": 1}, Ended.FINISHED, Verdict.LEAKED, 1),
         ("shared", {"leaked_pages": 1, "tier_restarts": 1}, Ended.FINISHED, Verdict.SAFE, 0),
-        ("no-bypass", {"told_lost": {"miss_must_exist": 1}}, Ended.FINISHED, Verdict.LOST, 1),
-        ("no-bypass", {"told_lost": {"miss_must_exist": 1}, "reconnects": 1}, Ended.FINISHED, Verdict.LOSES, 0),
-        ("claim", {"told_lost": {"miss_must_exist": 1}, "reconnects": 1}, Ended.FINISHED, Verdict.LOST, 1),
-        ("store-back", {"told_lost": {"storeback_rejected": 1}}, Ended.FINISHED, Verdict.TELLS, 0),
+        ("no-bypass", {"detected_losses_by_reason": {"miss_must_exist": 1}}, Ended.FINISHED, Verdict.LOST, 1),
+        (
+            "no-bypass",
+            {"detected_losses_by_reason": {"miss_must_exist": 1}, "reconnects": 1},
+            Ended.FINISHED,
+            Verdict.LOSES,
+            0,
+        ),
+        (
+            "claim",
+            {"detected_losses_by_reason": {"miss_must_exist": 1}, "reconnects": 1},
+            Ended.FINISHED,
+            Verdict.LOST,
+            1,
+        ),
+        ("store-back", {"detected_losses_by_reason": {"storeback_rejected": 1}}, Ended.FINISHED, Verdict.TELLS, 0),
         ("shared", {}, Ended.UNREACHABLE, Verdict.UNREACHABLE, 3),
         (
             "shared",
-            {"told_lost": {"epoch": 5, "unreachable": 1}, "lost_with_tier": 5},
+            {"detected_losses_by_reason": {"epoch": 5, "unreachable": 1}, "lost_with_tier": 5},
             Ended.UNREACHABLE,
             Verdict.UNREACHABLE,
             3,
         ),
-        ("shared", {"corruptions": {"device_old": 1}}, Ended.UNREACHABLE, Verdict.CORRUPTED, 1),
-        ("exclusive", {"corruptions": {"device_old": 1}}, Ended.UNREACHABLE, Verdict.AS_SPECIFIED, 3),
+        ("shared", {"corruptions_by_kind": {"device_old": 1}}, Ended.UNREACHABLE, Verdict.CORRUPTED, 1),
+        ("exclusive", {"corruptions_by_kind": {"device_old": 1}}, Ended.UNREACHABLE, Verdict.AS_SPECIFIED, 3),
         ("shared", {}, Ended.REFUSED, Verdict.REFUSED, 3),
-        ("exclusive", {"corruptions": {"device_old": 1}}, Ended.REFUSED, Verdict.AS_SPECIFIED, 3),
+        ("exclusive", {"corruptions_by_kind": {"device_old": 1}}, Ended.REFUSED, Verdict.AS_SPECIFIED, 3),
         ("shared", {}, Ended.OUT_OF_MEMORY, Verdict.OUT_OF_MEMORY, 2),
         ("shared", {}, Ended.STOPPED, Verdict.STOPPED, 0),
     ],
@@ -100,7 +106,7 @@ def test_verdict_and_status_follow_the_specification(
 
 def test_the_worst_policy_decides_the_status() -> None:
     """A corrupted safe policy outweighs an unreachable tier, which outweighs nothing."""
-    corrupted = run("shared", corruptions={"device_zero": 1})
+    corrupted = run("shared", corruptions_by_kind={"device_zero": 1})
     gone = run("no-bypass", Ended.UNREACHABLE)
     assert exit_status([gone, corrupted]) == 1
     assert exit_status([run("shared"), gone]) == 3
@@ -115,13 +121,14 @@ def test_hosts_are_added_up() -> None:
         ended=Ended.FINISHED,
         race_seconds=2.0,
         race_faults=100,
-        counters=[("faults", "", 120), ("install_failures", "pte_changed", 3), ("install_failures", "read_error", 1)],
-        corruptions={"device_zero": 2, "lost_update": 1},
+        counters={"faults": 120, "install_failures.pte_changed": 3, "install_failures.read_error": 1},
+        corruptions_by_kind={"device_zero": 2, "lost_update": 1},
         owed_fates={"read_wrong": 2},
-        duplicates=Duplicates(page_seconds={"load_shared": 1.5}, pages_peak=4),
-        latency_histogram=recorder.encode(),
+        duplicate_page_seconds_by_cause={"load_shared": 1.5},
+        duplicate_pages_peak=4,
+        latency_histograms=[recorder.encode()],
     )
-    summary = summarise(PolicyRun("exclusive", (report, report)))
+    summary = summarise("exclusive", [report, report])
     assert (summary.faults, summary.install_failures) == (240, 8)
     assert (summary.silent_stale_reads, summary.lost_updates) == (4, 2)
     assert summary.faults_per_second == 100
@@ -176,20 +183,27 @@ def render(summaries: list[RunSummary], width: int) -> str:
 @pytest.mark.parametrize("width", [80, WIDE_COLUMNS, ALL_COLUMNS, 200])
 def test_the_table_fits_the_terminal_and_cuts_nothing_off(width: int) -> None:
     """With large numbers in every column, every name, number and verdict stands there whole."""
+    recorder = LatencyRecorder()
+    for milliseconds in (12, 12, 12, 123):
+        recorder.record(milliseconds * 1_000_000)
+    counters = {
+        "faults": 123_456_789,
+        "install_failures.zapped": 99_999,
+        "double_loads": 99_999,
+        "wasted_recompress": 999_999,
+        "stores": 12_345_678,
+        "loads": 12_345_678,
+    }
     big = [
-        dataclasses.replace(
-            run(policy, corruptions={} if POLICIES[policy].is_safe else {"device_zero": 99_999}),
-            faults=123_456_789,
-            install_failures=99_999,
+        run(
+            policy,
+            corruptions_by_kind={} if POLICIES[policy].is_safe else {"device_zero": 99_999},
+            counters=counters,
             duplicate_pages_peak=4096,
-            duplicate_page_seconds=1234.5,
-            double_loads=99_999,
-            wasted_recompressions=999_999,
-            stores=12_345_678,
-            loads=12_345_678,
-            faults_per_second=12_345.6,
+            duplicate_page_seconds_by_cause={"lease": 1234.5},
+            race_faults=24_691,
             first_corruption_seconds=86_400.0,
-            latency_us=LatencyUs(12_345.6, 123_456.7, 0, 0),
+            latency_histograms=[recorder.encode()],
         )
         for policy in POLICIES
     ]
@@ -212,7 +226,7 @@ def test_a_narrow_terminal_gets_two_tables_with_the_same_columns() -> None:
 def test_the_closing_sentence_names_both_sides() -> None:
     """Who handed out wrong bytes, how many pages, and who never did."""
     text = closing_sentence(
-        [run("exclusive", corruptions={"device_zero": 2}), run("shared", pages_checked=7), run("no-bypass")]
+        [run("exclusive", corruptions_by_kind={"device_zero": 2}), run("shared", pages_checked=7), run("no-bypass")]
     )
     assert text == (
         "2 pages came back to programs with wrong bytes and no error under exclusive; not one did under shared and "
@@ -223,9 +237,9 @@ def test_the_closing_sentence_names_both_sides() -> None:
 @pytest.mark.parametrize(
     ("summaries", "words"),
     [
-        ([run("shared", corruptions={"device_old": 1})], "defect"),
+        ([run("shared", corruptions_by_kind={"device_old": 1})], "defect"),
         ([run("shared", Ended.UNREACHABLE, message="no server there")], "no server there"),
-        ([run("exclusive", corruptions={"device_old": 1})], "1 page came back"),
+        ([run("exclusive", corruptions_by_kind={"device_old": 1})], "1 page came back"),
         ([run("shared")], "Not one page"),
         ([run("exclusive")], "no policy that promises so"),
         ([], "no policy that promises so"),
@@ -239,7 +253,7 @@ def test_there_is_always_a_closing_sentence(summaries: list[RunSummary], words: 
 def test_a_failure_is_told_with_the_command_that_repeats_it() -> None:
     """Whoever reports the defect need not ask how it came about."""
     command = "swaptier-loadgen race --policy shared --seed 7"
-    assert command in closing_sentence([run("shared", corruptions={"device_zero": 1})], command)
+    assert command in closing_sentence([run("shared", corruptions_by_kind={"device_zero": 1})], command)
 
 
 def test_what_was_found_counts_before_how_it_ended() -> None:
@@ -262,28 +276,32 @@ def test_a_durable_tier_that_is_gone_is_no_policys_fault_and_one_that_came_back_
     reason: str, ended: Ended, verdict: Verdict
 ) -> None:
     """Who stops a race, or loses its tier for good, has not found a defect; a restart takes no page from a disk."""
-    report = HostReport.model_validate({"ended": ended, "told_lost": {reason: 2}, "tiers_are_durable": True})
-    assert summarise(PolicyRun("claim", (report,))).verdict is verdict
+    report = HostReport(ended=ended, detected_losses_by_reason={reason: 2}, tiers_are_durable=True)
+    assert summarise("claim", [report]).verdict is verdict
 
 
 def test_one_of_several_durable_tiers_that_died_took_its_pages_and_one_that_lives_did_not() -> None:
     """The race goes on with the others to its end; what was on the dead one is out of reach."""
-    lost = {"ended": Ended.FINISHED, "told_lost": {"unreachable": 2}, "tiers_are_durable": True}
+    lost = {"ended": Ended.FINISHED, "detected_losses_by_reason": {"unreachable": 2}, "tiers_are_durable": True}
     for dead, verdict in ((1, Verdict.TELLS), (0, Verdict.LOST)):
-        report = HostReport.model_validate(lost | {"tiers_dead": dead})
-        assert summarise(PolicyRun("claim", (report,))).verdict is verdict
+        report = HostReport(**lost | {"tiers_dead": dead})
+        assert summarise("claim", [report]).verdict is verdict
 
 
 def test_a_host_that_never_got_to_its_tier_says_nothing_of_what_that_keeps() -> None:
     """Else a page that a durable tier lost would be excused because another host was refused."""
-    lost = HostReport(ended=Ended.FINISHED, told_lost={"epoch": 1}, lost_with_tier=1, tiers_are_durable=True)
+    lost = HostReport(
+        ended=Ended.FINISHED, detected_losses_by_reason={"epoch": 1}, lost_with_tier=1, tiers_are_durable=True
+    )
     refused = HostReport(ended=Ended.REFUSED)
-    assert summarise(PolicyRun("claim", (lost, refused))).verdict is Verdict.LOST
+    assert summarise("claim", [lost, refused]).verdict is Verdict.LOST
 
 
 def test_what_a_corrupting_policy_told_is_in_the_closing_sentence_too() -> None:
     """Silent and told losses are both losses."""
-    words = closing_sentence([run("exclusive", corruptions={"device_zero": 3}, told_lost={"miss_must_exist": 5})])
+    words = closing_sentence(
+        [run("exclusive", corruptions_by_kind={"device_zero": 3}, detected_losses_by_reason={"miss_must_exist": 5})]
+    )
     assert "3 pages came back" in words
     assert "5 pages were lost under exclusive" in words
 
@@ -294,5 +312,5 @@ def test_what_a_corrupting_policy_told_is_in_the_closing_sentence_too() -> None:
 )
 def test_what_another_host_took_is_told_and_what_is_damaged_is_a_defect(told: dict[str, int], verdict: Verdict) -> None:
     """Two hosts on one area: claim must tell one of them. A page that cannot be read is lost for another reason."""
-    report = HostReport.model_validate({"ended": Ended.FINISHED, "told_lost": told})
-    assert summarise(PolicyRun("claim", (report,), WorkloadKind.TWO_HOSTS)).verdict is verdict
+    report = HostReport(ended=Ended.FINISHED, detected_losses_by_reason=told)
+    assert summarise("claim", [report], workload=WorkloadKind.TWO_HOSTS).verdict is verdict
