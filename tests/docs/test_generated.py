@@ -13,7 +13,7 @@ from swaptier_loadgen.explore.expectation import expected
 from swaptier_loadgen.explore.transcript import KNOWN_BUGS
 from swaptier_loadgen.explore.worlds import WORLDS
 from swaptier_loadgen.faults.spec import FAULTS, Faults
-from swaptier_loadgen.race.report import Verdict
+from swaptier_loadgen.race.verdict import Verdict
 
 QUICK = ("double-fault", "lost-reply", "retried-load")
 """Worlds whose whole column is asked in a second."""

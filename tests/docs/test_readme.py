@@ -6,7 +6,7 @@ from tests.docs.blocks import ROOT
 
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.cli.table import COLUMNS
-from swaptier_loadgen.race.report import Verdict
+from swaptier_loadgen.race.verdict import Verdict
 
 README = (ROOT / "README.md").read_text()
 LINES_MAX = 100
