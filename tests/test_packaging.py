@@ -14,6 +14,12 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = [
+    Requirement(line)
+    for lines in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    for line in lines
+    if not line.startswith("swaptier[")
+]
 PACKAGES = {"swaptier", "swaptier_wire", "swaptier_server", "swaptier_client", "swaptier_loadgen"}
 
 
@@ -80,12 +86,17 @@ def test_the_floors_are_what_the_gencode_asks_for() -> None:
 def test_every_dependency_is_pinned_to_a_version_it_allows() -> None:
     """`make lock` follows every change of a dependency in pyproject.toml."""
     pins = dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
-    lines = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
-    for requirement in map(Requirement, lines):
+    for requirement in REQUIREMENTS:
         name = requirement.name.lower().replace("_", "-")
-        if name != "swaptier":
-            assert name in pins, f"{name} is not pinned: run `make lock`"
-            assert pins[name] in requirement.specifier, f"{requirement} but {pins[name]} is pinned: run `make lock`"
+        assert name in pins, f"{name} is not pinned: run `make lock`"
+        assert pins[name] in requirement.specifier, f"{requirement} but {pins[name]} is pinned: run `make lock`"
+
+
+def test_every_dependency_has_an_upper_bound() -> None:
+    """A release that breaks what we call comes in when somebody raises the bound, and by no fresh install before."""
+    for requirement in REQUIREMENTS:
+        operators = {part.operator for part in requirement.specifier}
+        assert operators & {"<", "=="}, f"{requirement} has no upper bound"
 
 
 def test_every_pin_is_hashed() -> None:
