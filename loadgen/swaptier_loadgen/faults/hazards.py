@@ -1,7 +1,7 @@
-"""Which hazard took a page: what the faulty links saw, joined with what the hosts were told.
+"""Which hazard took a page: what the faulty links saw, joined with what the hosts know.
 
-Pure. Two witnesses, neither of whom sees all. A link knows which answers it dropped, and so which exclusive loads took
-pages that never arrived. A host knows which pages it was told are lost, what the tier says of them, and how the load
+Pure. Neither knows all. A link knows which answers it dropped, and so which exclusive loads took
+pages that never arrived. A host knows which pages are lost, what the tier says of them, and how the load
 that found out had begun: with its answer overtaken, late, or its connection gone. A page is named by both as (tier,
 area, offset, generation); each generation can be taken once only, so one name has one cause.
 """
@@ -33,7 +33,7 @@ class Hazard(StrEnum):
     UNREACHABLE = "unreachable"
     """The tier did not answer for as long as the host was to wait."""
     UNEXPLAINED = "unexplained"
-    """None of these, as far as the witnesses know. Without faults on purpose: a race on the host, KERNEL.md 1.4."""
+    """None of these, as far as links and hosts know. Without faults on purpose: a race on the host, KERNEL.md 1.4."""
 
 
 class UnknownOutcome(StrEnum):
@@ -60,7 +60,7 @@ class PageName(NamedTuple):
 
 
 class LostPage(NamedTuple):
-    """One page that is gone, whether its process was told so or given other bytes."""
+    """One page that is gone: its process got an error, or other bytes."""
 
     page: PageName
     reason: str
@@ -100,14 +100,14 @@ _BY_OUTCOME = {
     UnknownOutcome.BROKEN: Hazard.CONNECTION_LOST,
     UnknownOutcome.NO: Hazard.UNEXPLAINED,
 }
-"""What the host's own word on the load comes to, where nobody else has one."""
+"""What the host's own outcome of the load comes to, where no link saw the answer."""
 
 
 class HazardCounts:
     """What took the pages of one host, as it becomes known. The counts only rise.
 
     A link may learn what took a page after its host missed it. So where there are links, a loss is looked up with the
-    next losses that come, and one that nobody can explain once more at the end.
+    next losses that come, and one that is not explained once more at the end.
     """
 
     def __init__(self, taken_pages: TakenPages, *, has_links: bool) -> None:
@@ -120,7 +120,7 @@ class HazardCounts:
     def add(self, losses: Iterable[LostPage], *, tiers_are_durable: bool, is_end: bool = False) -> dict[str, int]:
         """Take *losses* and return how many pages each hazard took, as far as is known; every hazard is there.
 
-        *tiers_are_durable* says that no restart takes a page that nobody was loading: its store was answered when the
+        *tiers_are_durable* says that no restart takes a page that was not being loaded: its store was answered when the
         device had it.
         """
         is_last_word = is_end or not self._has_links

@@ -3,7 +3,7 @@
 Touches the network (grpc.aio). Rules of conduct:
 
 - A request that is passed on late or twice is passed on unchanged. An answer is passed on unchanged or not at all.
-- The server answers in the order in which requests were passed on; that is how an answer is known to be whose.
+- The server answers in the order in which requests were passed on; so each answer belongs to the oldest request left.
 - When the host is gone, the server's last answers are still read: they say which pages went with them.
 """
 
@@ -81,7 +81,7 @@ class Route:
             raise AssertionError("abort() does not return") from error
 
     def metadata(self, context: Context) -> list[tuple[str, str | bytes]]:
-        """Return what a host says besides its message, without what gRPC says for it; and who we are."""
+        """Return the host's metadata without what gRPC adds, and the link's own credentials."""
         own = ("user-agent", "grpc-", ":")
         said = [(key, value) for key, value in context.invocation_metadata() or () if not key.startswith(own)]
         return [*said, *self.security.metadata()]
@@ -114,7 +114,7 @@ class FaultyStream:
         """Known from the first message on."""
         self.connection = connection
         """The connection it comes over, unless that is gone already."""
-        self._way = route
+        self._route = route
         self._faults = route.faults
         self._counts = route.injected.counts
         self._context = context
@@ -133,8 +133,8 @@ class FaultyStream:
 
         What is left to do after a host that is gone is given to *spawn*.
         """
-        channel = await self._way.connect(self._context)
-        call: _Call = channel.stream_stream(EXCHANGE)(metadata=self._way.metadata(self._context))
+        channel = await self._route.connect(self._context)
+        call: _Call = channel.stream_stream(EXCHANGE)(metadata=self._route.metadata(self._context))
         first_status: list[aio.AioRpcError] = []
         call.add_done_callback(lambda _call: first_status.append(status_now(call)))
         requests = asyncio.create_task(self._pass_requests_on(call))
@@ -195,7 +195,7 @@ class FaultyStream:
             await self._pass_copies_on(call, copies, are_due=True)
             await call.done_writing()
         except (aio.AioRpcError, asyncio.InvalidStateError):
-            return  # the stream has ended; who takes the answers is told why
+            return  # the stream has ended; _take_answers() gets its status
         finally:
             reader.cancel()
 
@@ -208,7 +208,7 @@ class FaultyStream:
         await coming.put(None)
 
     def _begin(self, request: bytes) -> None:
-        """Learn from the first request whose stream this is."""
+        """Take the area from the first request."""
         if not self.area:
             self.area = pb.ExchangeRequest.FromString(request).header.area
             self._chance = self._chance_of(self.area)
@@ -218,7 +218,7 @@ class FaultyStream:
         await call.write(request)
 
     async def _pass_copies_on(self, call: _Call, copies: list[_Copy], *, are_due: bool = False) -> list[_Copy]:
-        """Pass those copies on whose time has come, and return the others."""
+        """Pass the copies on that are due, and return the others."""
         left = []
         for copy in copies:
             if copy.messages_between == 0 or are_due:
@@ -287,8 +287,8 @@ class FaultyStream:
             asked.load.offsets, asked.load.modes, got.load.outcomes, got.load.generations, strict=False
         ):
             if mode == pb.LOAD_MODE_EXCLUSIVE and outcome in (pb.OUTCOME_HIT, pb.OUTCOME_SAME_FILLED):
-                page = PageName(self._way.number, asked.header.area, offset, generation)
-                self._way.injected.taken_pages.note(page, hazard)
+                page = PageName(self._route.number, asked.header.area, offset, generation)
+                self._route.injected.taken_pages.note(page, hazard)
 
 
 async def abort_alike(context: Context, error: aio.AioRpcError) -> None:

@@ -3,8 +3,8 @@
 Touches the network (grpc.aio, and `tcp_relay.py`). Hosts connect to `FaultyLink.address` as they would to the tier;
 what they say reaches the real server over a real connection. Rules of conduct:
 
-- Faults strike messages of the stream (`injection.py`) and connections, never unary calls: those are asked again by
-  whoever called, and carry no pages.
+- Faults strike messages of the stream (`injection.py`) and connections, never unary calls: their
+  callers repeat them, and they carry no pages.
 - Which message is struck is drawn from the seed, the area and the number of the stream, so it does not depend on what
   other hosts do; what the message holds depends on the schedule.
 - What is known of pages that got lost on the way goes into `TakenPages` of `hazards.py`: no host saw it.
@@ -13,8 +13,9 @@ what they say reaches the real server over a real connection. Rules of conduct:
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -26,11 +27,10 @@ from swaptier_loadgen.faults.injection import EXCHANGE, Context, FaultyStream, R
 from swaptier_loadgen.faults.tcp_relay import RelayedConnection, TcpRelay
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
-_CallHandler: TypeAlias = Callable[[bytes, Context], Coroutine[object, object, bytes]]
 
 
-class FaultyLink:
-    """The route from all hosts to one tier. Entered for the length of a race."""
+class FaultyLink(grpc.GenericRpcHandler):
+    """The route from all hosts to one tier, which takes every method there is. Entered for the length of a race."""
 
     def __init__(self, route: Route, seed: int) -> None:
         self.route = route
@@ -49,7 +49,7 @@ class FaultyLink:
     async def __aenter__(self) -> Self:
         """Serve on a free port of the loopback interface; the tier need not be there yet."""
         server = aio.server(options=CHANNEL_OPTIONS)
-        server.add_generic_rpc_handlers((_AnyMethod(self),))
+        server.add_generic_rpc_handlers((self,))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         self._stack.push_async_callback(server.stop, 0)
@@ -83,7 +83,14 @@ class FaultyLink:
         """Return the connection that a call came over, unless it is gone."""
         return self._relay.connection(int(context.peer().rpartition(":")[2]))
 
-    async def exchange(self, context: Context) -> None:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> _Handler:
+        """Return the handler of a call: the stream gets its faults, all others pass as they are."""
+        method = handler_call_details.method
+        if method == EXCHANGE:
+            return grpc.stream_stream_rpc_method_handler(self._exchange)
+        return grpc.unary_unary_rpc_method_handler(partial(self._call, method))
+
+    async def _exchange(self, _requests: object, context: Context) -> None:
         """Pass a stream on, faults and all."""
         stream = FaultyStream(self.route, context, self._connection_of(context), self._chance_of)
         self._streams.add(stream)
@@ -92,7 +99,7 @@ class FaultyLink:
         finally:
             self._streams.discard(stream)
 
-    async def call(self, method: str, request: bytes, context: Context) -> bytes:
+    async def _call(self, method: str, request: bytes, context: Context) -> bytes:
         """Pass a unary call on, as it is."""
         channel = await self.route.connect(context)
         call: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
@@ -115,26 +122,3 @@ class FaultyLink:
                 assert victim.connection is not None, "just looked"
                 victim.connection.cut()
                 self.route.injected.counts["disconnect"] += 1
-
-
-class _AnyMethod(grpc.GenericRpcHandler):
-    """Takes every method there is: the stream with its faults, all others as they are."""
-
-    def __init__(self, link: FaultyLink) -> None:
-        self._link = link
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> _Handler:
-        """Return who handles the call."""
-        method = handler_call_details.method
-        if method == EXCHANGE:
-            return grpc.stream_stream_rpc_method_handler(self._exchange)
-        return grpc.unary_unary_rpc_method_handler(self._caller(method))
-
-    async def _exchange(self, _requests: object, context: Context) -> None:
-        await self._link.exchange(context)
-
-    def _caller(self, method: str) -> _CallHandler:
-        async def call(request: bytes, context: Context) -> bytes:
-            return await self._link.call(method, request, context)
-
-        return call

@@ -35,7 +35,7 @@ class RelayedConnection:
 
 
 class TcpRelay:
-    """Relays whoever connects to `address` to one port of this machine. Entered for as long as it lies there."""
+    """Relays connections to `address` to one port of this machine. Entered for the length of a race."""
 
     def __init__(self, far_port: int) -> None:
         self._far_port = far_port

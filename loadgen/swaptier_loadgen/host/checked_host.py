@@ -2,11 +2,11 @@
 
 Touches the event loop and the tiers' streams, through the driver. Rules of conduct:
 
-- From the moment `driver.run(access_page(...))` returns, until the next await, the page stays mapped and nobody else
+- From the moment `driver.run(access_page(...))` returns, until the next await, the page stays mapped and nothing else
   runs: there the page is checked, and only there it is written.
-- What the host tells of a failed install is only noted; nothing it says makes a page right.
-- While one of several tiers lives, another one's end is not the race's: pages that were on it are lost and told so.
-- Where hosts outlive their tiers, a process that is told of a loss drops the page and writes it anew, as one that
+- What the host says of a failed install is only noted; it makes no page right.
+- While one of several tiers lives, another one's end is not the race's: pages that were on it count as lost.
+- Where hosts outlive their tiers, a process that gets an error drops the page and writes it anew, as one that
   handles SIGBUS does: a race goes on losing pages instead of running out of them.
 """
 
@@ -85,7 +85,7 @@ class CheckedHost:
         self.has_tier_restarted = False
         """Nothing read from now on can be held against a policy."""
         self.losses: deque[LostPage] = deque()
-        """Pages that were lost or read wrong and not yet reported; whoever reports takes them."""
+        """Pages that were lost or read wrong and not yet reported."""
         self._names: dict[PageId, PageName] = {}
         """What the tier called each page when it was last found swapped out."""
         self._stale: dict[PageId, PageName] = {}
@@ -93,7 +93,7 @@ class CheckedHost:
         self._left_with_tier: dict[SwapEntry, int] = {}
         """Generation of each page that a tier had alone when it last started anew."""
         self.lost_with_tier = 0
-        """Pages told lost that were among these."""
+        """Detected losses that were among these."""
         self.is_adding_over = False
         """In stress-race: no thread adds any more, so the words of every page can be checked."""
 
@@ -113,13 +113,13 @@ class CheckedHost:
         """Fault the page in if need be, check it, write its next version if asked, or if it was wrong or blank."""
         page = PageId(self.number, process.pid, address)
         for _ in range(UNREACHABLE_RETRIES_MAX):
-            if self.oracle.is_told(page):
+            if self.oracle.is_known_lost(page):
                 return
             try:
                 is_done = await self._access_once(process, page, write=write)
             except SwapTierError as error:
                 if self._is_unreachable(process, address):
-                    self._tell(process, page, DetectedLoss.UNREACHABLE)
+                    self._lose(process, page, DetectedLoss.UNREACHABLE)
                 self._end_unless_survived(error)
                 continue
             except OutOfMemory as error:
@@ -161,27 +161,27 @@ class CheckedHost:
                 must_write = False
         except PageLost as lost:
             self._note_name(process, page)
-            self._note_told(access, str(lost.reason))
+            self._note_detected_loss(access, str(lost.reason))
         finally:
             self.oracle.end(access)
-        if not self.oracle.is_told(page):
+        if not self.oracle.is_known_lost(page):
             return not must_write
         if self._survives_restarts:
             await self.discard(process, address)
         return True
 
-    def _tell(self, process: Process, page: PageId, reason: str) -> None:
-        """Note that *page* is lost, and its process told so."""
+    def _lose(self, process: Process, page: PageId, reason: str) -> None:
+        """Count *page* as lost: its process gets an error."""
         self._note_name(process, page)
         access = self.oracle.begin(page)
-        self._note_told(access, reason)
+        self._note_detected_loss(access, reason)
         self.oracle.end(access)
 
-    def _note_told(self, access: Access, reason: str) -> None:
-        if not self.oracle.is_told(access.page):
+    def _note_detected_loss(self, access: Access, reason: str) -> None:
+        if not self.oracle.is_known_lost(access.page):
             self._note_loss(access.page, reason, was_dropped=self.oracle.is_owed(access.page))
             self.lost_with_tier += reason == DetectedLoss.EPOCH and self._was_left_with_tier(access.page)
-        self.oracle.told(access, reason)
+        self.oracle.detected_loss(access, reason)
 
     def _was_left_with_tier(self, page: PageId) -> bool:
         """Tell whether a tier had the page alone when it started anew: no policy could have kept it."""
@@ -227,14 +227,14 @@ class CheckedHost:
     async def discard(self, process: Process, address: int) -> None:
         """Drop one page, as MADV_DONTNEED does."""
 
-        def addresses() -> Iterator[int]:  # zap() takes them in one atomic step: there the oracle is told
+        def addresses() -> Iterator[int]:  # zap() takes them in one atomic step, and there the oracle learns of it
             self._on_entry_taken(process.pid, address, InstallFailure.ZAPPED)
             yield address
 
         await self._survive(zap(self.mm, process, addresses()))
 
     async def page_out(self, process: Process, addresses: Iterable[int]) -> None:
-        """Page out what of the pages at *addresses* is mapped by nobody else. Models: MADV_PAGEOUT."""
+        """Page out what of the pages at *addresses* is mapped once only. Models: MADV_PAGEOUT."""
         await self._survive(pageout(self.mm, process, addresses))
 
     async def swap_out_all(self) -> None:
@@ -254,14 +254,14 @@ class CheckedHost:
             self._end_unless_survived(error)
 
     async def _survive(self, path: Path[object]) -> None:
-        """Run *path*; that one of several tiers could not be told or given something is no end."""
+        """Run *path*; the error of one of several tiers ends nothing."""
         try:
             await self._driver.run(path)
         except SwapTierError as error:
             self._end_unless_survived(error)
 
     def move(self, process: Process, address: int) -> None:
-        """Move the page away if it is swapped out and nobody reads it. Models: UFFDIO_MOVE."""
+        """Move the page away if it is swapped out and no fault reads it. Models: UFFDIO_MOVE."""
         if move(self.mm, process, address, address + MOVE_DISTANCE):
             self._on_entry_taken(process.pid, address, InstallFailure.MOVED)
 
@@ -280,7 +280,7 @@ class CheckedHost:
         return child
 
     async def exit(self, process: Process) -> None:
-        """End *process*: its slots become free, and the tier is told so."""
+        """End *process*: its slots become free, on the tier too."""
         self.oracle.exit(self.number, process.pid)
         await self._survive(exit_process(self.mm, process))
 
@@ -301,7 +301,7 @@ class CheckedHost:
                 except PageLost as lost:
                     process = self.mm.processes[lost.pid]
                     page = PageId(self.number, lost.pid, lost.address)
-                    self._tell(process, page, str(lost.reason))
+                    self._lose(process, page, str(lost.reason))
                     await self._driver.run(zap(self.mm, process, [lost.address]))
 
     def _pages_in(self, slot: SwapSlot) -> list[PageId]:
@@ -315,7 +315,7 @@ class CheckedHost:
         return pages
 
     def _on_only_copy_dropped(self, slot: SwapSlot) -> None:
-        """Note whose page a failed install took along."""
+        """Note which pages a failed install took along."""
         for page in self._pages_in(slot):
             self.oracle.owed(page)
 

@@ -1,9 +1,9 @@
-"""What the emulated processes write: real page contents, each carrying who wrote it, where and which version.
+"""What the emulated processes write: real page contents, each with its process, address and version in it.
 
 Pure. Three kinds of page, chosen by seed, page and version: a slice of the corpus behind a header, an incompressible
-page behind a header, and a same-filled page whose one repeated word is the stamp. Whatever comes back from a read is
-therefore one of: the expected bytes, zeros (which no process writes), a stamp of another version or page, or bytes
-nobody wrote.
+page behind a header, and a same-filled page whose one repeated word is the stamp. A read therefore returns
+one of: the expected bytes, zeros (which no process writes), a stamp of another version or page, or bytes that no
+process wrote.
 
 Rule for this file's editors: the page of (page id, version) depends on nothing but the seed and the corpus, so that the
 oracle can rebuild what it expects and needs to keep only versions.

@@ -1,7 +1,7 @@
 """The two words of the kernel's swap race stress, and what they say at the end: a counter and the page's own index.
 
 Pure, and independent of the oracle. Every emulated thread adds one to the counter *it read*, so an update that was lost
-stays missing for good, and the counter of a page whose data went astray never comes to the number of additions.
+stays missing for good, and the counter of a page whose data was lost never comes to the number of additions.
 
 Models: test-thread-swap-race.c of ryncsn/emm-test-project, which checks that the counter equals the number of workers
 ("data loss") and that the word beside it is still the page's index ("misload"). Here both words are in the stamp that

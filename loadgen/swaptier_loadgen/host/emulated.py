@@ -126,10 +126,10 @@ class EmulatedHost:
         await self._each_thread(self._sweep)
 
     async def exit_processes(self) -> None:
-        """End all processes: every slot becomes free, and the tier is told so.
+        """End all processes: every slot becomes free, on the tier too.
 
         Raises:
-            SwapTierError: it could not be told.
+            SwapTierError: the tier did not answer.
         """
         for space in self._spaces:
             await space.host.exit(space.process)
@@ -324,5 +324,5 @@ class EmulatedHost:
 
 
 def twin_number(host: int) -> int:
-    """Return the number of the clone of *host*: pages say whose they are, and each host writes its own."""
+    """Return the number of the clone of *host*: a page names the host that wrote it."""
     return HOSTS_MAX - 1 - host

@@ -11,7 +11,7 @@ from swaptier_client.mm.counters import InstallFailure
 from swaptier_client.mm.fault import MOVE_DISTANCE
 
 TAKES_THE_ENTRY = (InstallFailure.MOVED, InstallFailure.ZAPPED)
-"""Causes that leave nothing at the address: the page is elsewhere, or nobody's any more."""
+"""Causes that leave nothing at the address: the page is elsewhere, or discarded."""
 
 
 class InstallFailures:

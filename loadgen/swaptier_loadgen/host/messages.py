@@ -92,7 +92,7 @@ class HostSpec(BaseModel):
 
     @property
     def survives_restarts(self) -> bool:
-        """A tier that ends is waited for, and what it lost is told to processes; else its end is the host's."""
+        """The host waits for a tier that ends and counts what it lost; otherwise its end is the host's."""
         return self.give_up_seconds > 0
 
     @property

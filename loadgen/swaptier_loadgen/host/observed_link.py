@@ -1,7 +1,7 @@
-"""Remembers how a host's loads began: what a host can say of a page that is gone later.
+"""A tier link that remembers how loads ended: what a host knows of a page that is lost later.
 
-Touches the event loop, through the futures it watches. It changes nothing that passes through. Its word is the last
-one asked for: a link that saw the answer itself knows better (`hazards.py`).
+Touches the event loop, through the futures it watches. It changes nothing that passes through. What a
+faulty link saw of the answer itself comes first (`hazards.py`).
 """
 
 import asyncio
@@ -23,9 +23,9 @@ class ObservedLink:
     """
 
     def __init__(self, tier: TierLink, on_stale: Callable[[Load], None] = lambda _load: None) -> None:
-        """Pass everything on to *tier*; tell *on_stale* of each exclusive load that brings another generation's bytes.
+        """Pass everything on to *tier*; call *on_stale* for each exclusive load that brings another generation's bytes.
 
-        It is told before whoever asked goes on.
+        It is called before the fault that asked goes on.
         """
         self._tier = tier
         self._on_stale = on_stale

@@ -1,11 +1,11 @@
 """The oracle: what every page must hold, and what it means when it does not.
 
-Pure, and independent of mm and tier: it knows what was written and what was read, byte for byte. What it is told by the
-host is evidence only: which load brought a page (`source`) and which failed installs took one (`owed`).
+Pure, and independent of mm and tier: it knows what was written and what was read, byte for byte. What the host says
+is evidence only: which load brought a page (`source`) and which failed installs took one (`owed`).
 
     write -> read right                                     nothing to say
     write -> read wrong   counted once; the reader writes the next version over it, so that a later loss shows again
-    write -> owed -> read right | read wrong | told lost | discarded | never read      the fate of the failed install
+    write -> owed -> read right | read wrong | found lost | discarded | never read      the fate of the failed install
 
 Rules of conduct:
   - `begin` before the access, `check` on every page read before anything else runs, `write` only after `check`: a loss
@@ -40,7 +40,7 @@ class Corruption(StrEnum):
     TIER_FOREIGN = "tier_foreign"
     """Another page's bytes from the pool: the slot was reused between the fault's look at the PTE and its load."""
     UNRECOGNISED = "unrecognised"
-    """Bytes no process ever wrote: damage on the way."""
+    """Bytes that no process wrote: damaged on the way."""
     LOST_UPDATE = "lost_update"
     """A version that was current when a fault began was mapped over a newer one: the slot was freed and reused under
     the fault, and the PTE looked unchanged (ABA). Or the host dropped what was written, with no load involved."""
@@ -54,9 +54,9 @@ class Fate(StrEnum):
     RIGHT = "read_right"
     """The next read got the right bytes: another copy existed."""
     TOLD = "told_lost"
-    """The process was told that the page is gone."""
+    """The process got an error: the page is gone."""
     ALREADY_LOST = "already_lost"
-    """An earlier failed install had lost the page and nobody had read it since: this one lost nothing more."""
+    """An earlier failed install had lost the page and no process had read it since: this one lost nothing more."""
     DISCARDED = "discarded"
     """The process dropped the page before reading it again."""
     NEVER_READ = "never_read"
@@ -107,7 +107,7 @@ class Tally:
 
 
 class Access:
-    """One access under way: begun, then checked or told lost, then perhaps written, then ended."""
+    """One access under way: begun, then checked or found lost, then perhaps written, then ended."""
 
     __slots__ = ("checked", "page", "version_at_begin")
 
@@ -132,7 +132,7 @@ class Oracle:
         self._origins: dict[PageId, Stamp] = {}
         self._under_way: dict[PageId, list[int]] = {}
         self._owed: dict[PageId, int] = {}
-        self._told: set[PageId] = set()
+        self._known_lost: set[PageId] = set()
         self._closed = False
         self.tally = Tally()
 
@@ -225,34 +225,34 @@ class Oracle:
         is_written = page in self._versions or page in self._origins
         return standing == ZERO_PAGE or (standing is None and not is_written)
 
-    def told(self, access: Access, reason: str) -> None:
+    def detected_loss(self, access: Access, reason: str) -> None:
         """Note that the access failed with a detected loss; only the first on a page counts."""
         page = access.page
         owed = self._owed.pop(page, 0)
         self.tally.owed_fates[Fate.TOLD] += min(owed, 1)
         self.tally.owed_fates[Fate.ALREADY_LOST] += max(owed - 1, 0)
-        if page not in self._told:
-            self._told.add(page)
+        if page not in self._known_lost:
+            self._known_lost.add(page)
             losses = self.tally.detected_losses_by_reason
             losses[reason] = losses.get(reason, 0) + 1
 
     def is_owed(self, page: PageId) -> bool:
-        """Return whether a failed install may have taken the only copy of *page*, and nobody has read it since."""
+        """Return whether a failed install may have taken the only copy of *page*, and no process has read it since."""
         return self._owed.get(page, 0) > 0
 
-    def is_told(self, page: PageId) -> bool:
-        """Return whether a process was told that *page* is gone; there is nothing left to check then."""
-        return page in self._told
+    def is_known_lost(self, page: PageId) -> bool:
+        """Return whether *page* was detected as lost; there is nothing left to check then."""
+        return page in self._known_lost
 
     def owed(self, page: PageId) -> None:
         """Note a failed install that may have taken the only copy of *page*, whose data is still needed."""
         self._owed[page] = self._owed.get(page, 0) + 1
 
     def discard(self, page: PageId) -> None:
-        """Note that the process dropped *page*: what it held is owed to nobody, and it reads zeros from now on."""
+        """Note that the process dropped *page*: what it held is owed no more, and it reads zeros from now on."""
         self.tally.owed_fates[Fate.DISCARDED] += self._owed.pop(page, 0)
         self._standing[page] = ZERO_PAGE
-        self._told.discard(page)
+        self._known_lost.discard(page)
 
     def move(self, page: PageId, target: PageId) -> None:
         """Note that *page* is now expected at *target*, and zeros where it was."""
@@ -260,7 +260,7 @@ class Oracle:
         self._copy(page, target)
         if owed:
             self._owed[target] = owed
-        self._told.discard(page)
+        self._known_lost.discard(page)
         self._standing[page] = ZERO_PAGE
 
     def fork(self, host: int, parent: int, child: int) -> None:
@@ -278,19 +278,19 @@ class Oracle:
                 self._copy(page, page._replace(host=twin))
 
     def exit(self, host: int, process: int) -> None:
-        """Forget the pages of *process*, which has ended: what they held is owed to nobody."""
+        """Forget the pages of *process*, which has ended: what they held is owed no more."""
         for page in self._pages_of(host, process):
             self.tally.owed_fates[Fate.DISCARDED] += self._owed.pop(page, 0)
             for known in (self._versions, self._standing, self._origins):
                 known.pop(page, None)
-            self._told.discard(page)
+            self._known_lost.discard(page)
 
     def _pages_of(self, host: int, process: int) -> set[PageId]:
         known = {*self._versions, *self._standing, *self._origins}
         return {page for page in known if page.process == process and page.host == host}
 
     def _copy(self, page: PageId, copy: PageId) -> None:
-        """Expect of *copy* what is expected of *page*, told losses included."""
+        """Expect of *copy* what is expected of *page*, detected losses included."""
         version = self._versions.get(page, 0)
         origin = Stamp(page, version) if version else self._origins.get(page)
         for known in (self._versions, self._standing, self._origins):
@@ -299,8 +299,8 @@ class Oracle:
             self._origins[copy] = origin
         if page in self._standing:
             self._standing[copy] = self._standing[page]
-        if page in self._told:
-            self._told.add(copy)
+        if page in self._known_lost:
+            self._known_lost.add(copy)
 
     def written(self) -> list[PageId]:
         """Return every page ever written, in order: what the final sweep reads."""

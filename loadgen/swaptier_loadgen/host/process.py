@@ -128,7 +128,7 @@ async def _swapoff_areas(tiers: Sequence[TierStream]) -> int:
 
 
 async def _note_written_back(host: EmulatedHost, tiers: Sequence[TierStream]) -> None:
-    """Ask the tiers how many pages they wrote back from the pool: no reply to a load or store tells."""
+    """Ask the tiers how many pages they wrote back from the pool: no reply to a load or store says so."""
     pages = 0
     for tier in tiers:
         with contextlib.suppress(SwapTierError):  # a tier that is gone is found out by the next fault

@@ -2,7 +2,7 @@
 
 Touches processes, signals and the event loop. Rules of conduct:
 
-- Every policy gets the same seed, so the same accesses, page contents and injected failures; who runs when is real.
+- Every policy gets the same seed, so the same accesses, page contents and injected failures; their order is real.
 - Whatever ends the race, no host process outlives it: hosts are stopped in order, killed when the block is left
   otherwise, and tied to this process in case it is killed.
 - A host that ends without a last report is a defect of ours and never a verdict on a policy.
@@ -30,7 +30,7 @@ from swaptier_loadgen.race.child_process import child_command
 from swaptier_loadgen.race.results import RunSummary, summarise
 from swaptier_loadgen.race.server_process import ServerDied
 from swaptier_loadgen.race.settings import RaceSettings, area_name
-from swaptier_loadgen.race.tiers import RaceTiers, ServerFaults, race_tiers
+from swaptier_loadgen.race.tiers import RaceTiers, race_tiers, server_faults
 
 STOP_SECONDS_MAX = 15.0
 """From asking a host to stop to killing it: longer than a request to a tier that hangs may take."""
@@ -255,10 +255,8 @@ async def run_race(settings: RaceSettings, corpus_files: Sequence[Path], watcher
         async with race_tiers(settings) as tiers:
             watcher.on_tiers(tiers)
             race = Race(settings, tiers.host_target, corpus_files, watcher, tiers.injected)
-            async with ServerFaults(tiers, settings.faults, race.stop) as server_faults:
+            async with server_faults(tiers, settings.faults, race.stop):
                 await race.run()
-            if server_faults.failure is not None:  # and what ran until then says nothing about a policy
-                raise server_faults.failure
     except (HostFailed, ServerDied) as failure:
         defect = str(failure)
     except asyncio.CancelledError:

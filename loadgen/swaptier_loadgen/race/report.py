@@ -47,7 +47,7 @@ def not_raced(settings: RaceSettings, summaries: Iterable[RunSummary]) -> list[s
 def document(settings: RaceSettings, summaries: Sequence[RunSummary]) -> dict[str, object]:
     """Return the JSON document of a race."""
     workload = asdict(settings)
-    del workload["security"]  # where whose files are is nobody else's business
+    del workload["security"]  # paths of certificates and tokens are private
     workload["corpus"] = None if settings.corpus is None else str(settings.corpus)
     workload["faults"] = str(settings.faults)
     return {

@@ -65,7 +65,7 @@ class RunSummary(HostReport):
     @computed_field
     @cached_property
     def detected_losses(self) -> int:
-        """Pages that a process was told are gone."""
+        """Pages that are gone and whose process got an error (SIGBUS)."""
         return sum(self.detected_losses_by_reason.values())
 
     @computed_field
@@ -77,7 +77,7 @@ class RunSummary(HostReport):
     @computed_field
     @cached_property
     def never_read_again(self) -> int:
-        """Pages whose failed install took the only copy, and that the run ended before it was missed."""
+        """Pages whose failed install took the only copy, and that no process read again."""
         return self.owed_fates.get(Fate.NEVER_READ, 0)
 
     @computed_field
@@ -114,32 +114,32 @@ class RunSummary(HostReport):
     @computed_field
     @cached_property
     def verdict(self) -> Verdict:
-        """What the hosts found and were told, judged."""
+        """On what the hosts found and what they detected as lost."""
         is_shared = self.workload is WorkloadKind.TWO_HOSTS
-        by_nobody = self._lost_by_nobody
+        unpreventable = self._unpreventable
         return judge(
             is_safe=self.is_safe_by_specification,
             ended=self.ended,
             corrupted=self.corrupted_pages + self.counters_wrong + self.index_words_wrong,
-            lost=self.detected_losses - by_nobody,
+            lost=self.detected_losses - unpreventable,
             # A restart forgets which slots are free, and a late request may fill one again.
             leaked=0 if is_shared or self.tier_restarts else self.leaked_pages,
-            lost_by_nobody=by_nobody,
+            unpreventable=unpreventable,
         )
 
     @cached_property
-    def _lost_by_nobody(self) -> int:
+    def _unpreventable(self) -> int:
         """Detected losses that no policy could have prevented."""
         losses = self.detected_losses_by_reason
         is_shared = self.workload is WorkloadKind.TWO_HOSTS
-        # Nobody took the page that `store-back` had to give back: KERNEL.md 6.4.
+        # The pool refused the page that `store-back` had to give back: KERNEL.md 6.4.
         pages = losses.get(DetectedLoss.STOREBACK_REJECTED, 0)
         if not self.tiers_are_durable:
             # Of two hosts on one area, each loses with the tier what the other left there.
             pages += losses.get(DetectedLoss.EPOCH, 0) if is_shared else self.lost_with_tier
         is_gone = self.ended is not Ended.FINISHED or self.tiers_dead
         if not self.tiers_are_durable or is_gone:
-            # A durable tier that was there to the end was out of nobody's reach.
+            # A durable tier that was there to the end was within reach of all hosts.
             pages += losses.get(DetectedLoss.UNREACHABLE, 0)
         if is_shared:
             pages += losses.get(DetectedLoss.MISS_MUST_EXIST, 0)

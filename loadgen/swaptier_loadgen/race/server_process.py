@@ -106,9 +106,17 @@ class OwnServer:
                     self._process.send_signal(signal.SIGCONT)
 
     async def stop(self) -> None:
-        """End it."""
-        if self._process is not None:
-            await _stop(self._process)
+        """End it: ask, wait, insist. Returns when it is gone, also when it was gone before."""
+        process = self._process
+        if process is None:
+            return
+        for asked, seconds in ((signal.SIGTERM, STOP_SECONDS_MAX), (signal.SIGKILL, None)):
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(asked)
+            # communicate() also reads what is left on stdout: a full pipe would keep the server from ending.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.communicate(), seconds)
+                return
 
 
 @contextlib.asynccontextmanager
@@ -124,16 +132,3 @@ async def own_server(*arguments: str) -> AsyncIterator[OwnServer]:
         yield server
     finally:
         await server.stop()
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    """End *process*: ask, wait, insist. Returns when it is gone, also when it was gone before."""
-    for asked, seconds in ((signal.SIGTERM, STOP_SECONDS_MAX), (signal.SIGKILL, None)):
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(asked)
-        try:
-            # communicate() also reads what is left on stdout: a full pipe would keep the server from ending.
-            await asyncio.wait_for(process.communicate(), seconds)
-        except TimeoutError:
-            continue
-        return

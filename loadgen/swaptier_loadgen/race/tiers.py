@@ -10,7 +10,7 @@ Touches processes, sockets and, where a race needs a swap file of its own, a tem
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,39 +77,36 @@ def _routes(settings: RaceSettings, target: str, injected: InjectedFaults) -> li
     ]
 
 
-class ServerFaults:
-    """Kills and pauses our own servers for the length of a block; `failure` says why it could not go on."""
+@contextlib.asynccontextmanager
+async def server_faults(tiers: RaceTiers, faults: Faults, on_failure: Callable[[], None]) -> AsyncIterator[None]:
+    """Kill and pause our own servers for the length of the block; call *on_failure* when one does not come back.
 
-    def __init__(self, tiers: RaceTiers, faults: Faults, on_failure: Callable[[], None]) -> None:
-        """Strike each of *tiers*; call *on_failure* when a server does not come back."""
-        self.failure: BaseException | None = None
-        self._on_failure = on_failure
-        self._work: list[Coroutine[None, None, None]] = []
-        for server in tiers.own:
-            if faults.kill_server_seconds:
-                self._work.append(_kill_for_ever(server, faults.kill_server_seconds, tiers.injected))
-            if faults.pause_server is not None:
-                self._work.append(_pause_for_ever(server, faults.pause_server, tiers.injected))
-        self._tasks: list[asyncio.Task[None]] = []
+    Raises:
+        ServerNotStarted, ServerDied: after the block, which then says nothing about a policy.
+    """
+    failures: list[BaseException] = []
 
-    async def __aenter__(self) -> "ServerFaults":
-        """Begin."""
-        self._tasks = [asyncio.create_task(one) for one in self._work]
-        for task in self._tasks:
-            task.add_done_callback(self._look)
-        return self
+    def look(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            failures.append(failure)
+            on_failure()
 
-    async def __aexit__(self, *_: object) -> None:
-        """Stop. The race is over: nobody needs a server that is not back yet."""
-        for task in self._tasks:
+    tasks: list[asyncio.Task[None]] = []
+    for server in tiers.own:
+        if faults.kill_server_seconds:
+            tasks.append(asyncio.create_task(_kill_for_ever(server, faults.kill_server_seconds, tiers.injected)))
+        if faults.pause_server is not None:
+            tasks.append(asyncio.create_task(_pause_for_ever(server, faults.pause_server, tiers.injected)))
+    for task in tasks:
+        task.add_done_callback(look)
+    try:
+        yield
+    finally:  # the race is over and needs no server that is not back yet
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def _look(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and self.failure is None:
-            self.failure = task.exception()
-            self._on_failure()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if failures:
+        raise failures[0]
 
 
 async def _kill_for_ever(server: OwnServer, seconds: float, injected: InjectedFaults) -> None:

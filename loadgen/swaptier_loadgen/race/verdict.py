@@ -45,7 +45,7 @@ def is_safe(policy: str, workload: WorkloadKind, *, requires_generation: bool, l
     return specified.is_safe and (is_told or not is_shared) and not (loses_answers and specified.takes_at_load)
 
 
-def judge(*, is_safe: bool, ended: Ended, corrupted: int, lost: int, leaked: int, lost_by_nobody: int = 0) -> Verdict:
+def judge(*, is_safe: bool, ended: Ended, corrupted: int, lost: int, leaked: int, unpreventable: int = 0) -> Verdict:
     """Return the verdict on a policy: what was found counts first, then how the run ended."""
     if corrupted:
         return Verdict.CORRUPTED if is_safe else Verdict.AS_SPECIFIED
@@ -61,6 +61,6 @@ def judge(*, is_safe: bool, ended: Ended, corrupted: int, lost: int, leaked: int
         return Verdict.STOPPED
     if leaked:
         return Verdict.LEAKED
-    if lost_by_nobody:
+    if unpreventable:
         return Verdict.TELLS
     return Verdict.SAFE if is_safe else Verdict.NOT_SEEN

@@ -124,7 +124,7 @@ def test_each_failed_install_gets_one_fate(oracle: Oracle) -> None:
     assert read(oracle, ZERO_PAGE, Outcome.DEVICE, pages[0]) is Corruption.DEVICE_ZERO
     assert read(oracle, CONTENTS.page(pages[1], 1), Outcome.HIT, pages[1]) is None
     access = oracle.begin(pages[2])
-    oracle.told(access, "crc")
+    oracle.detected_loss(access, "crc")
     oracle.end(access)
     oracle.discard(pages[3])
     tally = oracle.close()
@@ -146,10 +146,10 @@ def test_a_told_loss_is_counted_once_and_is_no_corruption(oracle: Oracle) -> Non
     write(oracle)
     for _ in range(2):
         access = oracle.begin(PAGE)
-        oracle.told(access, "miss_must_exist")
+        oracle.detected_loss(access, "miss_must_exist")
         oracle.end(access)
     assert oracle.tally.detected_losses_by_reason == {"miss_must_exist": 1}
-    assert oracle.is_told(PAGE)
+    assert oracle.is_known_lost(PAGE)
     assert oracle.tally.silent_stale_reads == 0
 
 

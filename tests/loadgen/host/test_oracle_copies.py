@@ -78,12 +78,12 @@ def test_wrong_bytes_and_told_losses_are_inherited_and_not_counted_again(oracle:
     write(oracle)
     read(oracle, PAGE, ZERO_PAGE, Outcome.DEVICE)
     access = oracle.begin(PAGE._replace(address=6))
-    oracle.told(access, "crc")
+    oracle.detected_loss(access, "crc")
     oracle.end(access)
     write(oracle, PAGE._replace(address=6))
     oracle.fork(0, 1, 2)
     assert read(oracle, CHILD, ZERO_PAGE) is None
-    assert oracle.is_told(CHILD._replace(address=6))
+    assert oracle.is_known_lost(CHILD._replace(address=6))
     assert oracle.tally.silent_stale_reads == 1
     assert sum(oracle.tally.detected_losses_by_reason.values()) == 1
 
