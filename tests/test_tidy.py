@@ -288,7 +288,6 @@ UNMENDED = {
         *(f"swaptier_loadgen.explore.{name}" for name in ("cpu", "model", "network", "paths")),
     },
     "imports_no_private_part": {
-        "swaptier_server.rpc.server",
         "swaptier_server.tier.counters",
         "tests.server.tier.test_tier_model",
     },

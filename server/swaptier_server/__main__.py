@@ -115,12 +115,10 @@ async def _serve(config: ServerConfig) -> int:
         pool_limit=str(config.pool_limit),
     )
     _announce({"listening": server.listening, "metrics": server.metrics_address, "epoch": server.tier.epoch})
-    waits = [asyncio.create_task(stop.wait()), asyncio.create_task(server.wait_for_failure())]
+    waits = [asyncio.create_task(stop.wait()), asyncio.create_task(server.failed.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
-    if not stop.is_set():
-        log.critical("grpc_failed", meaning="nobody can be served any more; this process drains and ends")
     await server.drain()
     # gRPC prints a traceback for each of its tasks that asyncio.run() would cancel; those of calls that were cut off
     # end by themselves within some turns.

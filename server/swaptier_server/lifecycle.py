@@ -10,12 +10,12 @@ Touches gRPC, sockets, the event loop and the clock. Order of a drain, and why:
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Self
 
+from grpc import aio
 from grpc_health.v1 import health, health_pb2
 from prometheus_client import CollectorRegistry
 
@@ -31,7 +31,7 @@ from swaptier_server.rpc.activity import ClientActivity
 from swaptier_server.rpc.guard import Guard
 from swaptier_server.rpc.metrics import MetricsServer, TierCollector, make_registry
 from swaptier_server.rpc.rpc_metrics import RpcMetrics
-from swaptier_server.rpc.server import SERVICE, SERVICES, make_grpc_server
+from swaptier_server.rpc.server import SERVICE, SERVICES, Listener, make_grpc_server
 from swaptier_server.rpc.service import SwapTierService
 from swaptier_server.rpc.snapshot import LoopSnapshots, TierSnapshot, take_snapshot
 from swaptier_server.rpc.traffic import Traffic
@@ -118,15 +118,16 @@ class TierServer:
         )
         self._health = health.aio.HealthServicer()
         self._metrics: MetricsServer | None = None
-        self._housekeeper: asyncio.Task[None] | None = None
+        self._tasks: Final[list[asyncio.Task[None]]] = []
+        self.failed: Final = asyncio.Event()
+        """gRPC has ended and cannot be started again: a process that listens no more must not look alive."""
         self._reaped_ns = now_ns()
-        self._grpc = make_grpc_server(
-            SwapTierService(
-                self.tier, self.activity, tenants, self.upkeep.after_request, now_ns, config.batch_slots_max
-            ),
-            self._health,
-            Guard(SERVICE, RpcMetrics(self.registry, SERVICES), self.traffic, self._access, tenants),
-            config.batch_slots_max,
+        service = SwapTierService(
+            self.tier, self.activity, tenants, self.upkeep.after_request, now_ns, config.batch_slots_max
+        )
+        guard = Guard(SERVICE, RpcMetrics(self.registry, SERVICES), self.traffic, self._access, tenants)
+        self._grpc: Final = Listener(
+            lambda: make_grpc_server(service, self._health, guard, config.batch_slots_max), self._bind
         )
 
     @classmethod
@@ -175,7 +176,10 @@ class TierServer:
         await self._start_grpc()
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        self._housekeeper = asyncio.create_task(self._keep_house_forever(), name="housekeeper")
+        self._tasks[:] = [
+            asyncio.create_task(self._keep_house_forever(), name="housekeeper"),
+            asyncio.create_task(self._watch_grpc(), name="gRPC's watch"),
+        ]
 
     def _start_metrics(self) -> None:
         snapshots = LoopSnapshots(self._take_snapshot)
@@ -190,17 +194,7 @@ class TierServer:
 
     async def _start_grpc(self) -> None:
         address = self.config.listen
-        check_can_listen("--listen", address)
-        try:
-            if self._tls is None:
-                port = self._grpc.add_insecure_port(address)
-            else:
-                port = self._grpc.add_secure_port(address, self._tls.server_credentials())
-        except RuntimeError as error:
-            # Taken since the check, or something the check does not know.
-            raise ConfigError(f"--listen: cannot listen on {address}: gRPC could not bind it") from error
-        await self._grpc.start()
-        self.listening = address.with_port(port)
+        self.listening = address.with_port(await self._grpc.start())
         if not address.is_local and (self._tls is None or not self.config.knows_tenants):
             self._log.warning(
                 "insecure_beyond_this_machine",
@@ -210,6 +204,22 @@ class TierServer:
                 meaning="pages are memory of other programs; anyone on the network can read and replace them",
                 advice="make sure that the network is private, or give --tls-cert, --tls-key and --tokens",
             )
+
+    def _bind(self, server: aio.Server) -> int:
+        """Let *server* listen where this server does, or is to; return the port.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        address = self.listening or self.config.listen
+        check_can_listen("--listen", address)
+        try:
+            if self._tls is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, self._tls.server_credentials())
+        except RuntimeError as error:
+            # Taken since the check, or something the check does not know.
+            raise ConfigError(f"--listen: cannot listen on {address}: gRPC could not bind it") from error
 
     # Files that change
 
@@ -287,11 +297,12 @@ class TierServer:
 
     # The end
 
-    async def wait_for_failure(self) -> None:
-        """Return when gRPC has ended without being told: a process that listens no more should not look alive."""
-        with contextlib.suppress(Exception):  # gRPC's own, whatever it was; it has logged it
-            while await self._grpc.wait_for_termination(HOUSEKEEPING_SECONDS):
-                continue
+    async def _watch_grpc(self) -> None:
+        try:
+            await self._grpc.keep_serving()
+        except ConfigError as error:
+            self._log.critical("grpc_failed", reason=str(error), meaning="this process drains and ends")
+            self.failed.set()
 
     async def drain(self) -> None:
         """Finish what is in flight, refuse the rest, close the port, say what was dropped."""
@@ -340,8 +351,8 @@ class TierServer:
 
     async def _stop(self) -> None:
         """Close everything that is open."""
-        if self._housekeeper is not None:
-            self._housekeeper.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self._grpc.stop(LAST_GRACE_SECONDS)
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.stop)

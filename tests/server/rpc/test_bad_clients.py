@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import datetime
+import json
 import resource
+import shutil
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -21,7 +24,8 @@ from tests.server.test_main import Running, running
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
-from swaptier_server.rpc.server import SERVICE, channel_options
+from swaptier_server.rpc.server import RETIRED_MAX, SERVICE, channel_options
+from swaptier_wire.addresses import Address
 from swaptier_wire.types import BATCH_SLOTS_MAX
 
 CONNECTIONS = 10_000
@@ -33,6 +37,7 @@ STREAM_BYTES_MAX = 5 << 20
 """Of a stream whose answers nobody reads: one of 1 MiB, serialized and in gRPC, and a window full of requests."""
 SHORT_LIFE = datetime.timedelta(seconds=3)
 """Of a certificate that ends during a test: enough to start a server with it."""
+DEADLINE_SECONDS = 3
 PATIENCE_SECONDS = 30
 """Only a hanging server takes so long."""
 
@@ -316,23 +321,103 @@ async def throw(served: Served, content: bytes) -> bytes:
     return received
 
 
-@pytest.mark.parametrize("path", [b"/\xff\xfe/x", b"/a/\xc3\x28", b"\xff", b"", b"/", b"nonsense", b"/a/b"])
-async def test_a_method_whose_name_is_no_text_is_unimplemented_like_any_other(serve: Serve, path: bytes) -> None:
-    """grpc.aio shuts the whole server down over such a name (grpcio 1.85.1); ours refuses it and serves on."""
+async def call_unknown(address: str, path: bytes, security: ssl.SSLContext | None = None) -> bytes:
+    """Call the method *path* on a connection of its own; return what comes back, up to the head of an answer."""
+    where = Address.parse(address)
+    if where.is_unix:
+        reader, writer = await asyncio.open_unix_connection(where.path)
+    else:
+        reader, writer = await asyncio.open_connection(where.host, where.port, ssl=security)
+    writer.write(http2.hello() + http2.request(1, path, b""))
+    received = b""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not any(one.type == http2.Type.HEADERS for one in http2.frames(received)):
+            more = await reader.read(65536)
+            if not more:
+                break
+            received += more
+    writer.close()
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        await writer.wait_closed()
+    return received
+
+
+@pytest.mark.parametrize("path", [b"", b"/", b"nonsense", b"/a/b", "/é/x".encode()])
+async def test_an_unknown_method_is_unimplemented_whatever_its_name(serve: Serve, path: bytes) -> None:
+    """And the tenant next door works on."""
     served = await serve()
     async with bystander(served.channel) as bob:
         before = bob.loads
-        host, _, port = served.address.rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(http2.hello() + http2.request(1, path, b""))
-        received = b""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not any(one.type == http2.Type.HEADERS for one in http2.frames(received)):
-                received += await reader.read(65536)
-        assert b"grpc-status\x0212" in received
-        writer.close()
-        await writer.wait_closed()
+        assert b"grpc-status\x0212" in await call_unknown(served.address, path)
     assert bob.loads > before
+
+
+async def stat_in_time(channel: aio.Channel) -> pb.StatResponse:
+    """Ask for an area's counters; once again when the call came in the very moment in which a server ended."""
+    stub, request = swaptier_pb2_grpc.SwapTierServiceStub(channel), pb.StatRequest(header=header_message())
+    with contextlib.suppress(aio.AioRpcError):
+        return await stub.Stat(request, wait_for_ready=True, timeout=DEADLINE_SECONDS)
+    return await stub.Stat(request, wait_for_ready=True, timeout=PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("where", ["port", "unix", "TLS"])
+async def test_method_names_that_are_no_text_end_the_service_for_nobody(
+    tmp_path_factory: pytest.TempPathFactory, where: str
+) -> None:
+    """grpc.aio ends its server over such a name (grpcio 1.85.1): streams go on, and another server takes new calls.
+
+    Ten times, which is more often than servers are kept for their calls; the log says it once.
+    """
+    folder = tmp_path_factory.mktemp("s")
+    flags, authority, security = [], None, None
+    if where == "unix":
+        flags = ["--listen", f"unix:{folder}/tier"]
+    if where == "TLS":
+        authority = Authority(folder)
+        cert, key = authority.issue("tier", "127.0.0.1")
+        flags = ["--tls-cert", str(cert), "--tls-key", str(key)]
+        security = ssl.create_default_context(cafile=authority.path)
+        security.set_alpn_protocols(["h2"])
+    with running(*flags) as server:
+
+        def channel() -> aio.Channel:
+            options = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100)]
+            if authority is None:
+                return aio.insecure_channel(server.listening, options=options)
+            trust = grpc.ssl_channel_credentials(authority.path.read_bytes())
+            return aio.secure_channel(server.listening, trust, options=options)
+
+        async with channel() as first, bystander(first) as bob:
+            for path in (b"/\xff\xfe/x", b"/a/\xc3\x28", *[b"\xff"] * RETIRED_MAX):
+                await call_unknown(server.listening, path, security)
+                loads = bob.loads
+                async with channel() as another:
+                    assert await stat_in_time(another)
+                await bob.more_than(loads)
+        status, _, log = await asyncio.to_thread(server.end)
+    assert status == 0
+    errors = [line for line in log if line["level"] != "info"]
+    assert [line["event"] for line in errors] == ["grpc_ended"]
+    assert "UnicodeDecodeError" in str(errors[0]["reason"])
+
+
+async def test_a_server_that_cannot_listen_again_drains_and_ends_with_status_1(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """A process that listens no more must not look alive: what watches over it starts another."""
+    folder = tmp_path_factory.mktemp("s") / "gone"
+    folder.mkdir()
+    with running("--listen", f"unix:{folder}/tier") as server:
+        reader, writer = await asyncio.open_unix_connection(folder / "tier")
+        shutil.rmtree(folder)
+        writer.write(http2.hello() + http2.request(1, b"\xff", b""))
+        out, err = await asyncio.to_thread(server.process.communicate, timeout=PATIENCE_SECONDS)
+        await reader.read()
+        writer.close()
+    assert (server.process.returncode, out) == (1, "")
+    assert [json.loads(line)["event"] for line in err.splitlines()][-4:] == [
+        *("grpc_ended", "grpc_failed", "draining", "drained")
+    ]
 
 
 # Resources

@@ -427,7 +427,7 @@ BAD = [
 
 def as_stream_message(message: object) -> pb.ExchangeRequest:
     """Return the unary *message* as one of the stream."""
-    kind = type(message).__name__.removesuffix("RequestBatches").lower()
+    kind = type(message).__name__.removesuffix("Request").lower()
     exchange = pb.ExchangeRequest(header=message.header)  # type: ignore[attr-defined]  # every request has one
     getattr(exchange, kind).SetInParent()
     getattr(exchange, kind).CopyFrom(message.batch)  # type: ignore[attr-defined]  # and a batch
@@ -442,7 +442,7 @@ async def test_a_bad_message_is_refused_whole_by_every_way_and_changes_nothing(s
     await served.stub.Store(store_message())
     before = await served.stat()
 
-    rpc = getattr(served.stub, type(bad.message).__name__.removesuffix("RequestBatches"))
+    rpc = getattr(served.stub, type(bad.message).__name__.removesuffix("Request"))
     error = await refusal(rpc(bad.message))
     assert isinstance(error, InvalidRequest)
     assert error.definite
