@@ -287,10 +287,6 @@ UNMENDED = {
     "imports_nothing_for_its_types_alone": {
         *(f"swaptier_loadgen.explore.{name}" for name in ("cpu", "model", "network", "paths")),
     },
-    "imports_no_private_part": {
-        "swaptier_server.tier.counters",
-        "tests.server.tier.test_tier_model",
-    },
     "import_cycle": {"swaptier_loadgen"},
     "crowded_folders": {"loadgen"},
 }

@@ -36,9 +36,10 @@ from swaptier_server.rpc.service import SwapTierService
 from swaptier_server.rpc.snapshot import LoopSnapshots, TierSnapshot, take_snapshot
 from swaptier_server.rpc.traffic import Traffic
 from swaptier_server.swapfile.file import SqliteSwapFile, SwapFileUnusable
+from swaptier_server.tier.area import Durability
 from swaptier_server.tier.device import BackingDevice, DeviceError, MemoryDevice
 from swaptier_server.tier.shrinker import DrainProgress
-from swaptier_server.tier.tier import Durability, Tier, TierLimits
+from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.addresses import Address
 from swaptier_wire.errors import LimitReached, Unauthenticated
 

@@ -13,6 +13,7 @@ from swaptier_client.mm.effects import Batch, Invalidate, Load, Path, Store, Swa
 from swaptier_client.transport import TierStream
 from swaptier_server.config import load_config
 from swaptier_server.lifecycle import TierServer
+from swaptier_server.tier.load import load as load_from_area
 from swaptier_wire.errors import AreaExists, ClientReplaced, TierUnreachable
 from swaptier_wire.types import ZERO_PAGE, LoadMode, LoadReply, Outcome
 
@@ -115,5 +116,5 @@ async def test_a_drain_under_load_leaves_no_request_unknown_and_tells_the_truth(
     assert [failure.definite for failure in failures if isinstance(failure, TierUnreachable)] == [True] * AREA.slots
     assert "shutting down" in str(failures[0])
     area = server.tier.areas["area"]
-    in_the_tier = {offset: area.load(offset, 1, LoadMode.SHARED).generation for offset in answered}
+    in_the_tier = {offset: load_from_area(area, offset, 1, LoadMode.SHARED).generation for offset in answered}
     assert in_the_tier == answered

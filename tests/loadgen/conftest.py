@@ -16,7 +16,7 @@ from swaptier_loadgen.host.report import Ended
 from swaptier_loadgen.host.workload import WorkloadKind
 from swaptier_loadgen.lockstep.tiers import InProcessTiers
 from swaptier_loadgen.race.results import RunSummary, summarise
-from swaptier_server.tier.area import Client
+from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.types import AreaOptions
 

@@ -142,7 +142,7 @@ class PageModel:
         elif (
             held.state in (SlotState.ON_DEVICE, SlotState.DEVICE_HANDED_OFF)
             and held.generation == slot.generation
-            and area.on_device(pte.entry.offset).checksum == checksum
+            and area.device.read(pte.entry.offset).checksum == checksum
         ):
             return
         if slot.is_zero and expected == ZERO_PAGE:

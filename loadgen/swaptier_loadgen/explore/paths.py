@@ -14,6 +14,7 @@ from swaptier_client.mm.folio import Process
 from swaptier_client.mm.process import exit_process, fork, zap
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_loadgen.explore.pages import page_token, token_version, version_page
+from swaptier_server.tier.write_back import write_back
 
 AFTER_EVERY_LEASE_NS = 1 << 62
 """A time at which no lease is left."""
@@ -88,7 +89,7 @@ def fork_process(world: World, there: WorldHost, parent: Process) -> Path[Proces
     return child
 
 
-def write_back(world: World, there: WorldHost, times: int) -> Path[None]:
+def shrink(world: World, there: WorldHost, times: int) -> Path[None]:
     """Let the tier move its oldest page from the pool to the device, at any time, *times* over."""
     for _ in range(times):
         _write_back_oldest(world, there)
@@ -98,7 +99,7 @@ def write_back(world: World, there: WorldHost, times: int) -> Path[None]:
 def _write_back_oldest(world: World, there: WorldHost) -> None:
     slot = next(world.tier.pool.oldest_first(), None)
     if slot is not None:
-        there.network.areas[0].write_back(slot.offset)
+        write_back(there.network.areas[0], slot.offset)
 
 
 def restart(world: World) -> Path[None]:

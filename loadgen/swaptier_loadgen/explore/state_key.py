@@ -87,7 +87,7 @@ class _Writer(ValueWriter):
             for device, area in zip(there.host.devices, there.network.areas, strict=True):
                 for slot in device.slots:
                     held = area.held(slot.entry.offset)
-                    on_device = area.on_device(slot.entry.offset)
+                    on_device = area.device.read(slot.entry.offset)
                     out += (
                         held.state.value,
                         self._relative(slot, held.generation),

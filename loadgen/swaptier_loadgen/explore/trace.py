@@ -191,8 +191,8 @@ def _told_held(area: Area, offset: int) -> str:
         is_backed = held.device_generation == held.generation
         return f"{_told_page(held.entry)} in the pool{' and on the device' if is_backed else ''}"
     if held.state in (SlotState.ON_DEVICE, SlotState.DEVICE_HANDED_OFF):
-        return f"{_told_page(area.on_device(offset))} on the device"
-    on_device = area.on_device(offset)
+        return f"{_told_page(area.device.read(offset))} on the device"
+    on_device = area.device.read(offset)
     behind = "zeros" if on_device is UNWRITTEN else f"an old {_told_page(on_device)}"
     return f"{held.state.name.lower()}; the device has {behind}"
 

@@ -32,9 +32,9 @@ from swaptier_loadgen.explore.model import PageModel
 from swaptier_loadgen.explore.network import Budget, FailingDevice, Network
 from swaptier_loadgen.explore.violation import Kind, Violation
 from swaptier_loadgen.lockstep.driver import Lockstep, TaskState
-from swaptier_server.tier.area import Client
-from swaptier_server.tier.swap_file import MemorySwapFile
-from swaptier_server.tier.tier import Durability, Tier, TierLimits
+from swaptier_server.tier.area import Durability
+from swaptier_server.tier.swap_file import Client, MemorySwapFile
+from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions
 

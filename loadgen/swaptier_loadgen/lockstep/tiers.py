@@ -16,7 +16,11 @@ from swaptier_client.mm.effects import (
     RequestReply,
     Store,
 )
-from swaptier_server.tier.area import Area, Client
+from swaptier_server.tier.area import Area
+from swaptier_server.tier.free import acknowledge, invalidate
+from swaptier_server.tier.load import check_load, load, lookup
+from swaptier_server.tier.store import check_store, store
+from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions, page_checksum
@@ -50,8 +54,9 @@ class InProcessTiers:
         offset = request.entry.offset
         match request:
             case Load():
-                area.check_load([offset], [request.mode])
-                return area.load(
+                check_load(area, [offset], [request.mode])
+                return load(
+                    area,
                     offset,
                     request.generation,
                     request.mode,
@@ -59,17 +64,17 @@ class InProcessTiers:
                     require_generation=request.require_generation,
                 )
             case Store():
-                area.check_store([offset], [request.generation])
-                return area.store(offset, request.generation, request.page, page_checksum(request.page))
+                check_store(area, [offset], [request.generation])
+                return store(area, offset, request.generation, request.page, page_checksum(request.page))
             case Lookup():
                 area.check_offsets([offset])
-                return area.lookup(offset)
+                return lookup(area, offset)
             case Invalidate():
                 area.check_offsets([offset])
-                return area.invalidate(offset, request.generation)
+                return invalidate(area, offset, request.generation)
             case Acknowledge():
-                area.check_acknowledge([offset])
-                return area.acknowledge(offset, request.generation, request.request_id)
+                area.check_offsets([offset])
+                return acknowledge(area, offset, request.generation, request.request_id)
 
 
 def one_area(name: str, slots: int, pool_bytes_max: int, *, device_free_on_read: bool = False) -> InProcessTiers:

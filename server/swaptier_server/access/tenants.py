@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from swaptier_server.tier.tier import Area, Client
+from swaptier_server.tier.area import Area
+from swaptier_server.tier.swap_file import Client
 from swaptier_wire.errors import InvalidRequest, LimitReached
 from swaptier_wire.types import NAME_BYTES_MAX, AreaOptions
 

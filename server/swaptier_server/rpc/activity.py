@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from swaptier_server.tier.tier import Client
+from swaptier_server.tier.swap_file import Client
 
 
 @dataclass(slots=True)

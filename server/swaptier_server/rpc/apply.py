@@ -5,7 +5,12 @@ Pure; the one place where a message meets the tier, for unary calls and the stre
   - There is no wait in here, so a message is one atomic step of the event loop, whatever happens to its call.
 """
 
-from swaptier_server.tier.tier import Area
+from itertools import repeat
+
+from swaptier_server.tier.area import Area
+from swaptier_server.tier.free import acknowledge, invalidate
+from swaptier_server.tier.load import check_load, load, lookup
+from swaptier_server.tier.store import check_store, store_many
 from swaptier_wire.batches import ReplyBatches, RequestBatches
 
 
@@ -15,35 +20,33 @@ def apply(area: Area, request: RequestBatches) -> ReplyBatches:
     Raises:
         InvalidRequest, UnknownArea: nothing was applied. Definite.
     """
-    _, store, load, lookup, acknowledge, invalidate = request
-    if store is not None:
-        area.check_store(store.offsets, store.generations)
-    if load is not None:
-        area.check_load(load.offsets, load.modes)
-    if lookup is not None:
-        area.check_offsets(lookup.offsets)
-    if acknowledge is not None:
-        area.check_acknowledge(acknowledge.offsets)
-    if invalidate is not None:
-        area.check_offsets(invalidate.offsets)
+    _, stores, loads, lookups, acknowledgements, invalidations = request
+    if stores is not None:
+        check_store(area, stores.offsets, stores.generations)
+    if loads is not None:
+        check_load(area, loads.offsets, loads.modes)
+    for batch in (lookups, acknowledgements, invalidations):
+        if batch is not None:
+            area.check_offsets(batch.offsets)
     return ReplyBatches(
-        store=None if store is None else area.store_many(*store),
+        store=None if stores is None else store_many(area, *stores),
         load=None
-        if load is None
+        if loads is None
         else [
-            area.load(
+            load(
+                area,
                 offset,
                 generation,
                 mode,
                 request_id=request_id,
-                require_generation=load.require_generation,
-                pool_only=load.pool_only,
+                require_generation=loads.require_generation,
+                pool_only=loads.pool_only,
             )
             for offset, generation, mode, request_id in zip(
-                load.offsets, load.generations, load.modes, load.request_ids, strict=True
+                loads.offsets, loads.generations, loads.modes, loads.request_ids, strict=True
             )
         ],
-        lookup=None if lookup is None else list(map(area.lookup, lookup.offsets)),
-        acknowledge=None if acknowledge is None else list(map(area.acknowledge, *acknowledge)),
-        invalidate=None if invalidate is None else list(map(area.invalidate, *invalidate)),
+        lookup=None if lookups is None else [lookup(area, offset) for offset in lookups.offsets],
+        acknowledge=None if acknowledgements is None else list(map(acknowledge, repeat(area), *acknowledgements)),
+        invalidate=None if invalidations is None else list(map(invalidate, repeat(area), *invalidations)),
     )

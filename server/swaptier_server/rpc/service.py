@@ -20,7 +20,9 @@ from swaptier_server.logs import get_log
 from swaptier_server.rpc.activity import ClientActivity, StreamActivity
 from swaptier_server.rpc.apply import apply
 from swaptier_server.rpc.call import GuardedCall, caller_of
-from swaptier_server.tier.tier import Area, Client, Durability, Tier
+from swaptier_server.tier.area import Area, Durability
+from swaptier_server.tier.swap_file import Client
+from swaptier_server.tier.tier import Tier
 from swaptier_wire import reply_codec, request_codec, status
 from swaptier_wire.batches import Header, ReplyBatches, RequestBatches
 from swaptier_wire.errors import LimitReached, ServerDefect, SwapTierError

@@ -1,41 +1,130 @@
-"""One area: what each request does to a slot. The contract of each is the comment on its RPC in `swaptier.proto`.
+"""One area: for every slot, where its page is; the gauges that sum it up; and the steps that keep both in agreement.
 
-Pure; every method is one atomic step. Rules of conduct:
-  - A slot's generation is the highest it has seen. Only a store of a higher one is applied (R1 of KERNEL.md section 5);
-    an invalidation of a lower one is late and changes nothing (R4).
-  - The check_* methods refuse a batch before any of it is applied. The others work on one slot and trust that they
-    were called.
+Pure. What a request does to an area is a function of it, in `store`, `load`, `free` and `write_back`. A pool entry is
+kept by `keep_entry()` and ended by `end_page()`, a hand-off is begun by `begin_lease()` and ended by `end_lease()`,
+nowhere else, so the gauges, the pool's account, the LRU and the leases are kept in a few places. `area_check` recounts.
 
-Loads and acknowledgements are in `loading`, stores in `storing`, writeback in `writeback`, and what a slot holds is
-kept by `holdings`: each builds on the next.
-
-Models: zswap_store(), zswap_load() and zswap_invalidate() in mm/zswap.c, and the swapfile they fall through to.
+Models: the tree of struct zswap_entry of one swap device, and what zswap_swapoff() and the debugfs counters see of it.
 Left out: large folios.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Final, NamedTuple
 
-from swaptier_server.tier.counters import LeaseEnd
-from swaptier_server.tier.loading import Loading
-from swaptier_server.tier.slot import HANDED_OFF_STATES, SlotEvent, SlotState
-from swaptier_server.tier.swap_file import Client
-from swaptier_wire.errors import InvalidRequest, LimitReached, UnknownArea
-from swaptier_wire.types import NO_GENERATION, LoadMode, Outcome, SlotReply
+from swaptier_server.tier.counters import AreaCounters, LeaseEnd
+from swaptier_server.tier.device import BackingDevice
+from swaptier_server.tier.leases import Leases
+from swaptier_server.tier.page import StoredPage
+from swaptier_server.tier.pool import Pool
+from swaptier_server.tier.slot import DEVICE_STATES, HANDED_OFF_STATES, Slot, SlotEvent, SlotState
+from swaptier_server.tier.swap_file import SavedArea, SavedPage
+from swaptier_wire.errors import InvalidRequest, UnknownArea
+from swaptier_wire.types import NO_GENERATION, Outcome, SlotReply
 
-__all__ = ["Area", "Client"]
+
+class Durability(Enum):
+    """What a store that was answered survives."""
+
+    MEMORY = "memory"
+    """Nothing, while only the pool has the page; a restart, if the device has it and outlives the server."""
+    WRITE_THROUGH = "write-through"
+    """A restart, if the device outlives the server: it has the page before the answer."""
 
 
-class Area(Loading):
+class Common(NamedTuple):
+    """What the areas of a tier share."""
+
+    pool: Pool
+    leases: Leases
+    leases_per_area_max: int
+    keeps_incompressible: bool
+    durability: Durability
+
+
+class Held(NamedTuple):
+    """What one slot holds now, for explorers and tests."""
+
+    state: SlotState
+    generation: int
+    """The highest that a store or an invalidation has named."""
+    entry: StoredPage | None
+    """The pool's entry."""
+    answer: SlotReply | None
+    """What a repeat of the last store is answered."""
+    checksum: int
+    """Of the page last stored; meaningless without an answer."""
+    claimant: int | None = None
+    """The request id that the lease belongs to, or that acknowledged the hand-off of this generation."""
+    device_generation: int = NO_GENERATION
+    """Of what the device was given last."""
+
+
+class Area:
     """One client's swap device: its slots, their pages in the shared pool, and the device behind them.
 
     Made by `Tier.swapon()`, or by a tier that finds it in its swap file; ended by `Tier.swapoff()`, `Tier.drop_area()`
-    or a newer epoch of its client. A closed area refuses every batch.
+    or a newer epoch of its client. A closed area refuses every batch. The five gauges always equal a recount.
     """
 
-    # Before a batch
+    def __init__(
+        self, saved: SavedArea, device: BackingDevice, common: Common, *, is_restored: bool, incarnation: int = 0
+    ) -> None:
+        self.name: Final = saved.name
+        self.slots: Final = saved.slots
+        """How many; offsets are below it."""
+        self.options: Final = saved.options
+        self.client: Final = saved.client
+        self.is_restored: bool = is_restored
+        """Its client knew it before: of pages that are not here, it may have stored more."""
+        self.incarnation: Final = incarnation
+        """Number of the Swapon that opened it empty, among this server's; 0: it was there when the server began."""
+        self.counters: Final = AreaCounters()
+        self.is_closed: bool = False
+        self.stored_pages: int = 0
+        """Pool entries, same-filled ones and those handed off among them."""
+        self.same_filled_pages: int = 0
+        self.pool_bytes: int = 0
+        """What its entries take of the pool."""
+        self.device_pages: int = 0
+        """Slots whose current page is on the device only."""
+        self.handed_off_pages: int = 0
+        """Leases: slots whose page is handed off and not yet acknowledged."""
+        self.pool: Final = common.pool
+        self.leases: Final = common.leases
+        self.leases_max: Final = common.leases_per_area_max
+        self.keeps_incompressible: Final = common.keeps_incompressible
+        self.writes_through: Final = common.durability is Durability.WRITE_THROUGH
+        self.device: Final = device
+        self.lru: Final = common.pool.lru_of(saved.name)
+        self.known_slots: Final[dict[int, Slot]] = {}
+        """By offset, those that were ever stored to, invalidated, or found on the device."""
+
+    def held(self, offset: int) -> Held:
+        """Return what the slot holds. Changes nothing."""
+        slot = self.known_slots.get(offset)
+        if slot is None:
+            return Held(SlotState.NEVER_STORED, NO_GENERATION, None, None, 0)
+        return Held(
+            slot.state,
+            slot.generation,
+            slot.entry,
+            slot.store_reply,
+            slot.store_checksum,
+            slot.claimant,
+            slot.device_generation,
+        )
+
+    @property
+    def has_used_up_quota(self) -> bool:
+        """It has a quota, and is above the accept threshold of that."""
+        quota = self.options.pool_bytes_max
+        return quota is not None and self.pool_bytes * 100 > quota * self.pool.accept_threshold_percent
 
     def check_offsets(self, offsets: Sequence[int]) -> None:
         """Refuse a batch that names a slot outside the area, or a slot twice.
+
+        Called before any of the batch is applied; what is applied then trusts its offsets.
 
         Raises:
             UnknownArea: the area was closed. Definite.
@@ -56,79 +145,109 @@ class Area(Loading):
                 "of it was applied. Send the second in a later request"
             )
 
-    def check_store(self, offsets: Sequence[int], generations: Sequence[int]) -> None:
-        """Refuse a batch of stores as `check_offsets()` does, or one with a generation that nothing can have.
+    # How a page comes and goes
 
-        Raises:
-            UnknownArea, InvalidRequest: definite.
-        """
-        self.check_offsets(offsets)
-        if NO_GENERATION in generations:
-            offset = offsets[list(generations).index(NO_GENERATION)]
-            raise InvalidRequest(
-                f"the store to offset {offset} of area {self.name!r} has generation {NO_GENERATION}, which means bytes "
-                "that nobody stored; nothing of the request was applied. Generations start at 1"
-            )
+    def slot(self, offset: int) -> Slot:
+        """Return the slot, known from now on."""
+        slot = self.known_slots.get(offset)
+        if slot is None:
+            slot = self.known_slots[offset] = Slot(self.name, offset)
+        return slot
 
-    def check_load(self, offsets: Sequence[int], modes: Sequence[LoadMode]) -> None:
-        """Refuse a batch of loads as `check_offsets()` does, or one whose claims could begin more leases than allowed.
+    def restore(self, pages: Iterable[SavedPage]) -> None:
+        """Take what the device kept for current. The answer to the store of each is the same as before, or as good."""
+        for page in pages:
+            assert 0 <= page.offset < self.slots, f"area {self.name!r}: a page was saved for slot {page.offset}"
+            slot = self.slot(page.offset)
+            slot.step(SlotEvent.FOUND_ON_DEVICE)
+            slot.generation = slot.device_generation = page.generation
+            slot.store_checksum = page.checksum
+            slot.store_reply = SlotReply(Outcome.DEVICE)
+            self.device_pages += 1
 
-        Repeats of claims that are under way begin none, so they are never refused.
+    def charge(self, length: int) -> bool:
+        """Account *length* bytes, at least 1, to the area and the pool; False when the pool refuses them."""
+        if not self.pool.charge(length):
+            return False
+        self.pool_bytes += length
+        return True
 
-        Raises:
-            UnknownArea, InvalidRequest, LimitReached: definite.
-        """
-        self.check_offsets(offsets)
-        if LoadMode.CLAIM not in modes:
-            return
-        claimable = (SlotState.POOLED, SlotState.ON_DEVICE)
-        claims = [
-            self._slots[offset]
-            for offset, mode in zip(offsets, modes, strict=True)
-            if mode is LoadMode.CLAIM and offset in self._slots
-        ]
-        begun = sum(slot.state in claimable for slot in claims)
-        if self.handed_off_pages + begun > self._leases_max:
-            raise LimitReached(
-                f"area {self.name!r} has {self.handed_off_pages} claims that were not acknowledged, and {begun} more "
-                f"would pass its limit of {self._leases_max}; nothing of the request was applied. Acknowledge, or wait "
-                f"{self._leases.duration_ns / 1e9:g} s for leases to end, then ask again"
-            )
+    def uncharge(self, length: int) -> None:
+        """Give back what was charged."""
+        self.pool.uncharge(length)
+        self.pool_bytes -= length
 
-    def check_acknowledge(self, offsets: Sequence[int]) -> None:
-        """Refuse a batch of acknowledgements as `check_offsets()` does.
-
-        Raises:
-            UnknownArea, InvalidRequest: definite.
-        """
-        self.check_offsets(offsets)
-
-    # Requests, one slot each
-
-    def lookup(self, offset: int) -> SlotReply:
-        """Tell whether the pool has an entry, handed off or not: HIT or MISS. Models: xa_load() on zswap's tree."""
-        slot = self._slots.get(offset)
-        return SlotReply(Outcome.MISS if slot is None or slot.entry is None else Outcome.HIT)
-
-    def invalidate(self, offset: int, generation: int) -> SlotReply:
-        """Forget the slot's page up to *generation*, handed off or not; the device keeps its bytes.
-
-        Answers INVALIDATED, MISS (there was no pool entry) or STALE_GENERATION (the slot has seen a higher one).
-
-        Models: zswap_invalidate() at the last swap_free().
-        """
-        slot = self._slot(offset)
-        if generation < slot.generation:
-            outcome = Outcome.STALE_GENERATION
+    def keep_entry(self, slot: Slot, stored: StoredPage) -> None:
+        """Put *stored*, whose bytes are charged, into the pool for a slot that holds nothing."""
+        slot.entry = stored
+        slot.is_referenced = False
+        slot.step(SlotEvent.STORED_IN_POOL)
+        self.stored_pages += 1
+        if stored.length:
+            self.lru.add(slot)
         else:
-            outcome = Outcome.MISS if slot.entry is None else Outcome.INVALIDATED
+            self.same_filled_pages += 1
+
+    def end_page(self, slot: Slot) -> None:
+        """Drop the slot's pool entry, or stop counting its device page as current; the caller steps the slot.
+
+        A lease has been ended before.
+        """
+        entry = slot.entry
+        if entry is None:
+            if slot.state in DEVICE_STATES:
+                self.device_pages -= 1
+            return
+        slot.entry = None
+        self.stored_pages -= 1
+        if entry.length:
+            self.lru.discard(slot)
+            self.uncharge(entry.length)
+        else:
+            self.same_filled_pages -= 1
+
+    def drop_from_device(self, slot: Slot) -> None:
+        """Make the device forget the slot's page, current or not."""
+        self.device.drop(slot.offset)
+        slot.device_generation = NO_GENERATION
+
+    # How a hand-off comes and goes
+
+    def begin_lease(self, slot: Slot, request_id: int) -> None:
+        """Hand the page of a POOLED or ON_DEVICE slot off to the claim *request_id*."""
+        slot.step(SlotEvent.CLAIMED)
+        slot.claimant = request_id
+        self.lru.discard(slot)
+        self.leases.begin(slot)
+        self.handed_off_pages += 1
+        self.counters.leases_begun += 1
+
+    def end_lease(self, slot: Slot, ended_by: LeaseEnd) -> None:
+        """Forget the lease; the caller steps the slot."""
+        self.leases.end(slot)
+        self.handed_off_pages -= 1
+        self.counters.leases_ended[ended_by] += 1
+        if ended_by is not LeaseEnd.ACKNOWLEDGED:
+            slot.claimant = None
+
+    def take_back(self, slot: Slot, ended_by: LeaseEnd) -> None:
+        """End the slot's lease without an acknowledgement: the page is the tier's again (R5).
+
+        It goes back to the LRU as the newest, and can be claimed anew. An acknowledgement that comes now is too late.
+        """
+        self.end_lease(slot, ended_by)
+        slot.step(SlotEvent.LEASE_ENDED)
+        if slot.entry is not None and slot.entry.length:
+            self.lru.add(slot)
+
+    def close(self) -> int:
+        """Forget every page and refuse every later batch; return how many entries the pool held. Only Tier calls it."""
+        dropped_pages = self.stored_pages
+        for slot in self.known_slots.values():
             if slot.state in HANDED_OFF_STATES:
-                self._end_lease(slot, LeaseEnd.INVALIDATED)
-            self._end_page(slot)
-            slot.step(SlotEvent.INVALIDATED)
-            if generation > slot.generation:
-                # The host stored up to here, and these stores have not arrived. When they do, they are late.
-                slot.generation = generation
-                slot.store_reply = None
-        self.counters.invalidates[outcome] += 1
-        return SlotReply(outcome)
+                self.end_lease(slot, LeaseEnd.INVALIDATED)
+            self.end_page(slot)
+        self.known_slots.clear()
+        self.pool.forget_lru(self.name)
+        self.is_closed = True
+        return dropped_pages

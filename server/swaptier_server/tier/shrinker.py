@@ -16,7 +16,8 @@ from swaptier_server.tier.area import Area
 from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.pool import Pool
-from swaptier_server.tier.writeback import RECLAIM_RETRIES_MAX
+from swaptier_server.tier.slot import SlotState
+from swaptier_server.tier.write_back import RECLAIM_RETRIES_MAX, write_back_all, write_back_oldest
 
 CLUSTER_PAGES: Final = 32
 """Pages an area gives up in its turn, in one write. Models: SWAP_CLUSTER_MAX."""
@@ -58,7 +59,7 @@ class Shrinker:
             if area is None:
                 pool.wants_shrink = False
                 break
-            done = area.write_back_oldest(excess, CLUSTER_PAGES)
+            done = write_back_oldest(area, excess, CLUSTER_PAGES)
             written += done.written
             failures += done.written == 0
         return written
@@ -70,17 +71,17 @@ class Shrinker:
         up with all that it still has in the pool. Meanwhile no request may be applied; an area may be closed.
         """
         while (slot := self._leases.next_to_end()) is not None:
-            self._areas[slot.area].end_lease(slot.offset, LeaseEnd.DRAINED)
+            self._areas[slot.area].take_back(slot, LeaseEnd.DRAINED)
         done = DrainProgress()
         for area in list(self._areas.values()):
             if not area.options.writeback:
                 done = done._replace(kept=done.kept + area.stored_pages)
                 continue
-            slots = area.pooled_slots()
+            slots = [slot for slot in area.known_slots.values() if slot.state is SlotState.POOLED]
             for start in range(0, len(slots), pages_max):
                 if area.is_closed:
                     break
-                part = area.write_back_all(slots[start : start + pages_max])
+                part = write_back_all(area, slots[start : start + pages_max])
                 done = done._replace(written=done.written + part.written)
                 if part.failed:
                     done = done._replace(failed=done.failed + area.stored_pages)
@@ -90,7 +91,7 @@ class Shrinker:
 
     def _next(self) -> Area | None:
         """Return the area whose turn it is, of those that have something to give."""
-        able = [area for area in self._areas.values() if area.options.writeback and area.can_shrink]
+        able = [area for area in self._areas.values() if area.options.writeback and area.lru]
         asked = [area for area in able if area.has_used_up_quota] or able
         if not asked:
             return None

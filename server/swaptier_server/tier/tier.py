@@ -13,9 +13,10 @@ Models: sys_swapon() and sys_swapoff() in mm/swapfile.c as far as zswap sees the
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from swaptier_server.tier.area import Area
+from swaptier_server.tier.area import Area, Common, Durability
+from swaptier_server.tier.area_check import check_area
+from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.device import BackingDevice, DeviceError, MemoryDevice
-from swaptier_server.tier.holdings import Common, Durability
 from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.pool import Pool
 from swaptier_server.tier.shrinker import SHRINK_PAGES_MAX, DrainProgress, Shrinker
@@ -23,8 +24,6 @@ from swaptier_server.tier.slot import Slot
 from swaptier_server.tier.swap_file import Client, SavedArea, SwapFile, VolatileSwapFile
 from swaptier_wire.errors import AreaExists, AreaNotOwned, ClientReplaced, InvalidRequest, LimitReached, UnknownArea
 from swaptier_wire.types import NAME_BYTES_MAX, AreaOptions
-
-__all__ = ["Area", "Client", "Durability", "Tier", "TierLimits"]
 
 CLIENTS_REMEMBERED_MAX: Final = 1024
 """Clients without an area whose last epoch is remembered. Forgetting one lets a past life in, to new areas."""
@@ -204,7 +203,7 @@ class Tier:
             slot = self._leases.overdue(now_ns)
             if slot is None:
                 return ended
-            self.areas[slot.area].end_lease(slot.offset)
+            self.areas[slot.area].take_back(slot, LeaseEnd.EXPIRED)
         return leases_max
 
     def next_lease_end_ns(self) -> int | None:
@@ -234,7 +233,7 @@ class Tier:
             assert area.name == name, f"area {area.name!r} is filed under {name!r}"
             assert not area.is_closed, f"area {name!r} is closed and still listed"
             assert area.client.epoch == self._epochs[area.client.id], f"area {name!r} is of a life that is over"
-            on_lru += area.check_invariants()
+            on_lru += check_area(area)
             held_bytes += area.pool_bytes
             leases += area.handed_off_pages
         self.pool.check_invariants(on_lru, held_bytes)

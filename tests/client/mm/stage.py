@@ -19,8 +19,10 @@ from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
 from swaptier_loadgen.lockstep.driver import Lockstep, Task, TaskState
 from swaptier_loadgen.lockstep.tiers import InProcessTiers
 from swaptier_loadgen.measure.specification import ArmedFailures
-from swaptier_server.tier.area import Area, Client
+from swaptier_server.tier.area import Area
 from swaptier_server.tier.device import BackingDevice, MemoryDevice
+from swaptier_server.tier.load import lookup
+from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import AreaOptions, Outcome
@@ -159,7 +161,7 @@ class Stage:
 
     def tier_has(self, slot: SwapSlot) -> bool:
         """Tell whether the pool holds a page of *slot*, whatever the host thinks."""
-        return self.areas[slot.entry.type].lookup(slot.entry.offset).outcome is Outcome.HIT
+        return lookup(self.areas[slot.entry.type], slot.entry.offset).outcome is Outcome.HIT
 
     def check(self) -> None:
         """Recount host and tier; with no task under way, compare the two as well.

@@ -16,6 +16,7 @@ from swaptier_client.mm.reclaim import pageout, swap_out
 from swaptier_client.mm.swap_map import SwapDevice
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
 from swaptier_server.tier.device import DeviceError, MemoryDevice
+from swaptier_server.tier.free import invalidate
 from swaptier_server.tier.page import StoredPage
 from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import ZERO_PAGE, LoadMode
@@ -442,7 +443,7 @@ def test_a_store_back_that_came_too_late_is_a_loss() -> None:
     stage.failures.arm(0, InstallFailure.LOCK_CONTENDED)
     reader = stage.spawn("T1", stage.read(process, 0))
     stage.lockstep.run_until(reader, AT_READ)
-    stage.areas[0].invalidate(0, stage.slot().generation + 100)
+    invalidate(stage.areas[0], 0, stage.slot().generation + 100)
     with pytest.raises(PageLost):
         stage.lockstep.finish(reader)
     stage.check()

@@ -13,7 +13,7 @@ from swaptier_client.mm.process import exit_process, fork
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_client.mm.swap_map import SwapDevice
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
-from swaptier_server.tier.area import Client
+from swaptier_server.tier.swap_file import Client
 from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import ZERO_PAGE, AreaOptions
 

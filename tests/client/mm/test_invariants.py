@@ -12,6 +12,7 @@ from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import fork
 from swaptier_client.mm.reclaim import swap_out
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
+from swaptier_server.tier.free import invalidate
 
 
 def a_bit_of_everything() -> tuple[Stage, Process]:
@@ -139,7 +140,7 @@ BREAKS: dict[str, Break] = {
     "a reference was left": lambda stage, _: setattr(cached(stage), "refs", 1),
     "an mmap lock was left held": lambda _, process: setattr(process.mmap_lock, "readers", 1),
     "a dead process is listed": lambda _, process: setattr(process, "is_alive", False),
-    "the tier lost a page": lambda stage, _: stage.areas[0].invalidate(0, stage.slot(0).generation),
+    "the tier lost a page": lambda stage, _: invalidate(stage.areas[0], 0, stage.slot(0).generation),
 }
 
 

@@ -14,6 +14,7 @@ from swaptier_client.mm.reclaim import SWAP_CLUSTER_MAX, swap_out
 from swaptier_loadgen.lockstep.driver import TaskState
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 from swaptier_server.tier.device import DeviceError, MemoryDevice
+from swaptier_server.tier.free import invalidate
 from swaptier_server.tier.page import StoredPage
 from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import ZERO_PAGE
@@ -158,7 +159,7 @@ def test_a_page_that_nobody_takes_stays_in_memory(policy: str) -> None:
 def test_a_store_that_came_too_late_took_nothing() -> None:
     """STALE_GENERATION: the tier changed nothing, so the folio is the only copy and must not be dropped as clean."""
     stage, process = with_page("shared")
-    stage.areas[0].invalidate(0, 1000)
+    invalidate(stage.areas[0], 0, 1000)
     assert stage.do(swap_out(stage.host)) == 0
     slot = stage.slot()
     assert slot.folio is not None and slot.folio.dirty
@@ -202,9 +203,9 @@ def test_a_page_whose_read_failed_can_be_reclaimed() -> None:
     stage, parent = with_page("shared")
     stage.do(swap_out_everything(stage.host))
     child = stage.do(fork(stage.host, parent))
-    entry = stage.areas[0]._slots[0].entry
+    entry = stage.areas[0].known_slots[0].entry
     assert entry is not None
-    stage.areas[0]._slots[0].entry = entry._replace(checksum=entry.checksum ^ 1)
+    stage.areas[0].known_slots[0].entry = entry._replace(checksum=entry.checksum ^ 1)
     for process in (parent, child):
         with pytest.raises(Exception, match="is lost"):
             stage.do(stage.read(process, 0))

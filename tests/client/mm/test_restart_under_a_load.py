@@ -10,7 +10,7 @@ from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import fork
 from swaptier_client.mm.readahead import Readahead, ReadaheadMode
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
-from swaptier_server.tier.area import Client
+from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.types import AreaOptions
 

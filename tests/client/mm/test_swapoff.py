@@ -129,9 +129,9 @@ def test_swapoff_says_that_a_page_is_lost() -> None:
     """The tier's entry is damaged: PageLost, the device stays; once the page is discarded it can go."""
     stage = Stage(POLICIES["shared"])
     process = swapped_out(stage)
-    entry = stage.areas[0]._slots[0].entry
+    entry = stage.areas[0].known_slots[0].entry
     assert entry is not None
-    stage.areas[0]._slots[0].entry = entry._replace(checksum=entry.checksum ^ 1)
+    stage.areas[0].known_slots[0].entry = entry._replace(checksum=entry.checksum ^ 1)
     with pytest.raises(PageLost):
         stage.do(swapoff(stage.host, stage.host.devices[0]))
     stage.check()

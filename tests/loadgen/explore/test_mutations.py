@@ -15,12 +15,14 @@ from swaptier_client.mm.effects import Load
 from swaptier_client.mm.folio import Folio, MmapLock, Pte, SwapPte
 from swaptier_client.mm.host import Host
 from swaptier_client.mm.swap_map import PrepareResult, SwapDevice, SwapSlot
+from swaptier_loadgen.explore import paths
 from swaptier_loadgen.explore.cell import Question, ask
 from swaptier_loadgen.explore.world import Bounds
 from swaptier_loadgen.explore.worlds import WORLDS
+from swaptier_loadgen.lockstep import tiers
+from swaptier_server.tier import load
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.device import MemoryDevice
-from swaptier_server.tier.holdings import Holdings
 from swaptier_server.tier.slot import Slot, SlotEvent
 from swaptier_wire.types import LoadMode, LoadReply, Outcome, SlotReply
 
@@ -150,10 +152,10 @@ def refused_is_called_stored(real: Callable[..., SlotReply]) -> object:
 
 def written_back_to_nowhere(_real: object) -> object:
     def write_back(area: Area, offset: int) -> bool:
-        slot = area._slots.get(offset)
+        slot = area.known_slots.get(offset)
         if slot is None or slot.entry is None:
             return False
-        area._end_page(slot)
+        area.end_page(slot)
         slot.step(SlotEvent.STORED_ON_DEVICE)
         area.device_pages += 1
         area.counters.written_back_pages += 1
@@ -163,7 +165,7 @@ def written_back_to_nowhere(_real: object) -> object:
 
 
 def pool_forgets_to_uncharge(real: Callable[..., None]) -> object:
-    def end_page(area: Holdings, slot: Slot) -> None:
+    def end_page(area: Area, slot: Slot) -> None:
         before = area.pool_bytes
         real(area, slot)
         area.pool_bytes = before
@@ -227,29 +229,29 @@ MUTATIONS = [
         "the tier applies late invalidations",
         "shared",
         "delayed-invalidate",
-        replace(Area, "invalidate", late_invalidations_count),
+        replace(tiers, "invalidate", late_invalidations_count),
     ),
-    Mutation("the tier's shared load takes", "shared", "aborted-install", replace(Area, "_load_entry", shared_takes)),
+    Mutation("the tier's shared load takes", "shared", "aborted-install", replace(load, "_load_entry", shared_takes)),
     Mutation(
-        "the tier's exclusive load keeps", "no-bypass", "double-fault", replace(Area, "_load_entry", exclusive_keeps)
+        "the tier's exclusive load keeps", "no-bypass", "double-fault", replace(load, "_load_entry", exclusive_keeps)
     ),
     Mutation(
         "a refused store is called stored",
         "shared",
         "store-back-rejected",
-        replace(Area, "store", refused_is_called_stored),
+        replace(tiers, "store", refused_is_called_stored),
     ),
     Mutation(
         "writeback writes nothing",
         "shared",
         "writeback-vs-load",
-        replace(Area, "write_back", written_back_to_nowhere),
+        replace(paths, "write_back", written_back_to_nowhere),
     ),
     Mutation(
         "the pool does not give bytes back",
         "shared",
         "double-fault",
-        replace(Holdings, "_end_page", pool_forgets_to_uncharge),
+        replace(Area, "end_page", pool_forgets_to_uncharge),
     ),
     Mutation(
         "reclaim holds no reference",
@@ -279,7 +281,7 @@ MUTATIONS = [
         "a server does not look for what the last one left",
         "claim",
         "server-restart",
-        replace(Holdings, "restore", nothing),
+        replace(Area, "restore", nothing),
     ),
     Mutation(
         "a store is answered before the device has it",

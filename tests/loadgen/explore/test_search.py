@@ -16,6 +16,7 @@ from swaptier_loadgen.explore.violation import Kind, Violation
 from swaptier_loadgen.explore.walk import walk
 from swaptier_loadgen.explore.world import Bounds, World
 from swaptier_loadgen.explore.worlds import WORLDS
+from swaptier_server.tier.load import load
 from swaptier_wire.types import LoadMode
 
 SLOT_FIELDS_LEFT_OUT = frozenset(
@@ -157,12 +158,12 @@ def test_what_the_swap_file_holds_and_who_knows_of_which_server_is_in_the_key() 
     for world in worlds:
         world.start()
     _, dropped, restarted, told, claimed = worlds
-    dropped.hosts[0].network.areas[0]._device.drop(0)
+    dropped.hosts[0].network.areas[0].device.drop(0)
     for world in (restarted, told):
         world.restart_tier()
     told.hosts[0].network.tell_of_restart()
     slot = claimed.hosts[0].host.devices[0].slots[0]
-    claimed.hosts[0].network.areas[0].load(0, slot.generation, LoadMode.CLAIM, request_id=9)
+    load(claimed.hosts[0].network.areas[0], 0, slot.generation, LoadMode.CLAIM, request_id=9)
     assert len({state_key.state_key(world) for world in worlds}) == len(worlds)
 
 
@@ -174,7 +175,7 @@ def test_it_is_in_the_key_whether_the_lease_is_that_of_the_hosts_own_claim() -> 
         world.start()
         slot = world.hosts[0].host.devices[0].slots[0]
         slot.claim_id = 1
-        world.hosts[0].network.areas[0].load(0, slot.generation, LoadMode.CLAIM, request_id=request_id)
+        load(world.hosts[0].network.areas[0], 0, slot.generation, LoadMode.CLAIM, request_id=request_id)
         keys.add(state_key.state_key(world))
     assert len(keys) == 2
 

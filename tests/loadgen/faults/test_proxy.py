@@ -17,6 +17,7 @@ from swaptier_loadgen.faults.proxy import FaultyLink
 from swaptier_loadgen.faults.spec import Faults
 from swaptier_server.config import load_config
 from swaptier_server.lifecycle import TierServer
+from swaptier_server.tier.load import load as load_from_area
 from swaptier_wire.errors import AreaExists, DeadlinePassed, Draining, SwapTierError, TierUnreachable
 from swaptier_wire.types import LoadMode, LoadReply, Outcome
 
@@ -144,7 +145,7 @@ async def test_a_late_second_arrival_changes_nothing_that_is_newer(server: TierS
     assert injected.counts["duplicate"] > MESSAGES // 2
     assert stream.counters.answers_unexpected > MESSAGES // 4
     area = server.tier.areas["area"]
-    assert area.load(5, MESSAGES + 1, LoadMode.SHARED, require_generation=True).outcome is Outcome.HIT
+    assert load_from_area(area, 5, MESSAGES + 1, LoadMode.SHARED, require_generation=True).outcome is Outcome.HIT
 
 
 async def test_a_second_arrival_of_an_exclusive_load_takes_a_page_that_the_link_knows(server: TierServer) -> None:

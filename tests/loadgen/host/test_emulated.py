@@ -24,7 +24,7 @@ from swaptier_loadgen.lockstep.tiers import InProcessTiers
 from swaptier_loadgen.race.report import exit_status
 from swaptier_loadgen.race.results import RunSummary, summarise
 from swaptier_loadgen.race.verdict import Verdict
-from swaptier_server.tier.area import Client
+from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.errors import TierUnreachable
 from swaptier_wire.types import ZERO_PAGE, AreaOptions, LoadReply, Outcome, Reason

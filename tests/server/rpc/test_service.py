@@ -298,7 +298,7 @@ async def test_a_page_damaged_in_the_pool_is_an_error_and_never_other_bytes(serv
     served = await serve()
     await served.swapon()
     await ask(served, stores((0, 1, TEXT)))
-    slot = served.server.tier.areas["a"]._slots[0]
+    slot = served.server.tier.areas["a"].known_slots[0]
     assert slot.entry is not None
     slot.entry = slot.entry._replace(checksum=slot.entry.checksum ^ 1)
     reply = await one_load(ask, served, loads((0, 1), mode=LoadMode.EXCLUSIVE))

@@ -16,10 +16,13 @@ import pytest
 
 from swaptier_server.swapfile.file import FORMAT, SqliteDevice, SqliteSwapFile, SwapFileUnusable
 from swaptier_server.swapfile.rows import area_seal
+from swaptier_server.tier.area import Durability
 from swaptier_server.tier.device import DeviceError, DeviceFault
+from swaptier_server.tier.load import load
 from swaptier_server.tier.page import UNWRITTEN, DecodeError, StoredPage, decode, stored_page
-from swaptier_server.tier.swap_file import SavedArea, SavedPage
-from swaptier_server.tier.tier import Client, Durability, Tier, TierLimits
+from swaptier_server.tier.store import store, store_many
+from swaptier_server.tier.swap_file import Client, SavedArea, SavedPage
+from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.types import (
     PAGE_BYTES,
     ZERO_PAGE,
@@ -189,14 +192,17 @@ STORE_UNTIL_KILLED = """
 import os, sys
 from pathlib import Path
 from swaptier_server.swapfile.file import SqliteSwapFile
-from swaptier_server.tier.tier import Client, Durability, Tier, TierLimits
+from swaptier_server.tier.area import Durability
+from swaptier_server.tier.store import store_many
+from swaptier_server.tier.swap_file import Client
+from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.types import AreaOptions, Outcome, page_checksum
 
 tier = Tier(TierLimits(1 << 30), 1, swap_file=SqliteSwapFile(Path(sys.argv[1])), durability=Durability.WRITE_THROUGH)
 area, _ = tier.swapon(Client("host", 1), "swap", 8, AreaOptions())
 for generation in range(1, 1 << 30):
     page = generation.to_bytes(8, "little") + bytes(4088)
-    replies = area.store_many(range(8), [generation] * 8, [page] * 8, [page_checksum(page)] * 8)
+    replies = store_many(area, range(8), [generation] * 8, [page] * 8, [page_checksum(page)] * 8)
     assert {reply.outcome for reply in replies} == {Outcome.STORED}
     os.write(1, b".")  # the acknowledgement
 """
@@ -252,21 +258,21 @@ def test_a_row_that_is_not_what_was_written_is_never_a_page(tmp_path: Path, what
     with open_file(tmp_path) as file:
         tier = Tier(TierLimits(0), 1, swap_file=file)
         area, _ = tier.swapon(Client("host", 1), "swap", 8, AreaOptions())
-        assert area.store(0, 5, TEXT, page_checksum(TEXT)).outcome is Outcome.DEVICE
+        assert store(area, 0, 5, TEXT, page_checksum(TEXT)).outcome is Outcome.DEVICE
         damage(file, "pages", what)
-        assert area.load(0, 5, LoadMode.SHARED).outcome in (Outcome.ERROR, Outcome.DEVICE)
-        assert area.load(0, 5, LoadMode.SHARED).page != TEXT
-        assert area.load(0, 5, LoadMode.SHARED, require_generation=True).outcome is Outcome.ERROR
+        assert load(area, 0, 5, LoadMode.SHARED).outcome in (Outcome.ERROR, Outcome.DEVICE)
+        assert load(area, 0, 5, LoadMode.SHARED).page != TEXT
+        assert load(area, 0, 5, LoadMode.SHARED, require_generation=True).outcome is Outcome.ERROR
     with open_file(tmp_path) as file:
         area = Tier(TierLimits(0), 2, swap_file=file).areas["swap"]
         assert file.damaged_pages == 1
         for offset in (0, 1):
-            safe = area.load(offset, 5, LoadMode.SHARED, require_generation=True)
+            safe = load(area, offset, 5, LoadMode.SHARED, require_generation=True)
             assert (safe.outcome, safe.reason) == (Outcome.LOST, Reason.RESTARTED)
         offset = 1 if what.startswith("number") else 0
-        assert area.load(offset, 5, LoadMode.SHARED) == LoadReply(Outcome.ERROR, Reason.CHECKSUM)
-        assert area.store(offset, 6, NOISE, page_checksum(NOISE)) == SlotReply(Outcome.DEVICE, Reason.POOL_LIMIT)
-        assert area.load(offset, 6, LoadMode.SHARED, require_generation=True).page == NOISE
+        assert load(area, offset, 5, LoadMode.SHARED) == LoadReply(Outcome.ERROR, Reason.CHECKSUM)
+        assert store(area, offset, 6, NOISE, page_checksum(NOISE)) == SlotReply(Outcome.DEVICE, Reason.POOL_LIMIT)
+        assert load(area, offset, 6, LoadMode.SHARED, require_generation=True).page == NOISE
 
 
 def test_a_body_that_was_changed_is_found_by_the_pages_checksum(tmp_path: Path) -> None:
@@ -277,7 +283,7 @@ def test_a_body_that_was_changed_is_found_by_the_pages_checksum(tmp_path: Path) 
     with open_file(tmp_path) as file:
         area = Tier(TierLimits(0), 2, swap_file=file).areas["swap"]
         assert file.damaged_pages == 0
-        outcomes = [area.load(offset, 5, LoadMode.SHARED, require_generation=True).outcome for offset in PAGES]
+        outcomes = [load(area, offset, 5, LoadMode.SHARED, require_generation=True).outcome for offset in PAGES]
         assert outcomes == [Outcome.DEVICE, Outcome.ERROR, Outcome.ERROR, Outcome.ERROR]
 
 
@@ -300,7 +306,7 @@ def test_bytes_flipped_anywhere_in_the_file_never_give_a_wrong_page(tmp_path: Pa
             with SqliteSwapFile(path) as file:
                 area = Tier(TierLimits(0), 2, swap_file=file).areas.get("swap")
                 for offset, page in pages.items() if area else ():
-                    reply = area.load(offset, offset + 1, LoadMode.SHARED, require_generation=True)
+                    reply = load(area, offset, offset + 1, LoadMode.SHARED, require_generation=True)
                     found += reply.outcome is not Outcome.DEVICE
                     wrong += reply.page not in (None, page)
         except (SwapFileUnusable, DeviceError, ValueError):
@@ -332,7 +338,7 @@ def test_a_file_that_was_cut_off_is_refused_or_gives_only_whole_pages(tmp_path: 
     try:
         with SqliteSwapFile(path) as file:
             area = Tier(TierLimits(0), 2, swap_file=file).areas["swap"]
-            replies = [area.load(offset, 1, LoadMode.SHARED, require_generation=True) for offset in range(64)]
+            replies = [load(area, offset, 1, LoadMode.SHARED, require_generation=True) for offset in range(64)]
             assert {reply.page for reply in replies} <= {None, NOISE}
             assert Outcome.ERROR in {reply.outcome for reply in replies}
     except (SwapFileUnusable, DeviceError):
@@ -373,17 +379,17 @@ def test_a_store_that_the_file_refuses_is_rejected_with_a_cause_and_everything_e
         tier = Tier(TierLimits(1 << 20), 1, swap_file=file, durability=Durability.WRITE_THROUGH)
         area, _ = tier.swapon(Client("host", 1), "swap", 64, AreaOptions())
         checksum = page_checksum(NOISE)
-        area.store_many(range(8), [1] * 8, [NOISE] * 8, [checksum] * 8)
+        store_many(area, range(8), [1] * 8, [NOISE] * 8, [checksum] * 8)
         with broken(file):
-            replies = area.store_many(range(8, 40), [1] * 32, [NOISE] * 32, [checksum] * 32)
+            replies = store_many(area, range(8, 40), [1] * 32, [NOISE] * 32, [checksum] * 32)
             assert set(replies) == {SlotReply(Outcome.REJECTED, Reason.DEVICE_ERROR)}
             assert area.counters.device_errors[fault] == 1
-            assert [area.load(offset, 1, LoadMode.SHARED).page for offset in range(8)] == [NOISE] * 8
+            assert [load(area, offset, 1, LoadMode.SHARED).page for offset in range(8)] == [NOISE] * 8
             if broken is not full:  # where an older page was, there is room for a newer one
-                assert area.store(0, 2, TEXT, page_checksum(TEXT)).outcome is Outcome.REJECTED
-                assert area.load(0, 2, LoadMode.SHARED).page == ZERO_PAGE, "the older page does not come back"
+                assert store(area, 0, 2, TEXT, page_checksum(TEXT)).outcome is Outcome.REJECTED
+                assert load(area, 0, 2, LoadMode.SHARED).page == ZERO_PAGE, "the older page does not come back"
             tier.check_invariants()
-        replies = area.store_many(range(8, 40), [2] * 32, [NOISE] * 32, [checksum] * 32)
+        replies = store_many(area, range(8, 40), [2] * 32, [NOISE] * 32, [checksum] * 32)
         assert {reply.outcome for reply in replies} == {Outcome.STORED}
     with open_file(tmp_path) as file:
         area = Tier(TierLimits(0), 2, swap_file=file).areas["swap"]

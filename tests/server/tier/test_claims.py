@@ -2,11 +2,18 @@
 
 import pytest
 
+from swaptier_server.tier.area import Area
+from swaptier_server.tier.area_check import check_area
 from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.device import DeviceError, MemoryDevice
+from swaptier_server.tier.free import acknowledge, invalidate
+from swaptier_server.tier.load import check_load, load, lookup
 from swaptier_server.tier.page import StoredPage
 from swaptier_server.tier.slot import SlotState
-from swaptier_server.tier.tier import Area, Client, Tier, TierLimits
+from swaptier_server.tier.store import store
+from swaptier_server.tier.swap_file import Client
+from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_server.tier.write_back import write_back, write_back_oldest
 from swaptier_wire.errors import ClientReplaced, LimitReached
 from swaptier_wire.types import (
     PAGE_BYTES,
@@ -23,6 +30,7 @@ from swaptier_wire.types import (
 
 HOST = Client("host", 1)
 LEASE_NS = 1000
+END_OF_TIME_NS = 1 << 62
 POOL, DEVICE = 1 << 20, 0
 """Bytes of a pool that takes pages, and of one that leaves them to the device."""
 
@@ -45,17 +53,17 @@ class TriedTier:
 
     def store(self, offset: int, generation: int, page: bytes) -> SlotReply:
         """Store a page."""
-        return self.area.store(offset, generation, page, page_checksum(page))
+        return store(self.area, offset, generation, page, page_checksum(page))
 
     def claim(self, offset: int, generation: int, request_id: int, *, require_generation: bool = True) -> LoadReply:
         """Claim a page."""
-        return self.area.load(
-            offset, generation, LoadMode.CLAIM, request_id=request_id, require_generation=require_generation
+        return load(
+            self.area, offset, generation, LoadMode.CLAIM, request_id=request_id, require_generation=require_generation
         )
 
     def acknowledge(self, offset: int, generation: int, request_id: int) -> Outcome:
         """End a hand-off."""
-        return self.area.acknowledge(offset, generation, request_id).outcome
+        return acknowledge(self.area, offset, generation, request_id).outcome
 
     def pass_time(self, ns: int) -> int:
         """Let time pass and what has ended end; say how many leases that were."""
@@ -107,7 +115,7 @@ def test_nobody_else_gets_what_is_handed_off(tried: TriedTier, mode: LoadMode) -
     """R6. Not even a copy: whoever claimed the page may be writing to it already."""
     tried.claim(0, 1, 7)
     for is_safe in (True, False):
-        reply = tried.area.load(0, 1, mode, request_id=8, require_generation=is_safe)
+        reply = load(tried.area, 0, 1, mode, request_id=8, require_generation=is_safe)
         assert reply == LoadReply(Outcome.CLAIMED, generation=1)
     assert tried.claim(0, 1, 7).page == page_of(1), "and whoever has claimed it still does"
 
@@ -120,7 +128,7 @@ def test_the_generation_is_looked_at_before_the_claimant(tried: TriedTier) -> No
 def test_an_acknowledgement_is_answered_the_same_however_often_it_comes(tried: TriedTier) -> None:
     tried.claim(0, 1, 7)
     outcomes = [tried.acknowledge(0, 1, 7) for _ in range(3)]
-    tried.area.invalidate(0, 1)
+    invalidate(tried.area, 0, 1)
     outcomes.append(tried.acknowledge(0, 1, 7))
     assert set(outcomes) == {Outcome.ACKNOWLEDGED}
     assert tried.area.counters.repeated_acknowledges == 3
@@ -138,7 +146,7 @@ def test_a_lookup_sees_an_entry_that_is_handed_off() -> None:
     tried = TriedTier()
     tried.store(0, 1, page_of(1))
     tried.claim(0, 1, 7)
-    assert tried.area.lookup(0).outcome is Outcome.HIT
+    assert lookup(tried.area, 0).outcome is Outcome.HIT
 
 
 # What ends it
@@ -209,9 +217,9 @@ def test_a_late_or_repeated_store_leaves_a_hand_off_alone(tried: TriedTier) -> N
 def test_an_invalidation_frees_what_is_handed_off(tried: TriedTier) -> None:
     """R4, in any state."""
     tried.claim(0, 1, 7)
-    assert tried.area.invalidate(0, 0).outcome is Outcome.STALE_GENERATION
+    assert invalidate(tried.area, 0, 0).outcome is Outcome.STALE_GENERATION
     assert tried.area.handed_off_pages == 1
-    tried.area.invalidate(0, 1)
+    invalidate(tried.area, 0, 1)
     assert tried.area.counters.leases_ended[LeaseEnd.INVALIDATED] == 1
     assert tried.acknowledge(0, 1, 7) is Outcome.LEASE_ENDED
     assert tried.claim(0, 1, 7) == LoadReply(Outcome.LOST, Reason.FREED)
@@ -223,7 +231,7 @@ def test_a_host_that_starts_anew_loses_its_claims(tried: TriedTier) -> None:
     area, _ = tried.tier.swapon(Client("host", 2), "swap", 8, AreaOptions())
     tried.tier.check_invariants()
     assert tried.tier.next_lease_end_ns() is None
-    assert area.acknowledge(0, 1, 7).outcome is Outcome.LEASE_ENDED
+    assert acknowledge(area, 0, 1, 7).outcome is Outcome.LEASE_ENDED
     with pytest.raises(ClientReplaced):
         tried.tier.area(HOST, "swap")
 
@@ -261,16 +269,16 @@ def test_an_area_has_a_limit_of_leases_that_repeats_do_not_meet() -> None:
     for offset in range(5):
         tried.store(offset, 1, page_of(offset))
     claims = [LoadMode.CLAIM] * 3
-    tried.area.check_load([0, 1, 2], claims)
+    check_load(tried.area, [0, 1, 2], claims)
     for offset in range(3):
         tried.claim(offset, 1, offset)
     with pytest.raises(LimitReached, match="3 claims that were not acknowledged, and 1 more would pass its limit of 3"):
-        tried.area.check_load([3], [LoadMode.CLAIM])
-    tried.area.check_load([0, 1, 2], claims)
-    tried.area.check_load([3, 4], [LoadMode.SHARED, LoadMode.EXCLUSIVE])
-    tried.area.check_load([6, 7], [LoadMode.CLAIM] * 2)
+        check_load(tried.area, [3], [LoadMode.CLAIM])
+    check_load(tried.area, [0, 1, 2], claims)
+    check_load(tried.area, [3, 4], [LoadMode.SHARED, LoadMode.EXCLUSIVE])
+    check_load(tried.area, [6, 7], [LoadMode.CLAIM] * 2)
     tried.acknowledge(0, 1, 0)
-    tried.area.check_load([3, 1], [LoadMode.CLAIM] * 2)
+    check_load(tried.area, [3, 1], [LoadMode.CLAIM] * 2)
 
 
 # Where there is nothing to hand off
@@ -283,9 +291,9 @@ def test_a_claim_of_what_the_slot_does_not_hold_hands_nothing_off(end: str) -> N
     if end != "never":
         tried.store(0, 1, page_of(1))
     if end == "taken":
-        tried.area.load(0, 1, LoadMode.EXCLUSIVE)
+        load(tried.area, 0, 1, LoadMode.EXCLUSIVE)
     elif end == "freed":
-        tried.area.invalidate(0, 1)
+        invalidate(tried.area, 0, 1)
     reply = tried.claim(0, 1, 7, require_generation=False)
     assert (reply.outcome, reply.page) == (Outcome.DEVICE, ZERO_PAGE)
     assert tried.claim(0, 1, 7).outcome is Outcome.LOST
@@ -303,7 +311,7 @@ def test_a_claim_without_a_required_generation_hands_off_what_there_is() -> None
 def test_a_claim_of_the_pool_only_hands_nothing_off_that_is_on_the_device() -> None:
     tried = TriedTier(DEVICE)
     tried.store(0, 1, page_of(1))
-    reply = tried.area.load(0, 1, LoadMode.CLAIM, request_id=7, pool_only=True)
+    reply = load(tried.area, 0, 1, LoadMode.CLAIM, request_id=7, pool_only=True)
     assert reply == LoadReply(Outcome.MISS, generation=1)
     assert tried.area.handed_off_pages == 0
 
@@ -342,7 +350,7 @@ def test_a_device_that_frees_on_read_keeps_a_claimed_page_until_it_is_acknowledg
     tried.pass_time(LEASE_NS)
     assert tried.claim(0, 1, 8).page == page_of(1)
     assert tried.acknowledge(0, 1, 8) is Outcome.ACKNOWLEDGED
-    assert tried.area.load(0, 1, LoadMode.SHARED).page == ZERO_PAGE
+    assert load(tried.area, 0, 1, LoadMode.SHARED).page == ZERO_PAGE
 
 
 # And the other owners of a page
@@ -353,8 +361,8 @@ def test_what_is_handed_off_is_not_written_back() -> None:
     for offset in range(2):
         tried.store(offset, 1, page_of(offset))
     tried.claim(0, 1, 7)
-    assert not tried.area.write_back(0)
-    assert tried.area.write_back_oldest(1 << 20, 100).written == 1
+    assert not write_back(tried.area, 0)
+    assert write_back_oldest(tried.area, 1 << 20, 100).written == 1
     assert [tried.area.held(offset).state for offset in range(2)] == [SlotState.HANDED_OFF, SlotState.ON_DEVICE]
 
 
@@ -370,15 +378,14 @@ def test_a_page_whose_lease_ended_is_the_newest_of_those_that_may_go() -> None:
 def test_an_explorer_can_end_any_lease_at_any_time() -> None:
     tried = TriedTier()
     tried.store(0, 1, page_of(1))
-    assert not tried.area.end_lease(0)
+    assert tried.tier.expire_leases(END_OF_TIME_NS) == 0
     tried.claim(0, 1, 7)
-    assert tried.area.end_lease(0)
-    assert not tried.area.end_lease(0)
+    assert tried.tier.expire_leases(END_OF_TIME_NS) == 1
+    assert tried.tier.expire_leases(END_OF_TIME_NS) == 0
     assert tried.acknowledge(0, 1, 7) is Outcome.LEASE_ENDED
-    assert not tried.area.end_lease(5)
 
 
-# The books
+# The recount
 
 
 def test_a_recount_finds_a_lease_that_drifted() -> None:
@@ -387,11 +394,11 @@ def test_a_recount_finds_a_lease_that_drifted() -> None:
     tried.claim(0, 1, 7)
     tried.area.handed_off_pages += 1
     with pytest.raises(AssertionError, match="handed-off pages"):
-        tried.area.check_invariants()
+        check_area(tried.area)
     tried.area.handed_off_pages -= 1
-    tried.area._slots[0].state = SlotState.POOLED
+    tried.area.known_slots[0].state = SlotState.POOLED
     with pytest.raises(AssertionError, match="leases disagree"):
-        tried.area.check_invariants()
+        check_area(tried.area)
 
 
 def test_a_recount_finds_an_area_that_was_closed_with_its_leases() -> None:

@@ -4,9 +4,14 @@ from collections.abc import Sequence
 
 import pytest
 
+from swaptier_server.tier.area import Area, Durability
 from swaptier_server.tier.device import BackingDevice, DeviceError, DeviceFault
-from swaptier_server.tier.swap_file import MemorySwapFile, SavedArea
-from swaptier_server.tier.tier import Area, Client, Durability, Tier, TierLimits
+from swaptier_server.tier.free import acknowledge, invalidate
+from swaptier_server.tier.load import load
+from swaptier_server.tier.store import store
+from swaptier_server.tier.swap_file import Client, MemorySwapFile, SavedArea
+from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_server.tier.write_back import write_back
 from swaptier_wire.errors import AreaExists, AreaNotOwned, ClientReplaced, LimitReached, UnknownArea
 from swaptier_wire.types import (
     PAGE_BYTES,
@@ -69,7 +74,7 @@ class Servers:
 
     def store(self, offset: int, generation: int, page: bytes) -> SlotReply:
         """Store a page."""
-        return self.area.store(offset, generation, page, page_checksum(page))
+        return store(self.area, offset, generation, page, page_checksum(page))
 
     def restart(self) -> Area:
         """Kill the server and start another; return its area."""
@@ -78,14 +83,14 @@ class Servers:
 
     def load(self, offset: int, generation: int, mode: LoadMode = LoadMode.SHARED, request_id: int = 0) -> LoadReply:
         """Load a page of exactly this generation."""
-        return self.area.load(offset, generation, mode, request_id=request_id, require_generation=True)
+        return load(self.area, offset, generation, mode, request_id=request_id, require_generation=True)
 
 
 def test_an_area_is_open_after_a_restart_with_what_its_device_has() -> None:
     """Nothing has to be asked for: the next request of the host is answered, and Swapon says that it is open."""
     servers = Servers()
     servers.store(0, 3, page_of(0))
-    servers.area.write_back(0)
+    write_back(servers.area, 0)
     area = servers.restart()
     assert servers.load(0, 3).page == page_of(0)
     assert servers.tier.swapon(HOST, "swap", 8, OPTIONS) == (area, True)
@@ -96,15 +101,15 @@ def test_a_page_that_only_the_pool_had_is_lost_and_said_to_be() -> None:
     """After SIGKILL: LOST, and never the older bytes that the device has."""
     servers = Servers()
     servers.store(0, 1, page_of(0))
-    servers.area.write_back(0)
+    write_back(servers.area, 0)
     servers.store(0, 2, page_of(1))
     servers.store(1, 1, page_of(2))
     servers.restart()
     assert servers.load(0, 2) == LoadReply(Outcome.LOST, Reason.RESTARTED, 1)
     assert servers.load(1, 1) == LoadReply(Outcome.LOST, Reason.RESTARTED)
     assert servers.area.counters.lost[Reason.RESTARTED] == 2
-    assert servers.area.load(0, 2, LoadMode.SHARED).generation == 1, "the kernel's load reads what the device has"
-    assert servers.area.load(1, 1, LoadMode.SHARED).page == ZERO_PAGE
+    assert load(servers.area, 0, 2, LoadMode.SHARED).generation == 1, "the kernel's load reads what the device has"
+    assert load(servers.area, 1, 1, LoadMode.SHARED).page == ZERO_PAGE
     assert servers.load(0, 1).page == page_of(0), "and whoever asks for the older page by name gets it"
 
 
@@ -144,10 +149,10 @@ def test_a_claim_ends_with_its_server_and_its_repeat_is_a_new_one() -> None:
     servers.store(0, 1, page_of(0))
     before = servers.load(0, 1, LoadMode.CLAIM, request_id=7)
     servers.restart()
-    assert servers.area.acknowledge(0, 1, 7).outcome is Outcome.LEASE_ENDED
+    assert acknowledge(servers.area, 0, 1, 7).outcome is Outcome.LEASE_ENDED
     assert servers.load(0, 1, LoadMode.CLAIM, request_id=7).content() == before.content()
     assert servers.load(0, 1, LoadMode.CLAIM, request_id=8).outcome is Outcome.CLAIMED
-    assert servers.area.acknowledge(0, 1, 7).outcome is Outcome.ACKNOWLEDGED
+    assert acknowledge(servers.area, 0, 1, 7).outcome is Outcome.ACKNOWLEDGED
 
 
 def test_what_was_acknowledged_or_freed_may_come_back_under_its_own_generation_and_no_other() -> None:
@@ -156,13 +161,13 @@ def test_what_was_acknowledged_or_freed_may_come_back_under_its_own_generation_a
     for offset in range(2):
         servers.store(offset, 1, page_of(offset))
     servers.load(0, 1, LoadMode.CLAIM, request_id=7)
-    servers.area.acknowledge(0, 1, 7)
-    servers.area.invalidate(1, 1)
+    acknowledge(servers.area, 0, 1, 7)
+    invalidate(servers.area, 1, 1)
     assert [servers.load(offset, 1).outcome for offset in range(2)] == [Outcome.LOST] * 2
     servers.restart()
     assert [servers.load(offset, 1).page for offset in range(2)] == [page_of(0), page_of(1)]
     assert servers.load(0, 2) == LoadReply(Outcome.LOST, Reason.RESTARTED, 1)
-    assert servers.area.invalidate(0, 1).outcome is Outcome.MISS
+    assert invalidate(servers.area, 0, 1).outcome is Outcome.MISS
     assert servers.load(0, 1) == LoadReply(Outcome.LOST, Reason.FREED)
 
 
@@ -173,7 +178,7 @@ def test_what_an_exclusive_load_took_does_not_come_back(page: bytes) -> None:
     assert servers.load(0, 1, LoadMode.EXCLUSIVE).content() == page
     servers.restart()
     assert servers.load(0, 1) == LoadReply(Outcome.LOST, Reason.RESTARTED)
-    assert servers.area.load(0, 1, LoadMode.SHARED).page == ZERO_PAGE
+    assert load(servers.area, 0, 1, LoadMode.SHARED).page == ZERO_PAGE
     assert servers.area.device_pages == 0
 
 
@@ -188,7 +193,7 @@ def test_a_late_store_of_a_page_that_was_taken_before_a_restart_costs_memory_and
     for offset in range(2):
         assert servers.store(offset, 1, page_of(0)).outcome is Outcome.STORED
         assert servers.load(offset, 2) == LoadReply(Outcome.LOST, Reason.RESTARTED, 1)
-    assert servers.area.invalidate(0, 2).outcome is Outcome.INVALIDATED
+    assert invalidate(servers.area, 0, 2).outcome is Outcome.INVALIDATED
     assert servers.store(1, 3, page_of(2)).outcome is Outcome.STORED
     assert servers.load(1, 3).page == page_of(2)
     assert servers.area.stored_pages == 1
@@ -200,7 +205,7 @@ def test_a_late_store_of_a_page_that_was_acknowledged_before_a_restart_is_known_
     servers.store(0, 1, page_of(0))
     servers.store(0, 2, page_of(1))
     servers.load(0, 2, LoadMode.CLAIM, request_id=7)
-    servers.area.acknowledge(0, 2, 7)
+    acknowledge(servers.area, 0, 2, 7)
     servers.restart()
     assert servers.store(0, 1, page_of(0)).outcome is Outcome.STALE_GENERATION
     assert servers.store(0, 2, page_of(1)) == SlotReply(Outcome.DEVICE)
@@ -253,7 +258,7 @@ def test_a_host_that_knew_the_area_is_told_of_the_restart_even_where_nothing_was
     for seen, reason in ((0, Reason.NEVER_STORED), (9, Reason.RESTARTED), (8, Reason.RESTARTED)):
         area, is_reopened = tier.swapon(HOST, f"swap-{seen}", 8, OPTIONS, seen_server_epoch=seen)
         assert not is_reopened
-        assert area.load(0, 1, LoadMode.SHARED, require_generation=True) == LoadReply(Outcome.LOST, reason)
+        assert load(area, 0, 1, LoadMode.SHARED, require_generation=True) == LoadReply(Outcome.LOST, reason)
 
 
 def test_what_became_of_a_page_since_the_restart_is_told_as_ever() -> None:

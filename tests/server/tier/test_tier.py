@@ -5,7 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swaptier_server.tier import tier as tier_module
-from swaptier_server.tier.tier import Area, Client, Tier, TierLimits
+from swaptier_server.tier.area import Area
+from swaptier_server.tier.load import load, lookup
+from swaptier_server.tier.store import store
+from swaptier_server.tier.swap_file import Client
+from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.errors import AreaExists, AreaNotOwned, ClientReplaced, InvalidRequest, LimitReached, UnknownArea
 from swaptier_wire.types import PAGE_BYTES, AreaOptions, LoadMode, Outcome, page_checksum
 
@@ -21,7 +25,7 @@ def new_tier(pool_bytes_max: int = 1 << 20, areas_max: int = 64, slots_per_area_
 
 def open_with_page(tier: Tier, client: Client = ALICE, name: str = "swap") -> Area:
     area, _ = tier.swapon(client, name, 8, DEFAULT)
-    assert area.store(0, 1, PAGE, page_checksum(PAGE)).outcome is Outcome.STORED
+    assert store(area, 0, 1, PAGE, page_checksum(PAGE)).outcome is Outcome.STORED
     return area
 
 
@@ -30,7 +34,7 @@ def test_opening_an_area_again_in_the_same_life_keeps_its_pages() -> None:
     area = open_with_page(tier)
     assert tier.swapon(ALICE, "swap", 8, DEFAULT) == (area, True)
     assert tier.area(ALICE, "swap") is area
-    assert area.lookup(0).outcome is Outcome.HIT
+    assert lookup(area, 0).outcome is Outcome.HIT
 
 
 @pytest.mark.parametrize(("slots", "options"), [(9, DEFAULT), (8, AreaOptions(device_free_on_read=True))])
@@ -47,7 +51,7 @@ def test_a_rebooted_host_starts_with_an_empty_area_of_any_shape() -> None:
     before = open_with_page(tier)
     after, is_reopened = tier.swapon(ALICE_REBOOTED, "swap", 4, AreaOptions(device_free_on_read=True))
     assert not is_reopened
-    assert after.lookup(0).outcome is Outcome.MISS
+    assert lookup(after, 0).outcome is Outcome.MISS
     assert before.is_closed
     assert tier.pool.bytes == 0
     tier.check_invariants()
@@ -104,7 +108,7 @@ def test_nobody_touches_an_area_of_another_client() -> None:
         with pytest.raises(AreaNotOwned):
             attempt()
     assert tier.area(ALICE, "swap") is area
-    assert area.lookup(0).outcome is Outcome.HIT
+    assert lookup(area, 0).outcome is Outcome.HIT
 
 
 def test_a_request_to_an_area_that_is_not_open_is_told_to_open_it() -> None:
@@ -121,7 +125,7 @@ def test_closing_an_area_says_how_many_pages_it_held_and_forgets_them() -> None:
         tier.swapoff(ALICE, "swap")
     again, is_reopened = tier.swapon(ALICE, "swap", 8, DEFAULT)
     assert not is_reopened
-    assert again.load(0, 1, LoadMode.SHARED).generation == 0, "the device is new too"
+    assert load(again, 0, 1, LoadMode.SHARED).generation == 0, "the device is new too"
 
 
 def test_an_area_can_be_dropped_without_its_client() -> None:
@@ -137,14 +141,14 @@ def test_areas_share_one_pool() -> None:
     tier = new_tier(pool_bytes_max=100)
     first = open_with_page(tier, ALICE, "first")
     second, _ = tier.swapon(BOB, "second", 8, DEFAULT)
-    outcomes = [second.store(offset, 1, PAGE, page_checksum(PAGE)).outcome for offset in range(8)]
+    outcomes = [store(second, offset, 1, PAGE, page_checksum(PAGE)).outcome for offset in range(8)]
     assert outcomes[0] is Outcome.STORED
     assert outcomes[-1] is Outcome.DEVICE
     assert tier.pool.reached_full
     assert tier.pool.limit_hits
-    assert first.store(1, 1, PAGE, page_checksum(PAGE)).outcome is Outcome.DEVICE
+    assert store(first, 1, 1, PAGE, page_checksum(PAGE)).outcome is Outcome.DEVICE
     assert tier.swapoff(BOB, "second") == outcomes.count(Outcome.STORED)
-    assert first.store(1, 2, PAGE, page_checksum(PAGE)).outcome is Outcome.STORED
+    assert store(first, 1, 2, PAGE, page_checksum(PAGE)).outcome is Outcome.STORED
     tier.check_invariants()
 
 

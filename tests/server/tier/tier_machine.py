@@ -12,12 +12,15 @@ from tests.server.tier.tier_model import CLAIM, CLIENTS, COSTS, EXCLUSIVE, LEASE
 
 from swaptier_server.swapfile.file import SqliteSwapFile
 from swaptier_server.tier import shrinker
-from swaptier_server.tier.area import Area
+from swaptier_server.tier.area import Area, Durability
 from swaptier_server.tier.device import DeviceError, MemoryDevice
-from swaptier_server.tier.holdings import Durability
+from swaptier_server.tier.free import acknowledge, invalidate
+from swaptier_server.tier.load import check_load, load, lookup
 from swaptier_server.tier.page import StoredPage
-from swaptier_server.tier.swap_file import MemorySwapFile, SwapFile
-from swaptier_server.tier.tier import Client, Tier, TierLimits
+from swaptier_server.tier.store import check_store, store, store_many
+from swaptier_server.tier.swap_file import Client, MemorySwapFile, SwapFile
+from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_server.tier.write_back import write_back
 from swaptier_wire.errors import (
     LimitReached,
 )
@@ -175,8 +178,8 @@ class TierMachine(RuleBasedStateMachine):
             slots = self.model.areas[name].slots
             pages = [PAGES[page_name] for _, page_name in batch.values()]
             generations = [max(1, slots[offset].seen + ahead) for offset, (ahead, _) in batch.items()]
-            area.check_store(list(batch), generations)
-            replies = area.store_many(list(batch), generations, pages, list(map(page_checksum, pages)))
+            check_store(area, list(batch), generations)
+            replies = store_many(area, list(batch), generations, pages, list(map(page_checksum, pages)))
             assert replies == self.model.store(name, list(zip(batch, generations, pages, strict=True)))
 
     @rule(page_name=st.sampled_from(["half", "three-quarters", "text"]), looked_at=batch_of(st.just((0, SHARED, 0))))
@@ -194,7 +197,7 @@ class TierMachine(RuleBasedStateMachine):
                 slot = self.model.areas[name].slots[offset]
                 if slot.stored is not None:
                     checksum = page_checksum(slot.stored)
-                    reply = area.store(offset, slot.seen + is_damaged, slot.stored, checksum ^ is_damaged)
+                    reply = store(area, offset, slot.seen + is_damaged, slot.stored, checksum ^ is_damaged)
                     if is_damaged:
                         assert reply == SlotReply(Outcome.ERROR, Reason.CHECKSUM)
                     else:
@@ -215,12 +218,13 @@ class TierMachine(RuleBasedStateMachine):
             claimed = [offset for offset, mode in zip(batch, modes, strict=True) if mode is CLAIM]
             if not self.model.may_claim(name, claimed):
                 with pytest.raises(LimitReached):
-                    area.check_load(list(batch), modes)
+                    check_load(area, list(batch), modes)
                 continue
-            area.check_load(list(batch), modes)
+            check_load(area, list(batch), modes)
             for offset, (behind, mode, claim) in batch.items():
                 generation = max(0, self.model.areas[name].slots[offset].seen - behind)
-                reply = area.load(
+                reply = load(
+                    area,
                     offset,
                     generation,
                     mode,
@@ -255,7 +259,7 @@ class TierMachine(RuleBasedStateMachine):
     def acknowledge(self, pick: int, batch: dict[int, tuple[int, bool, int]], times: int) -> None:
         """End hand-offs: those that are under way, those that are over, and those that never were; or twice."""
         for name, area in self._some_area(pick):
-            area.check_acknowledge(list(batch))
+            area.check_offsets(list(batch))
             for offset, (ahead, is_own, drawn) in batch.items():
                 slot = self.model.areas[name].slots[offset]
                 claim = slot.lease[0] if is_own and slot.lease else drawn
@@ -280,7 +284,7 @@ class TierMachine(RuleBasedStateMachine):
                 self._acknowledge(name, *claim)
 
     def _acknowledge(self, name: str, offset: int, generation: int, claim: int) -> None:
-        reply = self.tier.areas[name].acknowledge(offset, generation, claim)
+        reply = acknowledge(self.tier.areas[name], offset, generation, claim)
         assert reply.outcome is self.model.acknowledge(name, offset, generation, claim)
 
     @rule(pick=PICKS, batch=batch_of(st.sampled_from([0, 0, 0, -1, 1])))
@@ -290,7 +294,7 @@ class TierMachine(RuleBasedStateMachine):
             area.check_offsets(list(batch))
             for offset, ahead in batch.items():
                 generation = max(0, self.model.areas[name].slots[offset].seen + ahead)
-                assert area.invalidate(offset, generation).outcome is self.model.invalidate(name, offset, generation)
+                assert invalidate(area, offset, generation).outcome is self.model.invalidate(name, offset, generation)
 
     # What happens besides
 
@@ -305,7 +309,7 @@ class TierMachine(RuleBasedStateMachine):
     def write_back(self, pick: int, offset: int) -> None:
         """The tier moves a page to the device."""
         for name, area in self._some_area(pick):
-            assert area.write_back(offset) == self.model.write_back(name, offset)
+            assert write_back(area, offset) == self.model.write_back(name, offset)
 
     @rule()
     def shrink(self) -> None:
@@ -330,7 +334,7 @@ class TierMachine(RuleBasedStateMachine):
         assert tuple(progress) == self.model.drain()
         for (name, offset), was in before.items() if self.model.is_device_broken else ():
             # Where the device was not even tried, it has what it had.
-            if self.tier.areas[name].on_device(offset).generation == was[0]:
+            if self.tier.areas[name].device.read(offset).generation == was[0]:
                 self.model.areas[name].slots[offset].on_device = was
 
     @rule(is_meant=RARELY)
@@ -360,8 +364,8 @@ class TierMachine(RuleBasedStateMachine):
             assert area.device_pages == sum(slot.is_device_current for slot in expected.slots)
             assert area.handed_off_pages == expected.leases()
             for offset, slot in enumerate(expected.slots):
-                assert area.lookup(offset).outcome is (Outcome.HIT if slot.pooled else Outcome.MISS)
-                on_device = area.on_device(offset)
+                assert lookup(area, offset).outcome is (Outcome.HIT if slot.pooled else Outcome.MISS)
+                on_device = area.device.read(offset)
                 assert (on_device.generation, on_device.checksum) == (
                     slot.on_device[0],
                     page_checksum(slot.on_device[1]),

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import lz4.block
 
-from swaptier_server.tier.holdings import Durability
-from swaptier_server.tier.tier import Client, TierLimits
+from swaptier_server.tier.area import Durability
+from swaptier_server.tier.swap_file import Client
+from swaptier_server.tier.tier import TierLimits
 from swaptier_wire.errors import (
     AreaExists,
     AreaNotOwned,

@@ -4,9 +4,10 @@ Pure.
 """
 
 from swaptier_client.mm.policy import Policy
-from swaptier_loadgen.explore.paths import increment_page, read_page, write_back
+from swaptier_loadgen.explore.paths import increment_page, read_page, shrink
 from swaptier_loadgen.explore.world import Bounds, World
 from swaptier_loadgen.explore.worlds.spec import WorldSpec, spawn_reclaim, swapped_out_page
+from swaptier_server.tier.write_back import write_back
 
 ONE_PAGE_POOL_BYTES = 64
 """Room for one page of `pages.version_page()`, which takes about 36 bytes, and not for two."""
@@ -45,7 +46,7 @@ def writeback_vs_load(policy: Policy, bounds: Bounds) -> World:
     for cpu in range(bounds.threads):
         world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
     spawn_reclaim(world, there)
-    world.spawn("write back", write_back(world, there, 1), None)
+    world.spawn("write back", shrink(world, there, 1), None)
     return world
 
 
@@ -60,7 +61,7 @@ def early_lookup(policy: Policy, bounds: Bounds) -> World:
     there = world.add_host()
     process = world.add_process(there)
     swapped_out_page(world, there, process)
-    there.network.areas[0].write_back(0)
+    write_back(there.network.areas[0], 0)
     for cpu in range(bounds.threads):
         world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
     spawn_reclaim(world, there)
