@@ -163,7 +163,7 @@ def check_offsets(kind: str, *columns: Sequence[int]) -> None:
 
 
 def check_generations(kind: str, offsets: Sequence[int], generations: Sequence[int]) -> None:
-    """Refuse NO_GENERATION, which names nobody's bytes.
+    """Refuse NO_GENERATION, which names bytes that were never stored.
 
     Raises:
         InvalidRequest: definite.

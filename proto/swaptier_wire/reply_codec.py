@@ -15,7 +15,12 @@ from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_wire.batches import ReplyBatches, RequestBatches, split_pages
 from swaptier_wire.errors import ServerDefect
 from swaptier_wire.types import (
+    ACKNOWLEDGE_OUTCOMES,
+    INVALIDATE_OUTCOMES,
+    LOAD_OUTCOMES,
+    LOOKUP_OUTCOMES,
     PAGE_BYTES,
+    STORE_OUTCOMES,
     LoadReply,
     Outcome,
     Reason,
@@ -25,21 +30,6 @@ from swaptier_wire.types import (
 )
 
 T = TypeVar("T")
-
-STORE_OUTCOMES = (Outcome.STORED, Outcome.DEVICE, Outcome.REJECTED, Outcome.STALE_GENERATION, Outcome.ERROR)
-LOAD_OUTCOMES = (
-    Outcome.HIT,
-    Outcome.SAME_FILLED,
-    Outcome.DEVICE,
-    Outcome.MISS,
-    Outcome.LOST,
-    Outcome.STALE_GENERATION,
-    Outcome.CLAIMED,
-    Outcome.ERROR,
-)
-LOOKUP_OUTCOMES = (Outcome.HIT, Outcome.MISS)
-ACKNOWLEDGE_OUTCOMES = (Outcome.ACKNOWLEDGED, Outcome.STALE_GENERATION, Outcome.LEASE_ENDED)
-INVALIDATE_OUTCOMES = (Outcome.INVALIDATED, Outcome.MISS, Outcome.STALE_GENERATION)
 
 PAGE_OUTCOMES = frozenset({Outcome.HIT, Outcome.DEVICE})
 """Of a load: the answer carries a page."""
@@ -53,7 +43,7 @@ _INVALIDATE_REPLIES = {int(outcome): SlotReply(outcome) for outcome in INVALIDAT
 
 
 class AreaStat(NamedTuple):
-    """What Stat tells of an area."""
+    """What Stat answers of an area."""
 
     slots: int
     stored_pages: int
@@ -143,8 +133,10 @@ def decode_load_replies(message: pb.LoadResult, slots: int) -> list[LoadReply]:
     return replies
 
 
-def encode_lookup_replies(replies: Sequence[SlotReply], message: pb.LookupResult) -> None:
-    """Write the replies to a lookup batch into the empty *message*."""
+def encode_outcomes(
+    replies: Sequence[SlotReply], message: pb.LookupResult | pb.AcknowledgeResult | pb.InvalidateResult
+) -> None:
+    """Write the replies to a batch that is answered by outcomes alone into the empty *message*."""
     message.outcomes.extend(_outcome_numbers(replies))
 
 
@@ -157,11 +149,6 @@ def decode_lookup_replies(message: pb.LookupResult, slots: int) -> list[SlotRepl
     return _translate("lookup result", "outcomes", message.outcomes, _LOOKUP_REPLIES, slots)
 
 
-def encode_acknowledge_replies(replies: Sequence[SlotReply], message: pb.AcknowledgeResult) -> None:
-    """Write the replies to an acknowledge batch into the empty *message*."""
-    message.outcomes.extend(_outcome_numbers(replies))
-
-
 def decode_acknowledge_replies(message: pb.AcknowledgeResult, slots: int) -> list[SlotReply]:
     """Return the replies to a batch of *slots* acknowledgements.
 
@@ -169,11 +156,6 @@ def decode_acknowledge_replies(message: pb.AcknowledgeResult, slots: int) -> lis
         ServerDefect: the answer breaks the contract. Indefinite.
     """
     return _translate("acknowledge result", "outcomes", message.outcomes, _ACKNOWLEDGE_REPLIES, slots)
-
-
-def encode_invalidate_replies(replies: Sequence[SlotReply], message: pb.InvalidateResult) -> None:
-    """Write the replies to an invalidate batch into the empty *message*."""
-    message.outcomes.extend(_outcome_numbers(replies))
 
 
 def decode_invalidate_replies(message: pb.InvalidateResult, slots: int) -> list[SlotReply]:
@@ -193,11 +175,11 @@ def encode_exchange_response(server_epoch: int, request_id: int, replies: ReplyB
     if replies.load is not None:
         encode_load_replies(replies.load, message.load)
     if replies.lookup is not None:
-        encode_lookup_replies(replies.lookup, message.lookup)
+        encode_outcomes(replies.lookup, message.lookup)
     if replies.acknowledge is not None:
-        encode_acknowledge_replies(replies.acknowledge, message.acknowledge)
+        encode_outcomes(replies.acknowledge, message.acknowledge)
     if replies.invalidate is not None:
-        encode_invalidate_replies(replies.invalidate, message.invalidate)
+        encode_outcomes(replies.invalidate, message.invalidate)
     return message
 
 
@@ -245,7 +227,7 @@ def encode_stat(server_epoch: int, stat: AreaStat) -> pb.StatResponse:
 
 
 def decode_stat(message: pb.StatResponse) -> AreaStat:
-    """Return what an area's Stat tells."""
+    """Return what an area's Stat answers."""
     return AreaStat(
         slots=message.slots,
         stored_pages=message.stored_pages,

@@ -23,7 +23,7 @@ NAME_BYTES_MAX = 128
 """Client ids and area names in UTF-8: they become metric labels and log fields."""
 
 NO_GENERATION = 0
-"""Generation of bytes nobody stored. Real generations start at 1."""
+"""Generation of bytes that were never stored. Real generations start at 1."""
 
 ZERO_PAGE = bytes(PAGE_BYTES)
 
@@ -55,6 +55,17 @@ class Outcome(IntEnum):
     INVALIDATED = 11
     ACKNOWLEDGED = 12
     LEASE_ENDED = 13
+
+
+STORE_OUTCOMES = (Outcome.STORED, Outcome.DEVICE, Outcome.REJECTED, Outcome.STALE_GENERATION, Outcome.ERROR)
+LOAD_OUTCOMES = (
+    *(Outcome.HIT, Outcome.SAME_FILLED, Outcome.DEVICE, Outcome.MISS, Outcome.LOST, Outcome.STALE_GENERATION),
+    *(Outcome.CLAIMED, Outcome.ERROR),
+)
+LOOKUP_OUTCOMES = (Outcome.HIT, Outcome.MISS)
+ACKNOWLEDGE_OUTCOMES = (Outcome.ACKNOWLEDGED, Outcome.STALE_GENERATION, Outcome.LEASE_ENDED)
+INVALIDATE_OUTCOMES = (Outcome.INVALIDATED, Outcome.MISS, Outcome.STALE_GENERATION)
+"""What each request may be answered with."""
 
 
 class Reason(IntEnum):
@@ -103,7 +114,7 @@ class LoadReply(NamedTuple):
     outcome: Outcome
     reason: Reason = Reason.NONE
     generation: int = NO_GENERATION
-    """Of the bytes; NO_GENERATION for a device slot nobody wrote."""
+    """Of the bytes; NO_GENERATION for a device slot that was never written."""
     checksum: int = 0
     """XXH3-64 of the page as it was stored; 0 without bytes."""
     page: bytes | None = None

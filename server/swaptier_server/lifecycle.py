@@ -37,7 +37,7 @@ from swaptier_server.rpc.snapshot import LoopSnapshots, TierSnapshot, take_snaps
 from swaptier_server.rpc.traffic import Traffic
 from swaptier_server.swapfile.file import SqliteSwapFile, SwapFileUnusable
 from swaptier_server.tier.area import Durability
-from swaptier_server.tier.device import BackingDevice, DeviceError, MemoryDevice
+from swaptier_server.tier.device import DeviceError, MemoryDevice
 from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.addresses import Address
@@ -65,7 +65,7 @@ class TierServer:
         config: ServerConfig,
         epoch: int,
         now_ns: Callable[[], int],
-        device_for: Callable[[str], BackingDevice],
+        device_for: Callable[[str], MemoryDevice],
         swap_file: SqliteSwapFile | None,
     ) -> None:
         """Wire the parts together; nothing is bound yet. See `start()`.
@@ -138,7 +138,7 @@ class TierServer:
         *,
         epoch: int | None = None,
         now_ns: Callable[[], int] = time.monotonic_ns,
-        device_for: Callable[[str], BackingDevice] = lambda _name: MemoryDevice(),
+        device_for: Callable[[str], MemoryDevice] = lambda _name: MemoryDevice(),
     ) -> Self:
         """Return a server that serves.
 

@@ -19,11 +19,6 @@ from swaptier_wire.batches import (
 )
 from swaptier_wire.errors import ServerDefect
 from swaptier_wire.reply_codec import (
-    ACKNOWLEDGE_OUTCOMES,
-    INVALIDATE_OUTCOMES,
-    LOAD_OUTCOMES,
-    LOOKUP_OUTCOMES,
-    STORE_OUTCOMES,
     AreaStat,
     decode_exchange_response,
     decode_load_replies,
@@ -35,7 +30,12 @@ from swaptier_wire.reply_codec import (
     encode_stat,
 )
 from swaptier_wire.types import (
+    ACKNOWLEDGE_OUTCOMES,
+    INVALIDATE_OUTCOMES,
+    LOAD_OUTCOMES,
+    LOOKUP_OUTCOMES,
     PAGE_BYTES,
+    STORE_OUTCOMES,
     ZERO_PAGE,
     LoadMode,
     LoadReply,

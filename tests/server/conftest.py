@@ -13,7 +13,7 @@ from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server.config import ServerConfig
 from swaptier_server.lifecycle import TierServer
 from swaptier_server.rpc.server import channel_options
-from swaptier_server.tier.device import BackingDevice, MemoryDevice
+from swaptier_server.tier.device import MemoryDevice
 from swaptier_wire import reply_codec, request_codec, status
 from swaptier_wire.batches import Header, ReplyBatches, RequestBatches
 from swaptier_wire.types import BATCH_SLOTS_MAX, AreaOptions
@@ -91,7 +91,7 @@ class Served:
 class Serve(Protocol):
     """Starts a server with a configuration."""
 
-    def __call__(self, *, device_for: Callable[[str], BackingDevice] = ..., **config: object) -> Awaitable[Served]:
+    def __call__(self, *, device_for: Callable[[str], MemoryDevice] = ..., **config: object) -> Awaitable[Served]:
         """Return it, serving."""
 
 
@@ -103,7 +103,7 @@ async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
         async def start(
-            *, device_for: Callable[[str], BackingDevice] = lambda _name: MemoryDevice(), **config: object
+            *, device_for: Callable[[str], MemoryDevice] = lambda _name: MemoryDevice(), **config: object
         ) -> Served:
             clock = Clock()
             settings = ServerConfig.model_validate({"listen": "127.0.0.1:0", "metrics": "off"} | config)

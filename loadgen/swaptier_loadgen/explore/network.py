@@ -5,7 +5,7 @@ Pure. Every decision is the world's `choices`; before the world starts nothing g
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -161,7 +161,7 @@ class FailingDevice(MemoryDevice):
         super().__init__()
         self._world = world
 
-    def write(self, offset: int, page: StoredPage) -> None:
+    def write(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
         """Write, or fail without a trace.
 
         Raises:
@@ -171,4 +171,4 @@ class FailingDevice(MemoryDevice):
         if world.is_running and world.budget.device_failures and world.choices.choose("the device refuses"):
             world.budget.device_failures -= 1
             raise DeviceError
-        super().write(offset, page)
+        super().write(pages)

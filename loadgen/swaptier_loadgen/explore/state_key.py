@@ -95,8 +95,8 @@ class _Writer(ValueWriter):
                         on_device.checksum,
                         self._relative(slot, on_device.generation),
                     )
-                    if held.answer is not None and world.repeats_requests:
-                        out += (held.answer.outcome.value, held.checksum)
+                    if held.store_reply is not None and world.repeats_requests:
+                        out += (held.store_reply.outcome.value, held.store_checksum)
                     # Of the claims that it may be, the host's own was numbered above.
                     claim = held.claimant
                     out.append(None if claim is None else self._requests.setdefault(claim, len(self._requests)))

@@ -143,7 +143,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         header = self._header(request, context)
         replies = self._apply(RequestBatches(header, lookup=request_codec.decode_lookups(request.batch)))
         response = pb.LookupResponse(server_epoch=self._tier.epoch)
-        reply_codec.encode_lookup_replies(_asked(replies.lookup), response.result)
+        reply_codec.encode_outcomes(_asked(replies.lookup), response.result)
         return response
 
     async def Acknowledge(  # noqa: N802 - contract
@@ -153,7 +153,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         header = self._header(request, context)
         replies = self._apply(RequestBatches(header, acknowledge=request_codec.decode_acknowledges(request.batch)))
         response = pb.AcknowledgeResponse(server_epoch=self._tier.epoch)
-        reply_codec.encode_acknowledge_replies(_asked(replies.acknowledge), response.result)
+        reply_codec.encode_outcomes(_asked(replies.acknowledge), response.result)
         return response
 
     async def Invalidate(  # noqa: N802 - contract
@@ -163,7 +163,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         header = self._header(request, context)
         replies = self._apply(RequestBatches(header, invalidate=request_codec.decode_invalidates(request.batch)))
         response = pb.InvalidateResponse(server_epoch=self._tier.epoch)
-        reply_codec.encode_invalidate_replies(_asked(replies.invalidate), response.result)
+        reply_codec.encode_outcomes(_asked(replies.invalidate), response.result)
         return response
 
     async def Exchange(  # type: ignore[override]  # noqa: N802 - contract; aio also takes a handler that is a coroutine

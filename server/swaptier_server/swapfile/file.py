@@ -206,7 +206,7 @@ class SqliteDevice:
         """Slots to be forgotten whose rows could not be deleted yet; as many as the area has slots, at most."""
 
     def read(self, offset: int) -> StoredPage:
-        """Return what the slot has; UNWRITTEN when nobody wrote it.
+        """Return what the slot has; UNWRITTEN until it is written.
 
         Raises:
             DeviceError: it cannot be read.
@@ -214,15 +214,7 @@ class SqliteDevice:
         """
         return UNWRITTEN if offset in self._dropped else self._file.read_page(self._first + offset)
 
-    def write(self, offset: int, page: StoredPage) -> None:
-        """Overwrite the slot.
-
-        Raises:
-            DeviceError: the slot has what it had.
-        """
-        self.write_many(((offset, page),))
-
-    def write_many(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
+    def write(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
         """Overwrite the slots, all different, in one transaction.
 
         Raises:

@@ -17,7 +17,7 @@ from swaptier_server.tier.device import BackingDevice
 from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.page import StoredPage
 from swaptier_server.tier.pool import Pool
-from swaptier_server.tier.slot import DEVICE_STATES, HANDED_OFF_STATES, Slot, SlotEvent, SlotState
+from swaptier_server.tier.slot import DEVICE_STATES, HANDED_OFF_STATES, Slot, SlotEvent
 from swaptier_server.tier.swap_file import SavedArea, SavedPage
 from swaptier_wire.errors import InvalidRequest, UnknownArea
 from swaptier_wire.types import NO_GENERATION, Outcome, SlotReply
@@ -40,24 +40,6 @@ class Common(NamedTuple):
     leases_per_area_max: int
     keeps_incompressible: bool
     durability: Durability
-
-
-class Held(NamedTuple):
-    """What one slot holds now, for explorers and tests."""
-
-    state: SlotState
-    generation: int
-    """The highest that a store or an invalidation has named."""
-    entry: StoredPage | None
-    """The pool's entry."""
-    answer: SlotReply | None
-    """What a repeat of the last store is answered."""
-    checksum: int
-    """Of the page last stored; meaningless without an answer."""
-    claimant: int | None = None
-    """The request id that the lease belongs to, or that acknowledged the hand-off of this generation."""
-    device_generation: int = NO_GENERATION
-    """Of what the device was given last."""
 
 
 class Area:
@@ -100,20 +82,9 @@ class Area:
         self.known_slots: Final[dict[int, Slot]] = {}
         """By offset, those that were ever stored to, invalidated, or found on the device."""
 
-    def held(self, offset: int) -> Held:
-        """Return what the slot holds. Changes nothing."""
-        slot = self.known_slots.get(offset)
-        if slot is None:
-            return Held(SlotState.NEVER_STORED, NO_GENERATION, None, None, 0)
-        return Held(
-            slot.state,
-            slot.generation,
-            slot.entry,
-            slot.store_reply,
-            slot.store_checksum,
-            slot.claimant,
-            slot.device_generation,
-        )
+    def held(self, offset: int) -> Slot:
+        """Return the slot, or what one that is not known would be. Changes nothing."""
+        return self.known_slots.get(offset) or Slot(self.name, offset)
 
     @property
     def has_used_up_quota(self) -> bool:

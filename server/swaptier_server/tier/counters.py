@@ -1,46 +1,32 @@
 """What an area counts, by cause. KERNEL.md 3.8 gives the words.
 
-Pure. A counter counts what was answered; what a request did to a slot follows from it, and `Area.check_invariants()`
-holds the books: every entry that came in is still held, or was replaced, taken, acknowledged, invalidated or written
-back; every hand-off that was begun is under way, or is over for one cause.
+Pure. A counter counts what was answered; what a request did to a slot follows from it. `check_area()` adds them up:
+every entry that came in is still held, or was replaced, taken, acknowledged, invalidated or written back; every
+hand-off that was begun is under way, or is over for one cause.
 """
 
-from collections.abc import Iterator
-from enum import StrEnum
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from enum import Enum, StrEnum
+from typing import Final, NamedTuple, TypeVar
 
 from swaptier_server.tier.device import DeviceFault
-from swaptier_wire.types import LoadMode, Outcome, Reason
-
-STORE_OUTCOMES: Final = (
-    Outcome.STORED,
-    Outcome.DEVICE,
-    Outcome.REJECTED,
-    Outcome.STALE_GENERATION,
-    Outcome.ERROR,
+from swaptier_server.tier.slot import LOST_REASONS
+from swaptier_wire.types import (
+    ACKNOWLEDGE_OUTCOMES,
+    INVALIDATE_OUTCOMES,
+    LOAD_OUTCOMES,
+    STORE_OUTCOMES,
+    LoadMode,
+    Outcome,
+    Reason,
 )
+
+_Cause = TypeVar("_Cause", bound=Enum)
+
 REJECT_REASONS: Final = (Reason.POOL_LIMIT, Reason.COMPRESS_POOR, Reason.AREA_LIMIT, Reason.DEVICE_ERROR)
 LOAD_MODES: Final = (LoadMode.SHARED, LoadMode.EXCLUSIVE, LoadMode.CLAIM)
-LOAD_OUTCOMES: Final = (
-    Outcome.HIT,
-    Outcome.SAME_FILLED,
-    Outcome.DEVICE,
-    Outcome.MISS,
-    Outcome.LOST,
-    Outcome.STALE_GENERATION,
-    Outcome.CLAIMED,
-    Outcome.ERROR,
-)
 LOAD_ERROR_REASONS: Final = (Reason.DECOMPRESS, Reason.CHECKSUM, Reason.DEVICE_ERROR)
-LOST_REASONS_COUNTED: Final = (
-    Reason.NEVER_STORED,
-    Reason.TAKEN,
-    Reason.FREED,
-    Reason.RESTARTED,
-    Reason.REFUSED_STORE,
-)
-ACKNOWLEDGE_OUTCOMES: Final = (Outcome.ACKNOWLEDGED, Outcome.STALE_GENERATION, Outcome.LEASE_ENDED)
-INVALIDATE_OUTCOMES: Final = (Outcome.INVALIDATED, Outcome.MISS, Outcome.STALE_GENERATION)
+LOST_REASONS_COUNTED: Final = (*LOST_REASONS.values(), Reason.RESTARTED)
 
 
 class DeviceSource(StrEnum):
@@ -49,9 +35,9 @@ class DeviceSource(StrEnum):
     CURRENT = "current"
     """The slot's current page."""
     STALE = "stale"
-    """A page of an earlier store; the current one is gone. Silent corruption, if anyone maps it."""
+    """A page of an earlier store; the current one is gone. Silent corruption, if it is mapped."""
     UNWRITTEN = "unwritten"
-    """Zeros that nobody stored. Likewise, unless the slot was never stored to."""
+    """Zeros that were never stored. Likewise, unless the slot was never stored to."""
 
 
 class LeaseEnd(StrEnum):
@@ -60,7 +46,7 @@ class LeaseEnd(StrEnum):
     ACKNOWLEDGED = "acknowledged"
     """The client has the page."""
     EXPIRED = "expired"
-    """Nobody acknowledged in time, and the page is the tier's again."""
+    """No acknowledgement came in time, and the page is the tier's again."""
     SUPERSEDED = "superseded"
     """A newer store."""
     INVALIDATED = "invalidated"
@@ -81,27 +67,6 @@ class CounterRow(NamedTuple):
 
 class AreaCounters:
     """Counters of one area since it was opened. Integers only grow; every cause that can occur stands at 0 first."""
-
-    __slots__ = (
-        "acknowledged_entries",
-        "acknowledges",
-        "device_errors",
-        "device_reads",
-        "duplicate_entries",
-        "invalidates",
-        "leases_begun",
-        "leases_ended",
-        "load_errors",
-        "loads",
-        "lost",
-        "reject_reclaim_fail",
-        "rejects",
-        "repeated_acknowledges",
-        "repeated_stores",
-        "replayed_claims",
-        "stores",
-        "written_back_pages",
-    )
 
     def __init__(self) -> None:
         self.stores: dict[Outcome, int] = dict.fromkeys(STORE_OUTCOMES, 0)
@@ -141,37 +106,33 @@ class AreaCounters:
         self.reject_reclaim_fail: int = 0
         """Entries that should have been written back and could not (zswap: reject_reclaim_fail)."""
 
-    def rows(self) -> Iterator[CounterRow]:
-        """Yield every counter, label values in lower case."""
-        for outcome, value in self.stores.items():
-            yield CounterRow("tier_stores", (("outcome", outcome.name.lower()),), value)
-        yield CounterRow("tier_repeated_stores", (), self.repeated_stores)
-        for reason, value in self.rejects.items():
-            yield CounterRow("tier_rejects", (("reason", reason.name.lower()),), value)
-        yield CounterRow("tier_duplicate_entries", (), self.duplicate_entries)
-        for mode, outcomes in self.loads.items():
-            for outcome, value in outcomes.items():
-                labels = (("mode", mode.name.lower()), ("outcome", outcome.name.lower()))
-                yield CounterRow("tier_loads", labels, value)
-        for reason, value in self.load_errors.items():
-            yield CounterRow("tier_load_errors", (("reason", reason.name.lower()),), value)
-        for reason, value in self.lost.items():
-            yield CounterRow("tier_lost", (("reason", reason.name.lower()),), value)
-        for outcome, value in self.invalidates.items():
-            yield CounterRow("tier_invalidates", (("outcome", outcome.name.lower()),), value)
-        for source, value in self.device_reads.items():
-            yield CounterRow("tier_device_reads", (("source", source.value),), value)
-        for fault, value in self.device_errors.items():
-            yield CounterRow("tier_device_errors", (("fault", fault.value),), value)
-        yield from self._hand_off_rows()
-        yield CounterRow("tier_written_back_pages", (), self.written_back_pages)
-        yield CounterRow("tier_reject_reclaim_fail", (), self.reject_reclaim_fail)
+    def rows(self) -> list[CounterRow]:
+        """Return every counter, label values in lower case."""
+        loads = [
+            CounterRow("tier_loads", (("mode", mode.name.lower()), ("outcome", outcome.name.lower())), value)
+            for mode, outcomes in self.loads.items()
+            for outcome, value in outcomes.items()
+        ]
+        return [
+            *_rows("tier_stores", "outcome", self.stores),
+            CounterRow("tier_repeated_stores", (), self.repeated_stores),
+            *_rows("tier_rejects", "reason", self.rejects),
+            CounterRow("tier_duplicate_entries", (), self.duplicate_entries),
+            *loads,
+            *_rows("tier_load_errors", "reason", self.load_errors),
+            *_rows("tier_lost", "reason", self.lost),
+            *_rows("tier_invalidates", "outcome", self.invalidates),
+            *_rows("tier_device_reads", "source", self.device_reads),
+            *_rows("tier_device_errors", "fault", self.device_errors),
+            CounterRow("tier_replayed_claims", (), self.replayed_claims),
+            CounterRow("tier_leases_begun", (), self.leases_begun),
+            *_rows("tier_leases_ended", "cause", self.leases_ended),
+            *_rows("tier_acknowledges", "outcome", self.acknowledges),
+            CounterRow("tier_repeated_acknowledges", (), self.repeated_acknowledges),
+            CounterRow("tier_written_back_pages", (), self.written_back_pages),
+            CounterRow("tier_reject_reclaim_fail", (), self.reject_reclaim_fail),
+        ]
 
-    def _hand_off_rows(self) -> Iterator[CounterRow]:
-        yield CounterRow("tier_replayed_claims", (), self.replayed_claims)
-        yield CounterRow("tier_leases_begun", (), self.leases_begun)
-        for cause, value in self.leases_ended.items():
-            yield CounterRow("tier_leases_ended", (("cause", cause.value),), value)
-        for outcome, value in self.acknowledges.items():
-            yield CounterRow("tier_acknowledges", (("outcome", outcome.name.lower()),), value)
-        yield CounterRow("tier_repeated_acknowledges", (), self.repeated_acknowledges)
+
+def _rows(name: str, label: str, counts: Mapping[_Cause, int]) -> list[CounterRow]:
+    return [CounterRow(name, ((label, cause.name.lower()),), value) for cause, value in counts.items()]

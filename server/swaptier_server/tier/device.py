@@ -43,21 +43,14 @@ class BackingDevice(Protocol):
     """One area's backing store, slot by slot."""
 
     def read(self, offset: int) -> StoredPage:
-        """Return what the slot has; UNWRITTEN when nobody wrote it.
+        """Return what the slot has; UNWRITTEN until it is written.
 
         Raises:
             DeviceError: it cannot be read.
             DecodeError: what is there is not a page that was written.
         """
 
-    def write(self, offset: int, page: StoredPage) -> None:
-        """Overwrite the slot.
-
-        Raises:
-            DeviceError: it cannot be written; what the slot has now is unknown.
-        """
-
-    def write_many(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
+    def write(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
         """Overwrite the slots, all different, in one go: durable together, if this device is durable.
 
         Raises:
@@ -71,23 +64,16 @@ class BackingDevice(Protocol):
 class MemoryDevice:
     """A device in memory. Cannot fail, and is gone with the process."""
 
-    __slots__ = ("_pages",)
-
     def __init__(self) -> None:
         self._pages: dict[int, StoredPage] = {}
 
     def read(self, offset: int) -> StoredPage:
-        """Return what the slot has; UNWRITTEN when nobody wrote it."""
+        """Return what the slot has; UNWRITTEN until it is written."""
         return self._pages.get(offset, UNWRITTEN)
 
-    def write(self, offset: int, page: StoredPage) -> None:
-        """Overwrite the slot."""
-        self._pages[offset] = page
-
-    def write_many(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
+    def write(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
         """Overwrite the slots."""
-        for offset, page in pages:
-            self.write(offset, page)
+        self._pages.update(pages)
 
     def drop(self, offset: int) -> None:
         """Make the slot read as unwritten."""

@@ -19,8 +19,6 @@ from swaptier_server.tier.slot import Slot
 class Leases:
     """Every lease of the tier, next to end first. At most one for each slot."""
 
-    __slots__ = ("_ends_ns", "_now_ns", "duration_ns")
-
     def __init__(self, duration_ns: int, now_ns: Callable[[], int]) -> None:
         """Know no lease; each will last *duration_ns* by the monotonic clock *now_ns*."""
         self.duration_ns: Final = duration_ns

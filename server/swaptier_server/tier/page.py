@@ -114,4 +114,4 @@ def decode(stored: StoredPage) -> bytes:
 
 
 UNWRITTEN = StoredPage(SameFilled(0), 0, page_checksum(ZERO_PAGE), NO_GENERATION)
-"""What a device slot reads as until it is written: zeros that nobody stored."""
+"""What a device slot reads as until it is written: zeros that were never stored."""

@@ -3,7 +3,7 @@
 Pure. One pool is shared by all areas. Rules of conduct:
   - `bytes` is the sum of the stored lengths, and never above `bytes_max`, not even while a store is under way.
   - A same-filled page takes no bytes, so it never comes here: no limit applies to it and it is not on the LRU.
-  - A page that is handed off takes bytes and is not on the LRU: nobody writes it back while its lease runs.
+  - A page that is handed off takes bytes and is not on the LRU: it is not written back while its lease runs.
 
 Models: zswap_check_limits(), and the list_lru of each memcg with its second chance, in mm/zswap.c. KERNEL.md 3.7 is
 the specification.
@@ -21,8 +21,6 @@ SCANS_MAX: Final = 1024
 
 class Lru:
     """The slots of one area that take pool bytes and may be written back, oldest first."""
-
-    __slots__ = ("_slots",)
 
     def __init__(self) -> None:
         # Not a dict: the first key of one whose first keys were deleted is found only by walking over the holes.
@@ -45,7 +43,7 @@ class Lru:
     def take_victims(self, bytes_wanted: int, pages_max: int) -> list[Slot]:
         """Take off the oldest slots that hold *bytes_wanted* together, *pages_max* at most; return them.
 
-        A slot that somebody looked at is passed over once, and is the newest then. It may be that all are passed over,
+        A slot that a load looked at is passed over once, and is the newest then. It may be that all are passed over,
         or that the search ends before: then fewer come, or none.
 
         Models: shrink_memcg_cb(). There the bit is also set by the store, which gives every page one round more.
@@ -69,9 +67,6 @@ class Lru:
 class Pool:
     """The pool's account. The pages themselves hang on their slots."""
 
-    __slots__ = ("_lrus", "accept_bytes", "accept_threshold_percent", "bytes", "bytes_max", "limit_hits",
-                 "reached_full", "wants_shrink")  # fmt: skip
-
     def __init__(self, bytes_max: int, accept_threshold_percent: int) -> None:
         self.bytes: int = 0
         self.bytes_max: Final = bytes_max
@@ -83,7 +78,9 @@ class Pool:
         self.limit_hits: int = 0
         """Stores that did not fit under the limit (zswap: pool_limit_hit). A refusal above the threshold is none."""
         self.wants_shrink: bool = False
-        """A page was refused because the pool is full, and nobody has shrunk it since, or tried in vain."""
+        """A page was refused because the pool is full, and it was not shrunk since, nor in vain."""
+        self.shrunk_last: str = ""
+        """Name of the area that gave up pages last; see `shrinker`."""
         self._lrus: dict[str, Lru] = {}
 
     def charge(self, length: int) -> bool:

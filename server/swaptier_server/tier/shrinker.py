@@ -1,12 +1,12 @@
-"""Who gives up pages when the pool is full, and how everything leaves it when the server stops.
+"""Which areas give up pages when the pool is full, and how everything leaves it when the server stops.
 
-Pure; each call does a bounded part of the work, so whoever calls can let others run in between. Rules of conduct:
-  - Those who have used up their own quota are asked first, then everyone in turn, a cluster of pages each.
-  - The pool is shrunk to its accept threshold and no further. Who cannot give up pages is a failure, and after
-    RECLAIM_RETRIES_MAX failures, or when nobody has a page to give, the attempt is over until a page is refused again.
+Pure; each call does a bounded part of the work, so its caller can let others run in between. Rules of conduct:
+  - Areas that have used up their own quota give first, then all in turn, a cluster of pages each.
+  - The pool is shrunk to its accept threshold and no further. An area that cannot give up pages is a failure, and after
+    RECLAIM_RETRIES_MAX failures, or when no area has a page to give, the attempt is over until a page is refused again.
 
 Models: shrink_worker() in mm/zswap.c. There, a turn is one page, being passed over (second chance) is a failure too,
-and nobody is asked first.
+and no quota comes first.
 """
 
 from collections.abc import Iterator, Mapping
@@ -36,67 +36,58 @@ class DrainProgress(NamedTuple):
     """Not tried: their areas have no writeback."""
 
 
-class Shrinker:
-    """Moves pages from the pool to the devices. Remembers whose turn it is."""
+def shrink(pool: Pool, areas: Mapping[str, Area], pages_max: int) -> int:
+    """Bring *pool*, which *areas* share, down to its accept threshold, if it refused pages; return how many went.
 
-    def __init__(self, pool: Pool, leases: Leases, areas: Mapping[str, Area]) -> None:
-        """Look after *pool*, which *areas* share, as they do *leases*; the mapping stays the tier's own."""
-        self._pool: Final = pool
-        self._leases: Final = leases
-        self._areas: Final = areas
-        self._last = ""
-        """Name of the area whose turn was last."""
+    Stops after *pages_max* pages or some more; `pool.wants_shrink` says whether there is more to do.
+    """
+    written = failures = 0
+    while pool.wants_shrink and written < pages_max:
+        excess = pool.bytes - pool.accept_bytes
+        area = _next_area(pool, areas) if excess > 0 and failures < RECLAIM_RETRIES_MAX else None
+        if area is None:
+            pool.wants_shrink = False
+            break
+        done = write_back_oldest(area, excess, CLUSTER_PAGES)
+        written += done.written
+        failures += done.written == 0
+    return written
 
-    def shrink(self, pages_max: int) -> int:
-        """Bring the pool down to its accept threshold, if it refused pages; return how many were written back.
 
-        Stops after *pages_max* pages or some more; `pool.wants_shrink` says whether there is more to do.
-        """
-        pool, written, failures = self._pool, 0, 0
-        while pool.wants_shrink and written < pages_max:
-            excess = pool.bytes - pool.accept_bytes
-            area = self._next() if excess > 0 and failures < RECLAIM_RETRIES_MAX else None
-            if area is None:
-                pool.wants_shrink = False
+def drain(leases: Leases, areas: Mapping[str, Area], pages_max: int) -> Iterator[DrainProgress]:
+    """Write every entry back, *pages_max* at a time; yield how far it came after each part.
+
+    Hand-offs end: what was claimed and not acknowledged is written back too. An area whose device refuses is given up
+    with all that it still has in the pool. Meanwhile no request may be applied; an area may be closed.
+    """
+    while (slot := leases.next_to_end()) is not None:
+        areas[slot.area].take_back(slot, LeaseEnd.DRAINED)
+    done = DrainProgress()
+    for area in list(areas.values()):
+        if not area.options.writeback:
+            done = done._replace(kept=done.kept + area.stored_pages)
+            continue
+        slots = [slot for slot in area.known_slots.values() if slot.state is SlotState.POOLED]
+        for start in range(0, len(slots), pages_max):
+            if area.is_closed:
                 break
-            done = write_back_oldest(area, excess, CLUSTER_PAGES)
-            written += done.written
-            failures += done.written == 0
-        return written
+            part = write_back_all(area, slots[start : start + pages_max])
+            done = done._replace(written=done.written + part.written)
+            if part.failed:
+                done = done._replace(failed=done.failed + area.stored_pages)
+                break
+            yield done
+    yield done
 
-    def drain(self, pages_max: int) -> Iterator[DrainProgress]:
-        """Write every entry back, *pages_max* at a time; yield how far it came after each part.
 
-        Hand-offs end: what was claimed and not acknowledged is written back too. An area whose device refuses is given
-        up with all that it still has in the pool. Meanwhile no request may be applied; an area may be closed.
-        """
-        while (slot := self._leases.next_to_end()) is not None:
-            self._areas[slot.area].take_back(slot, LeaseEnd.DRAINED)
-        done = DrainProgress()
-        for area in list(self._areas.values()):
-            if not area.options.writeback:
-                done = done._replace(kept=done.kept + area.stored_pages)
-                continue
-            slots = [slot for slot in area.known_slots.values() if slot.state is SlotState.POOLED]
-            for start in range(0, len(slots), pages_max):
-                if area.is_closed:
-                    break
-                part = write_back_all(area, slots[start : start + pages_max])
-                done = done._replace(written=done.written + part.written)
-                if part.failed:
-                    done = done._replace(failed=done.failed + area.stored_pages)
-                    break
-                yield done
-        yield done
-
-    def _next(self) -> Area | None:
-        """Return the area whose turn it is, of those that have something to give."""
-        able = [area for area in self._areas.values() if area.options.writeback and area.lru]
-        asked = [area for area in able if area.has_used_up_quota] or able
-        if not asked:
-            return None
-        names = [area.name for area in asked]
-        # An area that is gone, or has nothing to give now, had the last turn: then the first begins again.
-        turn = (names.index(self._last) + 1) % len(names) if self._last in names else 0
-        self._last = names[turn]
-        return asked[turn]
+def _next_area(pool: Pool, areas: Mapping[str, Area]) -> Area | None:
+    """Return the area whose turn it is, of those that have something to give."""
+    able = [area for area in areas.values() if area.options.writeback and area.lru]
+    asked = [area for area in able if area.has_used_up_quota] or able
+    if not asked:
+        return None
+    names = [area.name for area in asked]
+    # An area that is gone, or has nothing to give now, had the last turn: then the first begins again.
+    turn = (names.index(pool.shrunk_last) + 1) % len(names) if pool.shrunk_last in names else 0
+    pool.shrunk_last = names[turn]
+    return asked[turn]

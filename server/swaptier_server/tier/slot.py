@@ -20,12 +20,13 @@ A slot begins NEVER_STORED and ends with its area. A shared load, a lookup, a re
 events: they leave the slot as it was.
 
 Rules for this file's editors: change the drawing, the table and LOST_REASONS together. A state in which the tier does
-not have the page says why, because a host that is told "lost" must be told what became of it.
+not have the page says why, because a host that gets LOST must learn what became of it.
 
 Models: the presence of an entry in zswap's tree for a swap entry. The kernel has no memory of why there is none, and
 needs no hand-off, because the return of a function cannot be lost.
 """
 
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
@@ -37,7 +38,7 @@ class SlotState(IntEnum):
     """Where the slot's current page is. An IntEnum because it is hashed on every request (0.1 us cheaper)."""
 
     NEVER_STORED = 0
-    """Nobody stored to it since the area was opened, or since the server started, for all the tier knows."""
+    """No store since the area was opened, or since the server started, for all the tier knows."""
     POOLED = 1
     """The pool holds it. A write-through area's device has it too."""
     ON_DEVICE = 2
@@ -49,7 +50,7 @@ class SlotState(IntEnum):
     REFUSED = 5
     """Its last store was refused by pool and device, which also ended what the slot held before."""
     HANDED_OFF = 6
-    """As POOLED, and a claim's lease runs: who claimed it may have it already, nobody else is answered."""
+    """As POOLED, and a claim's lease runs: its claimant may have it already, no other load is answered."""
     DEVICE_HANDED_OFF = 7
     """As ON_DEVICE, and a claim's lease runs."""
 
@@ -108,6 +109,7 @@ LOST_REASONS: Final[dict[SlotState, Reason]] = {
 """Why the tier does not have the page; the states that are not here are those in which it has."""
 
 
+@dataclass(slots=True, eq=False)
 class Slot:
     """One slot that has been stored to or invalidated; also its tombstone.
 
@@ -116,37 +118,23 @@ class Slot:
     the dictionary's share and the numbers in it.
     """
 
-    __slots__ = (
-        "area",
-        "claimant",
-        "device_generation",
-        "entry",
-        "generation",
-        "is_referenced",
-        "offset",
-        "state",
-        "store_checksum",
-        "store_reply",
-    )
-
-    def __init__(self, area: str, offset: int) -> None:
-        self.area = area
-        self.offset = offset
-        self.state = SlotState.NEVER_STORED
-        self.generation = NO_GENERATION
-        """The highest that a store or an invalidation has named."""
-        self.entry: StoredPage | None = None
-        """The pool's entry."""
-        self.store_checksum = 0
-        """Of the page stored as `generation`; meaningless without `store_reply`."""
-        self.store_reply: SlotReply | None = None
-        """The answer to the store of `generation`, for its repeats; None when only an invalidation named it."""
-        self.device_generation = NO_GENERATION
-        """Of the page that the device was given last; NO_GENERATION when it has none, for all the tier knows."""
-        self.claimant: int | None = None
-        """In HANDED_OFF_STATES, the request id that the lease belongs to; else the one that acknowledged, if any."""
-        self.is_referenced = False
-        """Somebody looked at the pooled page since it was stored or last passed over (zswap: referenced)."""
+    area: str
+    offset: int
+    state: SlotState = SlotState.NEVER_STORED
+    generation: int = NO_GENERATION
+    """The highest that a store or an invalidation has named."""
+    entry: StoredPage | None = None
+    """The pool's entry."""
+    store_checksum: int = 0
+    """Of the page stored as `generation`; meaningless without `store_reply`."""
+    store_reply: SlotReply | None = None
+    """The answer to the store of `generation`, for its repeats; None when only an invalidation named it."""
+    device_generation: int = NO_GENERATION
+    """Of the page that the device was given last; NO_GENERATION when it has none, for all the tier knows."""
+    claimant: int | None = None
+    """In HANDED_OFF_STATES, the request id that the lease belongs to; else the one that acknowledged, if any."""
+    is_referenced: bool = False
+    """A load looked at the pooled page since it was stored or last passed over (zswap: referenced)."""
 
     @property
     def is_backed(self) -> bool:

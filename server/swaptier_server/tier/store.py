@@ -112,7 +112,7 @@ def _admit(
 def _settle(area: Area, writes: Sequence[_Write]) -> list[SlotReply]:
     """Give the device what waits for it, and answer."""
     try:
-        area.device.write_many([(write.slot.offset, write.stored) for write in writes])
+        area.device.write([(write.slot.offset, write.stored) for write in writes])
     except DeviceError as error:
         area.counters.device_errors[error.fault] += 1
         return [_settle_refused(area, write) for write in writes]

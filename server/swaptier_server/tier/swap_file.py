@@ -73,29 +73,6 @@ class SwapFile(Protocol):
         """
 
 
-class VolatileSwapFile:
-    """Records nothing: each new area gets whatever device it is given, and loses it with the server."""
-
-    def __init__(self, device_for: Callable[[str], BackingDevice]) -> None:
-        """Let *device_for* make the device of a new area, by name."""
-        self._device_for: Final = device_for
-
-    def saved_areas(self) -> Sequence[SavedArea]:
-        """Return none."""
-        return ()
-
-    def reopen_area(self, name: str) -> tuple[BackingDevice, Iterable[SavedPage]]:
-        """Not to be called: there is no saved area."""
-        raise AssertionError(f"nothing was saved, so area {name!r} was not")
-
-    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> BackingDevice:
-        """Return the device of a new area."""
-        return self._device_for(area.name)
-
-    def forget_area(self, name: str) -> None:
-        """Do nothing: what the device had is gone with it."""
-
-
 class MemorySwapFile:
     """Areas and devices that a second tier can be given after the first."""
 

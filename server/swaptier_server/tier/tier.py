@@ -1,9 +1,9 @@
 """The tier: which areas are open, whose they are, and the pool they share.
 
 Pure; every method is one atomic step, and takes time from the clock that the tier was given. Rules of conduct:
-  - An area belongs to one client id, and to one epoch of it. Nobody else reads, frees or counts its pages.
+  - An area belongs to one client id, and to one epoch of it. No other client reads, frees or counts its pages.
   - The highest epoch that opened an area is the client's present life. A lower one is a host that was replaced: it
-    is refused everywhere, and its areas end at once, since nobody could ever read them again.
+    is refused everywhere, and its areas end at once, since they could never be read again.
   - An area that the swap file kept is open from the start, with the pages that its device has, for the same life of
     its client.
 
@@ -16,12 +16,12 @@ from typing import Final, NamedTuple
 from swaptier_server.tier.area import Area, Common, Durability
 from swaptier_server.tier.area_check import check_area
 from swaptier_server.tier.counters import LeaseEnd
-from swaptier_server.tier.device import BackingDevice, DeviceError, MemoryDevice
+from swaptier_server.tier.device import DeviceError, MemoryDevice
 from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.pool import Pool
-from swaptier_server.tier.shrinker import SHRINK_PAGES_MAX, DrainProgress, Shrinker
+from swaptier_server.tier.shrinker import SHRINK_PAGES_MAX, DrainProgress, drain, shrink
 from swaptier_server.tier.slot import Slot
-from swaptier_server.tier.swap_file import Client, SavedArea, SwapFile, VolatileSwapFile
+from swaptier_server.tier.swap_file import Client, MemorySwapFile, SavedArea, SwapFile
 from swaptier_wire.errors import AreaExists, AreaNotOwned, ClientReplaced, InvalidRequest, LimitReached, UnknownArea
 from swaptier_wire.types import NAME_BYTES_MAX, AreaOptions
 
@@ -52,7 +52,7 @@ class TierLimits(NamedTuple):
     lease_ns: int = 10_000_000_000
     """How long a claim has, from its last answer to its acknowledgement."""
     leases_per_area_max: int = 4096
-    """Claims not yet acknowledged. Nobody can write their pages back: up to 16 MiB of the pool."""
+    """Claims not yet acknowledged. Their pages cannot be written back: up to 16 MiB of the pool."""
 
 
 class Tier:
@@ -65,7 +65,7 @@ class Tier:
         self,
         limits: TierLimits,
         epoch: int,
-        device_for: Callable[[str], BackingDevice] = lambda _name: MemoryDevice(),
+        device_for: Callable[[str], MemoryDevice] = lambda _name: MemoryDevice(),
         *,
         swap_file: SwapFile | None = None,
         durability: Durability = Durability.MEMORY,
@@ -74,7 +74,7 @@ class Tier:
         """Start empty, or with what *swap_file* kept.
 
         *device_for* makes the device of a new area, by name, where there is no swap file. *now_ns* is a monotonic
-        clock; without one, leases end only when `expire_leases()` is told a time.
+        clock; without one, leases end only when `expire_leases()` is given a time.
 
         Raises:
             ValueError: a limit that nothing can satisfy, or that what the swap file kept does not.
@@ -91,8 +91,7 @@ class Tier:
         self._common: Final = Common(
             self.pool, self._leases, limits.leases_per_area_max, limits.keeps_incompressible, durability
         )
-        self._swap_file: Final[SwapFile] = VolatileSwapFile(device_for) if swap_file is None else swap_file
-        self._shrinker: Final = Shrinker(self.pool, self._leases, self.areas)
+        self._swap_file: Final[SwapFile] = MemorySwapFile(device_for) if swap_file is None else swap_file
         self._areas_opened = 0
         self._epochs: dict[str, int] = {}
         """The highest epoch that opened an area, by client id; the least recently opened first."""
@@ -178,7 +177,7 @@ class Tier:
         return self.drop_area(name)
 
     def drop_area(self, name: str) -> int:
-        """Close an area whoever owns it, as when its client is gone; return how many pages the pool held.
+        """Close an area of any client, as when that is gone; return how many pages the pool held.
 
         Raises:
             UnknownArea, LimitReached: nothing changed. Definite.
@@ -215,11 +214,11 @@ class Tier:
 
         Stops after *pages_max* pages or some more; call it again while `pool.wants_shrink`. Models: shrink_worker().
         """
-        return self._shrinker.shrink(pages_max)
+        return shrink(self.pool, self.areas, pages_max)
 
     def drain(self, pages_max: int = SHRINK_PAGES_MAX) -> Iterator[DrainProgress]:
         """Write the whole pool back, *pages_max* at a time, because the server stops; yield how far it came."""
-        return self._shrinker.drain(pages_max)
+        return drain(self._leases, self.areas, pages_max)
 
     def check_invariants(self) -> None:
         """Recount everything.
@@ -312,5 +311,5 @@ def _check_limits(limits: TierLimits) -> None:
         )
     if limits.lease_ns < 1 or limits.leases_per_area_max < 1:
         raise ValueError(
-            f"{limits.leases_per_area_max} leases of {limits.lease_ns} ns let nobody claim; allow at least 1 of each"
+            f"{limits.leases_per_area_max} leases of {limits.lease_ns} ns let no client claim; allow at least 1 of each"
         )

@@ -85,7 +85,7 @@ def _write_back_slots(area: Area, slots: Sequence[Slot]) -> WrittenBack:
     unwritten = [(slot.offset, slot.entry) for slot in slots if not slot.is_backed and slot.entry is not None]
     if unwritten:
         try:
-            area.device.write_many(unwritten)
+            area.device.write(unwritten)
         except DeviceError as error:
             area.counters.device_errors[error.fault] += 1
             area.counters.reject_reclaim_fail += len(unwritten)

@@ -20,7 +20,7 @@ from swaptier_loadgen.lockstep.driver import Lockstep, Task, TaskState
 from swaptier_loadgen.lockstep.tiers import InProcessTiers
 from swaptier_loadgen.measure.specification import ArmedFailures
 from swaptier_server.tier.area import Area
-from swaptier_server.tier.device import BackingDevice, MemoryDevice
+from swaptier_server.tier.device import MemoryDevice
 from swaptier_server.tier.load import lookup
 from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
@@ -104,7 +104,7 @@ class Stage:
         resident_pages_max: int = 64,
         pool_bytes_max: int = POOL_BYTES,
         devices: Sequence[SwapDevice] | None = None,
-        backing: Callable[[str], BackingDevice] = lambda _name: MemoryDevice(),
+        backing: Callable[[str], MemoryDevice] = lambda _name: MemoryDevice(),
         readahead: Readahead | None = None,
         has_zeromap: bool = False,
     ) -> None:

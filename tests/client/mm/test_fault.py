@@ -1,6 +1,6 @@
 """The swap fault under every policy: who owns the page at each point, and what is left of it when an install fails."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from tests.client.mm.stage import Stage, TierFault, at_preempt, at_wait
@@ -62,7 +62,7 @@ class RefusingDevice(MemoryDevice):
 
     is_full = False
 
-    def write(self, offset: int, page: StoredPage) -> None:
+    def write(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
         """Write, unless full.
 
         Raises:
@@ -70,7 +70,7 @@ class RefusingDevice(MemoryDevice):
         """
         if self.is_full:
             raise DeviceError
-        super().write(offset, page)
+        super().write(pages)
 
 
 # The loser of the bypass race

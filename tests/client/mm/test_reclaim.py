@@ -1,6 +1,6 @@
 """Reclaim: what is written, what is dropped, what is put back, and that nothing is lost when a store is not made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from tests.client.mm.stage import Stage, TierFault, at_preempt
@@ -131,7 +131,7 @@ def test_no_policy_calls_a_page_on_its_way_out_a_shared_load(policy: str) -> Non
 class FullDevice(MemoryDevice):
     """A device that takes nothing."""
 
-    def write(self, offset: int, page: StoredPage) -> None:
+    def write(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
         """Refuse.
 
         Raises:

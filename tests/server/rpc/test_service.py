@@ -1,6 +1,6 @@
 """The contract of `swaptier.proto`, asked of a real server: by unary calls and by the stream alike."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -245,7 +245,7 @@ async def test_incompressible_pages_are_kept_or_not_as_configured(serve: Serve, 
 class BrokenDevice(MemoryDevice):
     """A device that refuses every write."""
 
-    def write(self, offset: int, page: StoredPage) -> None:
+    def write(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
         """Refuse."""
         raise DeviceError
 

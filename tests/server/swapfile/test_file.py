@@ -103,7 +103,7 @@ def failing(_file: SqliteSwapFile) -> Iterator[None]:
 def test_a_device_reads_what_was_written_in_every_encoding(file: SqliteSwapFile) -> None:
     device = device_of(file)
     written = {offset: stored(page, BIG - offset) for offset, page in PAGES.items()}
-    device.write_many(list(written.items()))
+    device.write(list(written.items()))
     assert {offset: device.read(offset) for offset in PAGES} == written
     assert {offset: decode(device.read(offset)) for offset in PAGES} == PAGES
     assert device.read(5) == UNWRITTEN
@@ -111,8 +111,8 @@ def test_a_device_reads_what_was_written_in_every_encoding(file: SqliteSwapFile)
 
 def test_a_slot_is_overwritten_and_dropped(file: SqliteSwapFile) -> None:
     device = device_of(file)
-    device.write(0, stored(TEXT, 1))
-    device.write(0, stored(NOISE, 2))
+    device.write([(0, stored(TEXT, 1))])
+    device.write([(0, stored(NOISE, 2))])
     assert device.read(0) == stored(NOISE, 2)
     device.drop(0)
     device.drop(0)
@@ -122,8 +122,8 @@ def test_a_slot_is_overwritten_and_dropped(file: SqliteSwapFile) -> None:
 def test_areas_and_pages_are_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
     other = SavedArea("ünicode", Client("öther", 0), 1 << 32, AreaOptions(True, None, False))
     with open_file(tmp_path) as file:
-        device_of(file).write_many([(offset, stored(page, 7)) for offset, page in PAGES.items()])
-        device_of(file, other).write((1 << 32) - 1, stored(TEXT, BIG))
+        device_of(file).write([(offset, stored(page, 7)) for offset, page in PAGES.items()])
+        device_of(file, other).write([((1 << 32) - 1, stored(TEXT, BIG))])
     with open_file(tmp_path) as file:
         assert file.saved_areas() == [AREA, other]
         device, pages = reopened(file)
@@ -137,7 +137,7 @@ def test_areas_and_pages_are_there_when_the_file_is_opened_again(tmp_path: Path)
 def test_an_area_that_is_opened_anew_finds_no_page_of_those_it_replaces(tmp_path: Path) -> None:
     with open_file(tmp_path) as file:
         for name in ("swap", "old", "kept"):
-            device_of(file, AREA._replace(name=name)).write(0, stored(TEXT))
+            device_of(file, AREA._replace(name=name)).write([(0, stored(TEXT))])
         device = file.open_area(AREA, ["old", "never was"])
         assert device.read(0) == UNWRITTEN
         assert [area.name for area in file.saved_areas()] == ["kept", "swap"]
@@ -154,7 +154,7 @@ def test_to_forget_an_area_writes_a_small_part_of_what_it_had(tmp_path: Path) ->
     with open_file(tmp_path) as file:
         device = device_of(file, AREA._replace(slots=4096))
         for first in range(0, 4096, 256):
-            device.write_many([(offset, stored(NOISE)) for offset in range(first, first + 256)])
+            device.write([(offset, stored(NOISE)) for offset in range(first, first + 256)])
         file._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         file.forget_area("swap")
         assert (tmp_path / "swap-wal").stat().st_size < (tmp_path / "swap").stat().st_size / 10
@@ -164,7 +164,7 @@ def test_a_device_of_an_area_that_was_forgotten_writes_into_nobody_elses(file: S
     gone = device_of(file)
     file.forget_area("swap")
     device = device_of(file)
-    gone.write(0, stored(TEXT))
+    gone.write([(0, stored(TEXT))])
     assert device.read(0) == UNWRITTEN
 
 
@@ -278,7 +278,7 @@ def test_a_row_that_is_not_what_was_written_is_never_a_page(tmp_path: Path, what
 def test_a_body_that_was_changed_is_found_by_the_pages_checksum(tmp_path: Path) -> None:
     """Of every encoding; its length is as it was, so the row looks whole until it is read."""
     with open_file(tmp_path) as file:
-        device_of(file).write_many([(offset, stored(page, 5)) for offset, page in PAGES.items()])
+        device_of(file).write([(offset, stored(page, 5)) for offset, page in PAGES.items()])
         damage(file, "pages", "body = zeroblob(length(body)) WHERE number & 4294967295 != 0")
     with open_file(tmp_path) as file:
         area = Tier(TierLimits(0), 2, swap_file=file).areas["swap"]
@@ -291,7 +291,7 @@ def test_bytes_flipped_anywhere_in_the_file_never_give_a_wrong_page(tmp_path: Pa
     """Whatever is hit: the file is refused, a row is not restored, a load answers ERROR or LOST, or nothing changed."""
     chance = random.Random(11)
     with open_file(tmp_path) as file:
-        device_of(file).write_many([(offset, stored(chance.randbytes(PAGE_BYTES), offset + 1)) for offset in range(64)])
+        device_of(file).write([(offset, stored(chance.randbytes(PAGE_BYTES), offset + 1)) for offset in range(64)])
         device = reopened(file)[0]
         pages = {offset: decode(device.read(offset)) for offset in range(64)}
     intact = (tmp_path / "swap").read_bytes()
@@ -323,7 +323,7 @@ def test_an_area_that_is_not_what_was_recorded_is_not_served(tmp_path: Path) -> 
         directory = tmp_path / str(number)
         directory.mkdir()
         with open_file(directory) as file:
-            device_of(file).write(0, stored(TEXT))
+            device_of(file).write([(0, stored(TEXT))])
             damage(file, "areas", what)
             assert (file.saved_areas(), file.damaged_areas) == ([], 1)
             assert file.open_area(AREA, ()).read(0) == UNWRITTEN
@@ -332,7 +332,7 @@ def test_an_area_that_is_not_what_was_recorded_is_not_served(tmp_path: Path) -> 
 @pytest.mark.parametrize("size", [20, 100, 3000, 5000, 20_000])
 def test_a_file_that_was_cut_off_is_refused_or_gives_only_whole_pages(tmp_path: Path, size: int) -> None:
     with open_file(tmp_path) as file:
-        device_of(file).write_many([(offset, stored(NOISE, 1)) for offset in range(64)])
+        device_of(file).write([(offset, stored(NOISE, 1)) for offset in range(64)])
     path = tmp_path / "swap"
     os.truncate(path, size)
     try:
@@ -350,7 +350,7 @@ def test_a_log_that_was_torn_loses_its_last_writes_whole(tmp_path: Path) -> None
     file = open_file(tmp_path)
     device = device_of(file)
     for generation in range(1, 6):
-        device.write_many([(offset, stored(NOISE, generation)) for offset in range(8)])
+        device.write([(offset, stored(NOISE, generation)) for offset in range(8)])
     log = (tmp_path / "swap-wal").read_bytes()
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -403,11 +403,11 @@ def test_a_store_that_the_file_refuses_is_rejected_with_a_cause_and_everything_e
 def test_what_cannot_be_recorded_changes_nothing(tmp_path: Path, broken: type, fault: DeviceFault) -> None:
     with open_file(tmp_path) as file:
         device = device_of(file)
-        device.write_many([(offset, stored(NOISE, 1)) for offset in range(32)])
+        device.write([(offset, stored(NOISE, 1)) for offset in range(32)])
         with broken(file):
             many = [(offset, stored(NOISE, 2)) for offset in range(64)]
             with pytest.raises(DeviceError) as caught:
-                device.write_many(many)
+                device.write(many)
             assert caught.value.fault is fault
             if broken is not full:  # what only deletes needs no further page
                 with pytest.raises(DeviceError):
@@ -418,19 +418,19 @@ def test_what_cannot_be_recorded_changes_nothing(tmp_path: Path, broken: type, f
                     file.begin_life(1)
             assert file.saved_areas() == [AREA]
             assert {device.read(offset).generation for offset in range(32)} == {1}
-        device.write_many(many)
+        device.write(many)
         assert {device.read(offset).generation for offset in range(64)} == {2}
 
 
 def test_a_slot_that_could_not_be_dropped_reads_as_unwritten_all_the_same(tmp_path: Path) -> None:
     with open_file(tmp_path) as file:
         device = device_of(file)
-        device.write_many([(offset, stored(NOISE)) for offset in range(4)])
+        device.write([(offset, stored(NOISE)) for offset in range(4)])
         with read_only(file):
             device.drop(0)
             device.drop(1)
             assert [device.read(offset) for offset in (0, 1)] == [UNWRITTEN] * 2
-        device.write(1, stored(TEXT, 2))
+        device.write([(1, stored(TEXT, 2))])
         assert device.read(0) == UNWRITTEN
         assert device.read(1) == stored(TEXT, 2)
     with open_file(tmp_path) as file:
@@ -448,7 +448,7 @@ def test_a_file_that_another_server_has_is_refused(tmp_path: Path) -> None:
 
 def test_only_its_owner_may_read_what_is_other_programs_memory(tmp_path: Path) -> None:
     with open_file(tmp_path) as file:
-        device_of(file).write(0, stored(TEXT))
+        device_of(file).write([(0, stored(TEXT))])
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes == {"swap": 0o600, "swap-wal": 0o600}
 
@@ -478,7 +478,7 @@ def test_an_empty_file_is_made_a_swap_file(tmp_path: Path) -> None:
     """As one is that mktemp made, or one whose server died before it had written anything."""
     (tmp_path / "swap").touch()
     with open_file(tmp_path) as file:
-        device_of(file).write(0, stored(TEXT))
+        device_of(file).write([(0, stored(TEXT))])
 
 
 def test_a_file_that_shall_survive_a_loss_of_power_is_synced_with_every_batch(tmp_path: Path) -> None:
@@ -498,9 +498,9 @@ def test_an_area_with_more_slots_than_a_file_can_number_is_refused(file: SqliteS
 def test_an_error_names_no_byte_of_a_page(file: SqliteSwapFile) -> None:
     device = device_of(file)
     with read_only(file), pytest.raises(DeviceError) as caught:
-        device.write(0, stored(TEXT))
+        device.write([(0, stored(TEXT))])
     assert str(caught.value) == "the device failed (read_only): attempt to write a readonly database"
-    device.write(0, stored(TEXT))
+    device.write([(0, stored(TEXT))])
     damage(file, "pages", "seal = 0")
     with pytest.raises(DecodeError) as damaged:
         device.read(0)

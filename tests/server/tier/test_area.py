@@ -1,6 +1,7 @@
 """What each request does to a slot: the comments of Store, Load, Lookup and Invalidate in the proto, claim by claim."""
 
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -76,11 +77,11 @@ class FailingDevice(MemoryDevice):
             raise DeviceError
         return stored_page(ZERO_PAGE, page_checksum(ZERO_PAGE), 77) if self.forgets else super().read(offset)
 
-    def write(self, offset: int, page: StoredPage) -> None:
+    def write(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
         """Fail, or do as a device does."""
         if self.fails_to_write:
             raise DeviceError
-        super().write(offset, page)
+        super().write(pages)
 
 
 def area_on(device: FailingDevice, limits: TierLimits = NO_POOL) -> Area:
@@ -369,7 +370,7 @@ def test_a_damaged_page_on_the_device_is_an_error_and_stays() -> None:
     device = FailingDevice()
     area = area_on(device)
     put(area, 0, 3, page_of(1))
-    device.write(0, device.read(0)._replace(checksum=1))
+    device.write([(0, device.read(0)._replace(checksum=1))])
     assert get(area, 0) == LoadReply(Outcome.ERROR, Reason.CHECKSUM, 3)
     assert area.device_pages == 1
 

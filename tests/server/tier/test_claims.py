@@ -1,5 +1,7 @@
 """Hand-offs: R2 to R6 of KERNEL.md section 5, one claim after the other. Time is moved by hand."""
 
+from dataclasses import astuple
+
 import pytest
 
 from swaptier_server.tier.area import Area
@@ -154,12 +156,12 @@ def test_a_lookup_sees_an_entry_that_is_handed_off() -> None:
 
 def test_a_lease_that_ends_gives_the_page_back(tried: TriedTier) -> None:
     """R5: whoever asks next gets it, as if nobody had."""
-    before = tried.area.held(0)
+    before = astuple(tried.area.held(0))
     tried.claim(0, 1, 7)
     assert tried.pass_time(LEASE_NS - 1) == 0
     assert tried.claim(0, 1, 8).outcome is Outcome.CLAIMED
     assert tried.pass_time(1) == 1
-    assert tried.area.held(0) == before
+    assert astuple(tried.area.held(0)) == before
     assert tried.claim(0, 1, 8).page == page_of(1)
     assert tried.area.counters.leases_ended[LeaseEnd.EXPIRED] == 1
 
@@ -208,7 +210,7 @@ def test_a_newer_store_ends_a_hand_off(tried: TriedTier) -> None:
 
 def test_a_late_or_repeated_store_leaves_a_hand_off_alone(tried: TriedTier) -> None:
     tried.claim(0, 1, 7)
-    first = tried.area.held(0).answer
+    first = tried.area.held(0).store_reply
     assert tried.store(0, 1, page_of(1)) == first
     assert tried.store(0, 1, page_of(2)).outcome is Outcome.STALE_GENERATION
     assert tried.acknowledge(0, 1, 7) is Outcome.ACKNOWLEDGED

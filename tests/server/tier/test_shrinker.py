@@ -44,18 +44,12 @@ class Device(MemoryDevice):
         self.refused: set[int] = set()
         self.batches: list[int] = []
 
-    def write_many(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
+    def write(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
         """Fail, or do as a device does."""
         if self.is_broken or self.refused & {offset for offset, _ in pages}:
             raise DeviceError(DeviceFault.FULL)
         self.batches.append(len(pages))
-        super().write_many(pages)
-
-    def write(self, offset: int, page: StoredPage) -> None:
-        """Fail, or do as a device does."""
-        if self.is_broken or offset in self.refused:
-            raise DeviceError(DeviceFault.FULL)
-        super().write(offset, page)
+        super().write(pages)
 
 
 class Pages:

@@ -18,7 +18,6 @@ from swaptier_server.tier.area import Area
 from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.pool import Lru, Pool
-from swaptier_server.tier.shrinker import Shrinker
 from swaptier_server.tier.slot import DEVICE_STATES, HANDED_OFF_STATES, Slot, SlotEvent, SlotState
 from swaptier_server.tier.swap_file import SavedPage
 from swaptier_server.tier.tier import Tier
@@ -311,13 +310,13 @@ def _give_no_second_chance(patch: pytest.MonkeyPatch) -> None:
 
 def _shrink_to_the_limit_only(patch: pytest.MonkeyPatch) -> None:
     """The accept threshold is not the goal."""
-    applied = Shrinker.shrink
+    applied = Tier.shrink
 
-    def shrink(asked: Shrinker, pages_max: int) -> int:
-        asked._pool.wants_shrink &= asked._pool.bytes > asked._pool.bytes_max
-        return applied(asked, pages_max)
+    def shrink(tier: Tier) -> int:
+        tier.pool.wants_shrink &= tier.pool.bytes > tier.pool.bytes_max
+        return applied(tier)
 
-    patch.setattr(Shrinker, "shrink", shrink)
+    patch.setattr(Tier, "shrink", shrink)
 
 
 def _lose_what_a_device_refuses_at_writeback(patch: pytest.MonkeyPatch) -> None:

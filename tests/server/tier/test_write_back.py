@@ -1,5 +1,7 @@
 """Writeback: a page moves from the pool to the device and stays the same page."""
 
+from collections.abc import Sequence
+
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.device import DeviceError, MemoryDevice
 from swaptier_server.tier.free import invalidate
@@ -18,7 +20,7 @@ PAGE = (b"a page that compresses " * PAGE_BYTES)[:PAGE_BYTES]
 class BrokenDevice(MemoryDevice):
     """A device that takes nothing."""
 
-    def write(self, offset: int, page: StoredPage) -> None:
+    def write(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
         """Fail."""
         raise DeviceError
 

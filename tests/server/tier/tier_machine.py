@@ -1,6 +1,6 @@
 """Random requests, in random order, to the tier and to its plain model: they must answer the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -41,11 +41,11 @@ class FailingDevice(MemoryDevice):
         super().__init__()
         self._is_broken = is_broken
 
-    def write(self, offset: int, page: StoredPage) -> None:
+    def write(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
         """Fail, or do as a device does."""
         if self._is_broken():
             raise DeviceError
-        super().write(offset, page)
+        super().write(pages)
 
 
 # The machine
