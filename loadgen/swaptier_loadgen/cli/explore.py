@@ -25,9 +25,9 @@ import typer
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.cli.flag_values import parse_endpoint
 from swaptier_loadgen.explore.cell import Cell, Question, ask, interrupted
-from swaptier_loadgen.explore.cpu_table import TABLE_COLUMNS
+from swaptier_loadgen.explore.failures import Failure
 from swaptier_loadgen.explore.search import Progress
-from swaptier_loadgen.explore.transcript import KNOWN_BUGS, file_name, matrix, transcript
+from swaptier_loadgen.explore.transcript import KNOWN_BUGS, TABLE_COLUMNS, file_name, matrix, transcript
 from swaptier_loadgen.explore.worlds import WORLDS
 from swaptier_loadgen.race.report import (
     STATUS_AS_SPECIFIED,
@@ -186,7 +186,7 @@ def _bounds(question: Question) -> str:
     bounds = {name.replace("_", " "): value for name, value in asdict(question.bounds).items()}
     world = question.build()
     # It dies of a request as often as the budget says, and between requests when its own task runs.
-    if deaths := world.budget.deaths:
+    if deaths := world.failures.left[Failure.DEATH]:
         bounds["server deaths"] = deaths + sum(task.name == "server" for task in world.tasks)
     return ", ".join(f"{name} {value}" for name, value in bounds.items())
 

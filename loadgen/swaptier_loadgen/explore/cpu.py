@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import GeneratorType
-from typing import TYPE_CHECKING
 
 from swaptier_client.mm.effects import Batch, Path, Request, RequestReply
+from swaptier_loadgen.explore.network import WorldHost
 from swaptier_loadgen.lockstep.driver import Task
 from swaptier_wire.types import LoadReply, SlotReply
 
-if TYPE_CHECKING:
-    from swaptier_loadgen.explore.world import WorldHost
-
 EFFECTS_MODULE = "swaptier_client.mm.effects"
-"""Its helpers ask again until an outcome is known; their lines say nothing of what a path does."""
+"""Its functions ask again until an outcome is known; their lines say nothing of what a path does."""
 
 
 class Cpu(Task):
@@ -60,10 +57,7 @@ class Cpu(Task):
         return []
 
     def where(self) -> str:
-        """Return the line at which it stands, as "module:function:line"; empty when it has ended.
-
-        The innermost line that says something: the helpers that ask again until an outcome is known are passed over.
-        """
+        """Return the innermost line outside EFFECTS_MODULE where it stands, "module:function:line"; "" at its end."""
         where = ""
         for path in self.frames():
             if path.gi_frame is None:

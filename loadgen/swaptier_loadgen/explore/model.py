@@ -10,30 +10,29 @@ schedule; zap and exit discard it. `check()` is asked in every state, not when a
 Models: nothing of the kernel's; KERNEL.md 6.2 names what it finds.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 from swaptier_client.mm.effects import Load
-from swaptier_client.mm.folio import Folio, PresentPte, SwapPte
+from swaptier_client.mm.folio import Folio, PresentPte, Process, SwapPte
+from swaptier_client.mm.host import Host
 from swaptier_client.mm.swap_cache import ReadFolio
 from swaptier_client.mm.swap_map import SwapSlot
+from swaptier_loadgen.explore.cpu import Cpu
+from swaptier_loadgen.explore.network import WorldHost
 from swaptier_loadgen.explore.pages import checksum_of, is_version_of, page_name, page_token
 from swaptier_loadgen.explore.violation import Kind, Violation
 from swaptier_server.tier.slot import SlotState
 from swaptier_wire.types import ZERO_PAGE, LoadReply
-
-if TYPE_CHECKING:
-    from swaptier_client.mm.folio import Process
-    from swaptier_client.mm.host import Host
-    from swaptier_loadgen.explore.world import World, WorldHost
 
 
 class PageModel:
     """The expected content of every page of every process of a world."""
 
     def __init__(self) -> None:
+        self.allows_known_loss = False
+        """Processes may be told that a page is gone: the policy's specification says so for this world."""
+        self.has_twins = False
+        """Two hosts share an area: what one believes of a slot, the other may change."""
         self.pages: dict[tuple[Process, int], bytes] = {}
         """Pages that were written and not discarded. Any other address reads as zeros."""
         self.hosts: dict[Process, WorldHost] = {}
@@ -74,10 +73,12 @@ class PageModel:
     def note_restart_told(self, host: Host) -> None:
         """A host hears that its tier died with its memory: what no folio has may be gone, and is no fault of its.
 
-        Until now it could drop a folio that it believed the tier had.
+        Until now it could drop a folio that it believed the tier had. A swap file outlives the tier.
         """
-        of_host = [page for page in self.pages if self.hosts[page[0]].host is host]
-        self.at_risk.update(page for page in of_host if not self._is_in_a_folio(*page))
+        for page in self.pages:
+            there = self.hosts[page[0]]
+            if there.host is host and not there.network.server.has_swap_file and not self._is_in_a_folio(*page):
+                self.at_risk.add(page)
 
     def note_kept(self) -> None:
         """Call after every step: what a folio has now is the host's to keep, whatever becomes of the tier."""
@@ -102,8 +103,14 @@ class PageModel:
         if content != expected:
             raise self._wrong_bytes(address, content, expected)
 
-    def check(self, world: World) -> None:
-        """Check every page.
+    def allows_loss(self, process: Process, address: int) -> bool:
+        """Tell whether a page may be gone, so long as its process is told: it was in a memory that died, or any may."""
+        network = self.hosts[process].network
+        is_unheard_of = network.is_server_new and not network.server.has_swap_file
+        return self.allows_known_loss or is_unheard_of or (process, address) in self.at_risk
+
+    def check(self, tasks: Sequence[Cpu]) -> None:
+        """Check every page of every process; *tasks* may hold one on its way.
 
         Raises:
             Violation: the first that is not as it must be.
@@ -114,7 +121,7 @@ class PageModel:
                 if pte.folio.content is not expected and pte.folio.content != expected:
                     raise self._wrong_bytes(address, pte.folio.content, expected)
             elif isinstance(pte, SwapPte):
-                self._check_swapped_out(world, process, address, expected, pte)
+                self._check_swapped_out(tasks, process, address, expected, pte)
             else:
                 raise Violation(
                     Kind.LOST_PAGE, f"page {address} of process {process.pid} has no page table entry any more"
@@ -124,8 +131,10 @@ class PageModel:
             if isinstance(pte, PresentPte) and pte.writable:
                 raise Violation(Kind.PROTECTION, f"page {address} is write-protected and mapped writable")
 
-    def _check_swapped_out(self, world: World, process: Process, address: int, expected: bytes, pte: SwapPte) -> None:
-        if world.has_twins:
+    def _check_swapped_out(
+        self, tasks: Sequence[Cpu], process: Process, address: int, expected: bytes, pte: SwapPte
+    ) -> None:
+        if self.has_twins:
             # There is one page for two hosts: what matters is what each is given for it.
             return
         there = self.hosts[process]
@@ -149,12 +158,12 @@ class PageModel:
             return
         if slot.reader is not None and slot.reader.content == expected:
             return
-        if any(content == expected for content in _in_flight(world, slot)):
+        if any(content == expected for content in _in_flight(tasks, slot)):
             return
         # A host that requires its generation, doubts the slot, or will hear of a restart before its load is applied, is
         # told at its next fault, where that is no fault of the policy.
-        will_be_told = world.policy.requires_generation or slot.in_doubt or there.network.is_server_new
-        if world.allows_loss(process, address) and (slot.lost is not None or will_be_told):
+        will_be_told = there.host.policy.requires_generation or slot.in_doubt or there.network.is_server_new
+        if self.allows_loss(process, address) and (slot.lost is not None or will_be_told):
             return
         if slot.lost is not None:
             raise Violation(Kind.TOLD, f"{page_name(expected)} is gone, and faults on page {address} get SIGBUS")
@@ -176,10 +185,10 @@ class PageModel:
         )
 
 
-def _in_flight(world: World, slot: SwapSlot) -> Iterator[bytes | None]:
+def _in_flight(tasks: Sequence[Cpu], slot: SwapSlot) -> Iterator[bytes | None]:
     """Yield what tasks of the slot's host hold of it: replies on their way, private folios not yet installed."""
-    for task in world.tasks:
-        if task.at is None or world.slot_of(task, slot.entry) is not slot:
+    for task in tasks:
+        if task.at is None or task.there is None or task.there.host.slot(slot.entry) is not slot:
             continue
         for request, reply in task.on_its_way():
             if isinstance(request, Load) and request.entry == slot.entry and isinstance(reply, LoadReply):

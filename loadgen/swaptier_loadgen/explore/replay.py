@@ -162,7 +162,7 @@ def replay_schedule(question: Question, schedule: list[Transition], remote: Remo
 
 def _read_back(world: World) -> str:
     """Let every task end and read what was lost, as its owner would."""
-    world.is_running = False
+    world.failures.is_on = False
     for _ in range(STEPS_TO_THE_END_MAX):
         enabled = world.enabled()
         if not enabled:

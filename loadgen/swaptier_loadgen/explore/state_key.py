@@ -11,8 +11,8 @@ Rules of conduct:
   - Generations are kept relative to the slot's, and request ids by their first appearance: only their order and
     equality are ever asked for.
   - Tasks of one class are sorted by what they are, so that symmetric states have one key. Where two still differ only
-    in objects that nobody else holds, a symmetry may be missed; two different states never get one key for it.
-  - Who sleeps in a queue is told by the task, not by the queue: all are woken at once, so their order is nobody's.
+    in objects that no other task holds, a symmetry may be missed; two different states never get one key for it.
+  - Which tasks sleep in a queue is written with each task, not with the queue: all are woken at once, in any order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import gc
 import marshal
 from collections.abc import Callable
-from types import CodeType, GeneratorType
+from types import GeneratorType
 from typing import ClassVar
 
 import xxhash
@@ -31,9 +31,8 @@ from swaptier_client.mm.host import Host
 from swaptier_client.mm.readahead import ReadaheadMode
 from swaptier_client.mm.swap_map import SwapSlot
 from swaptier_loadgen.explore.cpu import Cpu
-from swaptier_loadgen.explore.frame_shape import ITERATORS, FrameShape
 from swaptier_loadgen.explore.pages import page_token
-from swaptier_loadgen.explore.value_writer import Atom, ValueWriter
+from swaptier_loadgen.explore.value_writer import ITERATORS, Atom, ValueWriter, frame_shape
 from swaptier_loadgen.explore.world import World
 from swaptier_loadgen.lockstep.driver import TaskState
 from swaptier_wire.types import NO_GENERATION, LoadReply, SlotReply
@@ -58,9 +57,6 @@ def state_bytes(world: World, *, last: int = -1, spent: int = 0) -> bytes:
     return marshal.dumps(atoms, MARSHAL_VERSION)
 
 
-_SHAPES: dict[CodeType, FrameShape] = {}
-
-
 class _Writer(ValueWriter):
     """One serialisation."""
 
@@ -68,14 +64,14 @@ class _Writer(ValueWriter):
         super().__init__()
         self._world = world
         self._last = last
-        self._numbers |= {id(world): -1, id(world.model): -2, id(world.policy): -3}
+        self._numbers |= {id(world): -1, id(world.model): -2, id(world.policy): -3, id(world.server): -4}
         self._requests: dict[int, int] = {}
         self._host: Host = world.hosts[0].host
 
     def world(self) -> list[Atom]:
         """Serialise the whole world."""
         world, out, numbers = self._world, self._out, self._numbers
-        out += world.budget.left()
+        out += world.failures.left.values()
         for there in world.hosts:
             numbers[id(there)] = numbers[id(there.host)] = numbers[id(there.network)] = -10 - there.index
             numbers[id(there.network.queue)] = -20 - there.index
@@ -103,10 +99,10 @@ class _Writer(ValueWriter):
             out.append(there.network.server_epoch)
             if there.network.late:
                 self._put(there.network.late)
-        out.append(world.tier.epoch)
-        out.append(world.tier.pool.reached_full)
+        out.append(world.server.tier.epoch)
+        out.append(world.server.tier.pool.reached_full)
         if world.writes_back:
-            for lru_slot in world.tier.pool.oldest_first():
+            for lru_slot in world.server.tier.pool.oldest_first():
                 out += (lru_slot.area, lru_slot.offset)
         self._model()
         self._tasks()
@@ -229,9 +225,7 @@ class _Writer(ValueWriter):
             return
         code = frame.f_code
         names = frame.f_locals
-        shape = _SHAPES.get(code)
-        if shape is None:
-            shape = _SHAPES[code] = FrameShape.of(code)
+        shape = frame_shape(code)
         out += (shape.name, frame.f_lasti)
         if len(names) != shape.variables:
             out.append("|".join(names))
@@ -343,7 +337,7 @@ class _Writer(ValueWriter):
         self._out += ("answer", reply.outcome.value, reply.reason.value)
 
     def _queue(self, queue: WaitQueue) -> None:
-        raise TypeError(f"the queue {queue.name!r} belongs to nobody that state_key knows")
+        raise TypeError(f"the queue {queue.name!r} belongs to no object that state_key knows")
 
     BY_TYPE: ClassVar[dict[type, Callable[..., None]]] = {
         Folio: _folio,

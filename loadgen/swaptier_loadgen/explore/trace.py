@@ -13,10 +13,11 @@ from swaptier_client.mm.effects import Invalidate, Load, Lookup, Preempt, Reques
 from swaptier_client.mm.folio import PresentPte, SwapPte
 from swaptier_client.mm.swap_map import SwapSlot
 from swaptier_loadgen.explore.cpu import Cpu
+from swaptier_loadgen.explore.network import WorldHost
 from swaptier_loadgen.explore.pages import page_name
 from swaptier_loadgen.explore.search import Found, Schedule, Transition
 from swaptier_loadgen.explore.violation import Violation
-from swaptier_loadgen.explore.world import World, WorldHost
+from swaptier_loadgen.explore.world import World
 from swaptier_loadgen.lockstep.driver import TaskState
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.page import UNWRITTEN, DecodeError, StoredPage, decode

@@ -5,17 +5,39 @@ Pure. A type that neither this nor a subclass knows is an error, so that nothing
 
 from __future__ import annotations
 
+import dis
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import Enum
-from types import FunctionType, GeneratorType, MethodType
-from typing import ClassVar
+from functools import cache
+from types import CodeType, FunctionType, GeneratorType, MethodType
+from typing import ClassVar, NamedTuple
 
-from swaptier_loadgen.explore.frame_shape import ITERATORS
 from swaptier_loadgen.explore.pages import page_token
 from swaptier_wire.types import PAGE_BYTES
 
 Atom = int | str | None
+
+ITERATORS = frozenset(
+    map(type, (iter([]), iter(()), iter({}), iter({}.values()), iter({}.items()), iter(range(0)), zip(), enumerate(())))
+)
+"""How far each loop of a suspended frame has come: they lie on its stack, where `gc.get_referents()` finds them."""
+_FOR_ITER = dis.opmap["FOR_ITER"]
+
+
+class FrameShape(NamedTuple):
+    """What is known of a function, whatever state its frame is in."""
+
+    name: str
+    variables: int
+    has_loops: bool
+
+
+@cache
+def frame_shape(code: CodeType) -> FrameShape:
+    """Return the shape of *code*'s frames."""
+    variables = len({*code.co_varnames, *code.co_cellvars, *code.co_freevars})
+    return FrameShape(code.co_qualname, variables, any(at.opcode == _FOR_ITER for at in dis.get_instructions(code)))
 
 
 class ValueWriter:

@@ -57,7 +57,7 @@ def _walk_once(build: Callable[[], World], draw: random.Random, met: set[int], r
             if not enabled:
                 break
             task = draw.choice(enabled)
-            world.choices.begin_at_random(draw)
+            world.choices.begin((), draw)
             schedule.append(Transition(task))
             try:
                 world.step(task)

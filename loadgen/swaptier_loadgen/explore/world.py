@@ -2,21 +2,14 @@
 
 Pure. A world is built anew for every run, from the same function, so that the same choices lead to the same state. It
 holds the real `mm` and the real `tier`; between them `Network`, which may lose a reply, repeat a request, deliver one
-late or let the tier die of one, as often as its budget allows. A budget is part of the state: what was spent cannot
-happen again.
+late or let the tier die of one, as often as `Failures` allows.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TypeVar
 
 from swaptier_client.mm.counters import InstallFailure
-from swaptier_client.mm.effects import (
-    Path,
-    SwapEntry,
-    Wait,
-)
+from swaptier_client.mm.effects import Path, Wait
 from swaptier_client.mm.errors import NotMapped, OutOfMemory, PageLost
 from swaptier_client.mm.folio import Process, SwapPte
 from swaptier_client.mm.host import Host, clone_into
@@ -25,16 +18,16 @@ from swaptier_client.mm.policy import Policy
 from swaptier_client.mm.process import exit_process
 from swaptier_client.mm.readahead import Readahead
 from swaptier_client.mm.reclaim import swap_out
-from swaptier_client.mm.swap_map import SwapDevice, SwapSlot
-from swaptier_loadgen.explore.choices import Choices
+from swaptier_client.mm.swap_map import SwapDevice
 from swaptier_loadgen.explore.cpu import Cpu
+from swaptier_loadgen.explore.failures import REPEATS_REQUESTS, Failure, Failures
 from swaptier_loadgen.explore.model import PageModel
-from swaptier_loadgen.explore.network import Budget, FailingDevice, Network
+from swaptier_loadgen.explore.network import Network, WorldHost
+from swaptier_loadgen.explore.server import Server
 from swaptier_loadgen.explore.violation import Kind, Violation
 from swaptier_loadgen.lockstep.driver import Lockstep, TaskState
-from swaptier_server.tier.area import Durability
-from swaptier_server.tier.swap_file import Client, MemorySwapFile
-from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_server.tier.swap_file import Client
+from swaptier_server.tier.tier import TierLimits
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions
 
@@ -58,15 +51,6 @@ class Bounds:
     lost_replies: int = 0
 
 
-class WorldHost:
-    """A host, the network behind it and its areas."""
-
-    def __init__(self, index: int, host: Host, network: Network) -> None:
-        self.index = index
-        self.host = host
-        self.network = network
-
-
 class World:
     """One instance of a world, at some point of one schedule.
 
@@ -80,25 +64,19 @@ class World:
         """Start empty. The tier writes every page through to a swap file, if the world has one."""
         self.policy = policy
         self.bounds = bounds
-        self.choices = Choices()
-        self.budget = Budget(install_failures=bounds.install_failures, lost_replies=bounds.lost_replies)
-        self.allows_known_loss = False
-        """Processes may be told that a page is gone: the policy's specification says so for this world."""
-        self.has_twins = False
-        """Two hosts share an area: what one believes of a slot, the other may change."""
+        self.failures = Failures()
+        self.failures.left[Failure.INSTALL] = bounds.install_failures
+        self.failures.left[Failure.LOST_REPLY] = bounds.lost_replies
+        self.choices = self.failures.choices
         self.has_told = False
         """A process was told that a page is gone."""
-        self.repeats_requests = bounds.lost_replies > 0
+        self.repeats_requests = False
         """A request may reach the tier twice."""
         self.writes_back = False
         """The order in which pages were stored matters: the oldest is written back first."""
-        self.is_running = False
         self._protecting: tuple[Process, int] | None = None
         """The page that this step's install failure write-protects."""
-        self.has_swap_file = has_swap_file
-        """Pages outlive the tier."""
-        self._swap_file = MemorySwapFile(lambda _name: FailingDevice(self)) if has_swap_file else None
-        self.tier = self._start_tier(TierLimits(pool_bytes), epoch=1)
+        self.server = Server(self.failures, TierLimits(pool_bytes), has_swap_file=has_swap_file)
         self.hosts: list[WorldHost] = []
         self.model = PageModel()
         self.tasks: list[Cpu] = []
@@ -109,7 +87,7 @@ class World:
         """Add a host with one swap device of `bounds.slots` slots, in an area of its own."""
         index = len(self.hosts)
         options = AreaOptions(device_free_on_read=self.policy.device_free_on_read)
-        area, _ = self.tier.swapon(Client(f"host-{index}", 1), f"swap-{index}", self.bounds.slots, options)
+        areas = self.server.swapon(Client(f"host-{index}", 1), f"swap-{index}", self.bounds.slots, options)
         host = Host(
             self.policy,
             [SwapDevice(0, self.bounds.slots, is_synchronous=is_synchronous)],
@@ -118,7 +96,8 @@ class World:
             readahead=readahead,
             install_failure=self._install_failure,
         )
-        there = WorldHost(index, host, Network(self, host, [area]))
+        network = Network(host, self.server, areas, self.failures, self.model.note_restart_told)
+        there = WorldHost(index, host, network)
         self.hosts.append(there)
         return there
 
@@ -128,7 +107,7 @@ class World:
         What each host believes of a slot is then no longer what the tier has, so only what processes are given is
         checked from here on.
         """
-        self.has_twins = True
+        self.model.has_twins = True
         twin = self.add_host()
         twin.network.areas = original.network.areas
         clone_into(twin.host, original.host)
@@ -159,27 +138,8 @@ class World:
 
     def start(self) -> None:
         """End the prelude: from now on things may go wrong."""
-        self.is_running = True
-
-    def restart_tier(self) -> None:
-        """Start the tier anew, with nothing in its memory and with what the swap file kept, if there is one.
-
-        The epoch rises. A host learns of it before its next request is applied, as a stream that has to be opened anew
-        tells it. Without a swap file what only the tier had is lost from now on, and nobody's fault; whoever maps other
-        bytes instead is at fault.
-        """
-        before = self.tier.epoch
-        self.tier = self._start_tier(self.tier.limits, epoch=before + 1)
-        for there in self.hosts:
-            there.network.areas = tuple(
-                self.tier.swapon(old.client, old.name, old.slots, old.options, seen_server_epoch=before)[0]
-                for old in there.network.areas
-            )
-
-    def _start_tier(self, limits: TierLimits, *, epoch: int) -> Tier:
-        if self._swap_file is None:
-            return Tier(limits, epoch, lambda _name: FailingDevice(self))
-        return Tier(limits, epoch, swap_file=self._swap_file, durability=Durability.WRITE_THROUGH)
+        self.failures.is_on = True
+        self.repeats_requests = any(self.failures.left[failure] for failure in REPEATS_REQUESTS)
 
     # Running
 
@@ -224,7 +184,7 @@ class World:
             case PageLost():
                 self.has_told = True
                 assert task.there is not None, "only processes are told, and each is on a host"
-                if not self.allows_loss(task.there.host.processes[error.pid], error.address):
+                if not self.model.allows_loss(task.there.host.processes[error.pid], error.address):
                     raise Violation(Kind.TOLD, str(error)) from error
             case NotMapped():
                 pass
@@ -233,27 +193,22 @@ class World:
             case _:
                 raise error
 
-    def allows_loss(self, process: Process, address: int) -> bool:
-        """Tell whether a page may be gone, so long as its process is told: it was in a memory that died, or any may."""
-        is_unheard_of = not self.has_swap_file and self.model.hosts[process].network.is_server_new
-        return self.allows_known_loss or is_unheard_of or (process, address) in self.model.at_risk
-
     def check(self) -> None:
         """Check everything that must hold in every state.
 
         Raises:
             Violation: what does not.
         """
-        self.model.check(self)
+        self.model.check(self.tasks)
         try:
-            self.tier.check_invariants()
+            self.server.tier.check_invariants()
             for there in self.hosts:
                 # Without the pin a fault writes to slots that are not its own any more, so the books are wrong before
                 # the page is. What matters of these policies is what they do to the page.
                 if self.policy.pins:
                     running = sum(task.has_begun and task.there is there for task in self.tasks)
                     check_host(there.host, paths_running=running)
-                if not self.has_twins:
+                if not self.model.has_twins:
                     _check_slots(there)
         except AssertionError as error:
             raise Violation(Kind.ACCOUNTING, str(error)) from error
@@ -263,7 +218,7 @@ class World:
                 for task in self.tasks
                 if task.state is TaskState.WAITING
             )
-            raise Violation(Kind.DEADLOCK, f"nobody is left to wake {waiting}")
+            raise Violation(Kind.DEADLOCK, f"no task is left to wake {waiting}")
 
     def finish(self) -> None:
         """End every process and check that nothing is left: no slot, no folio, no entry. The world is then used up.
@@ -271,7 +226,7 @@ class World:
         Raises:
             Violation: something is.
         """
-        self.is_running = False
+        self.failures.is_on = False
         for there in self.hosts:
             for process in list(there.host.processes.values()):
                 self.run_alone(there, exit_process(there.host, process))
@@ -280,26 +235,20 @@ class World:
                 pass
             device = there.host.devices[0]
             in_tier = there.network.areas[0].stored_pages
-            if not self.has_twins and (device.slots_in_use or there.host.resident_pages or in_tier):
+            if not self.model.has_twins and (device.slots_in_use or there.host.resident_pages or in_tier):
                 raise Violation(
                     Kind.LEAK,
                     f"every process has ended; {device.slots_in_use} slots, {there.host.resident_pages} folios and "
                     f"{in_tier} pool entries are left",
                 )
 
-    def slot_of(self, task: Cpu, entry: SwapEntry) -> SwapSlot | None:
-        """Return the slot that *entry* names on the task's host."""
-        return task.there.host.slot(entry) if task.there is not None else None
-
     def _install_failure(self, pid: int, address: int) -> InstallFailure | None:
         """Answer a fault that asks whether its install fails."""
-        if not self.is_running or not self.budget.install_failures:
-            return None
-        taken = self.choices.choose(*(f"the install fails: {cause}" for cause in self.budget.causes))
+        causes = self.failures.causes
+        taken = self.failures.happens(Failure.INSTALL, *(f"the install fails: {cause}" for cause in causes))
         if not taken:
             return None
-        self.budget.install_failures -= 1
-        cause = self.budget.causes[taken - 1]
+        cause = causes[taken - 1]
         if cause is InstallFailure.UFFD_WP:
             self._protecting = (next(process for process in self.model.hosts if process.pid == pid), address)
         return cause

@@ -8,12 +8,12 @@ import pytest
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.explore.cell import Question, ask
 from swaptier_loadgen.explore.expectation import LOSES, Expected, expected
-from swaptier_loadgen.explore.paths import increment_page, zap_page
 from swaptier_loadgen.explore.search import Limits, explore
 from swaptier_loadgen.explore.violation import Kind
 from swaptier_loadgen.explore.world import Bounds, World
 from swaptier_loadgen.explore.worlds import WORLDS
-from swaptier_loadgen.explore.worlds.spec import spawn_reclaim, swapped_out_page
+from swaptier_loadgen.explore.worlds.paths import increment_page, reclaim, zap_page
+from swaptier_loadgen.explore.worlds.spec import spawn_reclaim, spawn_threads
 
 QUICK = (
     "double-fault",
@@ -70,9 +70,9 @@ def test_a_folio_that_goes_before_its_fault_has_locked_it_is_noticed_on_a_device
         world = World(POLICIES["claim"], Bounds(threads=3))
         there = world.add_host(is_synchronous=False)
         process = world.add_process(there)
-        swapped_out_page(world, there, process)
-        for cpu in range(3):
-            world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
+        world.run_alone(there, increment_page(world, there, process, 0))
+        world.run_alone(there, reclaim(there, 1))
+        spawn_threads(world, there, process, "increment")
         world.spawn("zap", zap_page(world, there, process, 0), there)
         spawn_reclaim(world, there)
         return world

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from swaptier_loadgen.explore.cell import Question, ask
-from swaptier_loadgen.explore.cpu_table import TABLE_COLUMNS
-from swaptier_loadgen.explore.transcript import KNOWN_BUGS, file_name, matrix, transcript
+from swaptier_loadgen.explore.transcript import KNOWN_BUGS, TABLE_COLUMNS, file_name, matrix, transcript
 from swaptier_loadgen.explore.worlds import WORLDS
 
 GOLDEN = Path(__file__).parents[2] / "golden"

@@ -160,7 +160,7 @@ def test_what_the_swap_file_holds_and_who_knows_of_which_server_is_in_the_key() 
     _, dropped, restarted, told, claimed = worlds
     dropped.hosts[0].network.areas[0].device.drop(0)
     for world in (restarted, told):
-        world.restart_tier()
+        world.server.restart()
     told.hosts[0].network.tell_of_restart()
     slot = claimed.hosts[0].host.devices[0].slots[0]
     load(claimed.hosts[0].network.areas[0], 0, slot.generation, LoadMode.CLAIM, request_id=9)

@@ -5,9 +5,9 @@ Pure.
 
 from swaptier_client.mm.counters import InstallFailure
 from swaptier_client.mm.policy import Policy
-from swaptier_loadgen.explore.paths import increment_page, read_page, zap_page
 from swaptier_loadgen.explore.world import Bounds, World
-from swaptier_loadgen.explore.worlds.spec import WorldSpec, spawn_reclaim, swapped_out_page
+from swaptier_loadgen.explore.worlds.paths import increment_page, zap_page
+from swaptier_loadgen.explore.worlds.spec import WorldSpec, contend, spawn_reclaim, spawn_threads, swapped_out_page
 
 
 def double_fault(policy: Policy, bounds: Bounds) -> World:
@@ -18,12 +18,7 @@ def double_fault(policy: Policy, bounds: Bounds) -> World:
     here, which is why the bug of March 2024 needed an install failure to be seen.
     """
     world = World(policy, bounds)
-    there = world.add_host()
-    process = world.add_process(there)
-    swapped_out_page(world, there, process)
-    for cpu in range(bounds.threads):
-        world.spawn(f"read {cpu}", read_page(world, there, process, 0), there, alike="read")
-    spawn_reclaim(world, there)
+    contend(world, "read")
     return world
 
 
@@ -34,13 +29,8 @@ def aborted_install(policy: Policy, bounds: Bounds) -> World:
     userfaultfd, which the retry must then respect.
     """
     world = World(policy, bounds)
-    world.budget.causes = (InstallFailure.LOCK_CONTENDED, InstallFailure.SOFT_DIRTY, InstallFailure.UFFD_WP)
-    there = world.add_host()
-    process = world.add_process(there)
-    swapped_out_page(world, there, process)
-    for cpu in range(bounds.threads):
-        world.spawn(f"read {cpu}", read_page(world, there, process, 0), there, alike="read")
-    spawn_reclaim(world, there)
+    world.failures.causes = (InstallFailure.LOCK_CONTENDED, InstallFailure.SOFT_DIRTY, InstallFailure.UFFD_WP)
+    contend(world, "read")
     return world
 
 
@@ -51,12 +41,7 @@ def slot_reuse(policy: Policy, bounds: Bounds) -> World:
     13ddaf26be32 (threads that increment one counter, one that pages out).
     """
     world = World(policy, bounds)
-    there = world.add_host()
-    process = world.add_process(there)
-    swapped_out_page(world, there, process)
-    for cpu in range(bounds.threads):
-        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
-    spawn_reclaim(world, there)
+    contend(world, "increment")
     return world
 
 
@@ -69,8 +54,7 @@ def reclaim_vs_fault(policy: Policy, bounds: Bounds) -> World:
     there = world.add_host()
     process = world.add_process(there)
     world.run_alone(there, increment_page(world, there, process, 0))
-    for cpu in range(bounds.threads):
-        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
+    spawn_threads(world, there, process, "increment")
     spawn_reclaim(world, there)
     return world
 
@@ -81,11 +65,8 @@ def zap_vs_fault(policy: Policy, bounds: Bounds) -> World:
     A thread that comes after the zap sees zeros and writes the first version anew, into the same slot if it is reused.
     """
     world = World(policy, bounds)
-    there = world.add_host()
-    process = world.add_process(there)
-    swapped_out_page(world, there, process)
-    for cpu in range(bounds.threads):
-        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
+    there, process = swapped_out_page(world)
+    spawn_threads(world, there, process, "increment")
     world.spawn("zap", zap_page(world, there, process, 0), there)
     spawn_reclaim(world, there)
     return world

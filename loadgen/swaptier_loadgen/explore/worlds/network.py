@@ -5,9 +5,10 @@ Pure. KERNEL.md section 5 numbers the hazards.
 
 from swaptier_client.mm.policy import Policy
 from swaptier_client.mm.readahead import Readahead, ReadaheadMode
-from swaptier_loadgen.explore.paths import end_leases, fork_process, increment_page, read_page, restart
-from swaptier_loadgen.explore.world import Bounds, World, WorldHost
-from swaptier_loadgen.explore.worlds.spec import WorldSpec, spawn_reclaim, swapped_out_page
+from swaptier_loadgen.explore.failures import Failure
+from swaptier_loadgen.explore.world import Bounds, World
+from swaptier_loadgen.explore.worlds.paths import end_leases, restart
+from swaptier_loadgen.explore.worlds.spec import WorldSpec, contend
 
 
 def lost_reply(policy: Policy, bounds: Bounds) -> World:
@@ -18,7 +19,7 @@ def lost_reply(policy: Policy, bounds: Bounds) -> World:
     `exclusive-if-swapcache` only as long as its faults bypass: with --processes 2 it loses like the others.
     """
     world = World(policy, bounds)
-    _page_that_is_incremented(world)
+    contend(world, "increment", processes=bounds.processes)
     return world
 
 
@@ -28,14 +29,8 @@ def retried_load(policy: Policy, bounds: Bounds) -> World:
     Hazard 2. The second reply is the one that counts. As lost-reply, but the host never learns of the repeat.
     """
     world = World(policy, bounds)
-    world.budget.retried_loads = 1
-    world.repeats_requests = True
-    there = world.add_host()
-    process = world.add_process(there)
-    swapped_out_page(world, there, process)
-    for cpu in range(bounds.threads):
-        world.spawn(f"read {cpu}", read_page(world, there, process, 0), there, alike="read")
-    spawn_reclaim(world, there)
+    world.failures.left[Failure.REPEATED_LOAD] = 1
+    contend(world, "read")
     return world
 
 
@@ -47,10 +42,9 @@ def lease_end(policy: Policy, bounds: Bounds) -> World:
     coming back.
     """
     world = World(policy, bounds)
-    world.budget.retried_loads = 1
-    world.repeats_requests = True
-    _page_that_is_incremented(world)
-    world.spawn("lease end", end_leases(world, 1), None)
+    world.failures.left[Failure.REPEATED_LOAD] = 1
+    contend(world, "increment", processes=bounds.processes)
+    world.spawn("lease end", end_leases(world), None)
     return world
 
 
@@ -60,10 +54,9 @@ def delayed_invalidate(policy: Policy, bounds: Bounds) -> World:
     Hazard 4. The generation in the request must keep the tier from applying it (R4).
     """
     world = World(policy, bounds)
-    world.budget.late_invalidates = 1
-    world.repeats_requests = True
-    there = _page_that_is_incremented(world)
-    world.spawn("network", there.network.deliver_late(), None, is_daemon=True)
+    world.failures.left[Failure.LATE_INVALIDATE] = 1
+    contend(world, "increment", processes=bounds.processes)
+    world.spawn("network", world.hosts[0].network.deliver_late(), None, is_daemon=True)
     return world
 
 
@@ -78,7 +71,7 @@ def server_restart(policy: Policy, bounds: Bounds) -> World:
     One that is drained before it stops answers everybody and leaves the same on the device as one that is killed.
     """
     world = World(policy, bounds, has_swap_file=True)
-    _page_that_is_incremented(world)
+    contend(world, "increment", processes=bounds.processes)
     _let_server_die(world)
     return world
 
@@ -94,35 +87,15 @@ def server_killed(policy: Policy, bounds: Bounds) -> World:
     fault reads two into the swapcache, and the server may die when it has answered for one and not for the other.
     """
     world = World(policy, bounds)
-    there = world.add_host(readahead=Readahead(ReadaheadMode.CLUSTER, page_cluster=1))
-    process = world.add_process(there)
-    swapped_out_page(world, there, process, pages=bounds.slots)
-    for _ in range(bounds.processes - 1):
-        world.run_alone(there, fork_process(world, there, process))
-    for cpu in range(bounds.threads):
-        world.spawn(f"read {cpu}", read_page(world, there, process, 0), there, alike="read")
-    spawn_reclaim(world, there)
+    readahead = Readahead(ReadaheadMode.CLUSTER, page_cluster=1)
+    contend(world, "read", pages=bounds.slots, processes=bounds.processes, readahead=readahead)
     _let_server_die(world)
     return world
 
 
-def _page_that_is_incremented(world: World) -> WorldHost:
-    """Add a page that all processes share, swapped out, the threads that increment it, and reclaim; return its host."""
-    there = world.add_host()
-    process = world.add_process(there)
-    swapped_out_page(world, there, process)
-    for _ in range(world.bounds.processes - 1):
-        world.run_alone(there, fork_process(world, there, process))
-    for cpu in range(world.bounds.threads):
-        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
-    spawn_reclaim(world, there)
-    return there
-
-
 def _let_server_die(world: World) -> None:
     """Once between any two requests, and once of any request."""
-    world.budget.deaths = 1
-    world.repeats_requests = True
+    world.failures.left[Failure.DEATH] = 1
     world.spawn("server", restart(world), None)
 
 

@@ -7,10 +7,11 @@ from swaptier_client.mm.effects import Path
 from swaptier_client.mm.policy import Policy
 from swaptier_client.mm.readahead import Readahead, ReadaheadMode
 from swaptier_client.mm.swapoff import swapoff
-from swaptier_loadgen.explore.paths import fork_process, increment_page, read_page, reclaim
+from swaptier_loadgen.explore.network import WorldHost
 from swaptier_loadgen.explore.violation import Kind, Violation
-from swaptier_loadgen.explore.world import Bounds, World, WorldHost
-from swaptier_loadgen.explore.worlds.spec import WorldSpec, spawn_reclaim, swapped_out_page
+from swaptier_loadgen.explore.world import Bounds, World
+from swaptier_loadgen.explore.worlds.paths import fork_process, increment_page, read_page, reclaim
+from swaptier_loadgen.explore.worlds.spec import WorldSpec, spawn_reclaim, spawn_threads, swapped_out_page
 
 
 def fork_share(policy: Policy, bounds: Bounds) -> World:
@@ -19,11 +20,8 @@ def fork_share(policy: Policy, bounds: Bounds) -> World:
     With several users of the slot no policy bypasses the swapcache, until only one of them is left.
     """
     world = World(policy, bounds)
-    there = world.add_host()
-    parent = world.add_process(there)
-    swapped_out_page(world, there, parent)
-    children = [world.run_alone(there, fork_process(world, there, parent)) for _ in range(bounds.processes - 1)]
-    for sharer in (parent, *children):
+    there, _ = swapped_out_page(world, processes=bounds.processes)
+    for sharer in there.host.processes.values():
         for cpu in range(bounds.threads):
             name = f"increment {sharer.pid}.{cpu}"
             path = increment_page(world, there, sharer, 0)
@@ -58,11 +56,8 @@ def swapoff_vs_fault(policy: Policy, bounds: Bounds) -> World:
     swapoff reads through the swapcache and waits for pins; the tier must hold nothing for the device afterwards.
     """
     world = World(policy, bounds)
-    there = world.add_host()
-    process = world.add_process(there)
-    swapped_out_page(world, there, process)
-    for cpu in range(bounds.threads):
-        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
+    there, process = swapped_out_page(world)
+    spawn_threads(world, there, process, "increment")
     world.spawn("swapoff", _swapoff(there), there)
     spawn_reclaim(world, there)
     return world

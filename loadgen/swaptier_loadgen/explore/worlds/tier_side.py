@@ -4,9 +4,10 @@ Pure.
 """
 
 from swaptier_client.mm.policy import Policy
-from swaptier_loadgen.explore.paths import increment_page, read_page, shrink
+from swaptier_loadgen.explore.failures import Failure
 from swaptier_loadgen.explore.world import Bounds, World
-from swaptier_loadgen.explore.worlds.spec import WorldSpec, spawn_reclaim, swapped_out_page
+from swaptier_loadgen.explore.worlds.paths import increment_page, read_page, shrink
+from swaptier_loadgen.explore.worlds.spec import WorldSpec, contend, spawn_reclaim, spawn_threads, swapped_out_page
 from swaptier_server.tier.write_back import write_back
 
 ONE_PAGE_POOL_BYTES = 64
@@ -17,18 +18,15 @@ def store_back_rejected(policy: Policy, bounds: Bounds) -> World:
     """A page is taken, its room in the pool is given to another, and it must go back: where does it go?
 
     The pool has room for one page. While a fault has page 0 out, reclaim stores page 1; then the install fails. The
-    device takes what the pool refuses, unless it fails too: then `store-back` has nobody left to give the page to, and
-    its process is told. Policies that never took the only copy into a private folio do not notice.
+    device takes what the pool refuses, unless it fails too: then `store-back` has nowhere to put the page, and its
+    process is told. Policies that never took the only copy into a private folio do not notice.
     """
     world = World(policy, bounds, pool_bytes=ONE_PAGE_POOL_BYTES)
-    world.budget.device_failures = 1
-    world.allows_known_loss = policy.stores_back
-    there = world.add_host()
-    process = world.add_process(there)
-    swapped_out_page(world, there, process)
+    world.failures.left[Failure.DEVICE] = 1
+    world.model.allows_known_loss = policy.stores_back
+    there, process = swapped_out_page(world)
     world.run_alone(there, increment_page(world, there, process, 1))
-    for cpu in range(bounds.threads):
-        world.spawn(f"read {cpu}", read_page(world, there, process, 0), there, alike="read")
+    spawn_threads(world, there, process, "read")
     spawn_reclaim(world, there)
     return world
 
@@ -40,13 +38,8 @@ def writeback_vs_load(policy: Policy, bounds: Bounds) -> World:
     """
     world = World(policy, bounds)
     world.writes_back = True
-    there = world.add_host()
-    process = world.add_process(there)
-    swapped_out_page(world, there, process)
-    for cpu in range(bounds.threads):
-        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
-    spawn_reclaim(world, there)
-    world.spawn("write back", shrink(world, there, 1), None)
+    contend(world, "increment")
+    world.spawn("write back", shrink(world, world.hosts[0]), None)
     return world
 
 
@@ -58,12 +51,9 @@ def early_lookup(policy: Policy, bounds: Bounds) -> World:
     nothing to take, takes it into a private folio. One install failure, or reclaim at the folio's lock, and it is gone.
     """
     world = World(policy, bounds)
-    there = world.add_host()
-    process = world.add_process(there)
-    swapped_out_page(world, there, process)
+    there, process = swapped_out_page(world)
     write_back(there.network.areas[0], 0)
-    for cpu in range(bounds.threads):
-        world.spawn(f"increment {cpu}", increment_page(world, there, process, 0), there, alike="increment")
+    spawn_threads(world, there, process, "increment")
     spawn_reclaim(world, there)
     return world
 
@@ -71,18 +61,17 @@ def early_lookup(policy: Policy, bounds: Bounds) -> World:
 def two_hosts(policy: Policy, bounds: Bounds) -> World:
     """A clone of a host faults on the same slots of the same area: does each get its page, or hear that it is gone?
 
-    Hazard 7. A pin keeps out the other threads of its own host and nobody else, so whoever comes second finds the slot
-    empty and maps the device's zeros, under every policy that does not ask for the generation, the safest ones too.
+    Hazard 7. A pin keeps out the other threads of its own host only, so the second host finds the slot empty and maps
+    the device's zeros, under every policy that does not ask for the generation, the safest ones too.
 
-    To be told is the most that anybody can have here, under `claim` too. The tier has one page with one owner, and does
-    not know that there are two who take themselves for it: who comes first takes the page, or frees its slot, or stores
-    a newer version there, as an owner may, and then nothing is left for the other. What the tier can do is never to
-    answer the other with bytes that are not the page.
+    A known loss is the best outcome for the second host, under `claim` too. The tier has one page with one owner, and
+    two hosts take themselves for it: the first takes the page, or frees its slot, or stores a newer version there, as
+    an owner may, and then nothing is left for the other. The tier can only refuse to answer the other with bytes that
+    are not the page.
     """
     world = World(policy, bounds)
-    world.allows_known_loss = True
-    there = world.add_host()
-    swapped_out_page(world, there, world.add_process(there))
+    world.model.allows_known_loss = True
+    there, _ = swapped_out_page(world)
     for host in (there, world.add_twin(there)):
         (process,) = host.host.processes.values()
         for cpu in range(bounds.threads):

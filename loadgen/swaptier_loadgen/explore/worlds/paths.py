@@ -1,26 +1,21 @@
-"""What the tasks of a world do: read, increment, reclaim, zap, exit, fork, write back. Each tells the model.
+"""What the tasks of a world do: read, increment, reclaim, zap, fork, write back. Each notes it in the model.
 
 Pure. An access and what is done with it are one atomic step, as an instruction is: nothing runs between the end of
 `access()` and the read or write that follows it.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from swaptier_client.mm.access import access_page, write_page
 from swaptier_client.mm.effects import Path, Preempt, Reply
 from swaptier_client.mm.folio import Process
-from swaptier_client.mm.process import exit_process, fork, zap
+from swaptier_client.mm.process import fork, zap
 from swaptier_client.mm.reclaim import swap_out
+from swaptier_loadgen.explore.network import WorldHost
 from swaptier_loadgen.explore.pages import page_token, token_version, version_page
+from swaptier_loadgen.explore.world import World
 from swaptier_server.tier.write_back import write_back
 
 AFTER_EVERY_LEASE_NS = 1 << 62
 """A time at which no lease is left."""
-
-if TYPE_CHECKING:
-    from swaptier_loadgen.explore.world import World, WorldHost
 
 
 def read_page(world: World, there: WorldHost, process: Process, address: int) -> Path[None]:
@@ -66,22 +61,6 @@ def zap_page(world: World, there: WorldHost, process: Process, address: int) -> 
         reply = yield effect
 
 
-def end_process(world: World, there: WorldHost, process: Process, addresses: int) -> Path[None]:
-    """End a process; its pages at the first *addresses* addresses are discarded with it."""
-    path = exit_process(there.host, process)
-    reply: Reply = None
-    while True:
-        try:
-            effect = path.send(reply)
-        except StopIteration:
-            break
-        finally:
-            if not process.is_alive:
-                for address in range(addresses):
-                    world.model.note_discarded(process, address)
-        reply = yield effect
-
-
 def fork_process(world: World, there: WorldHost, parent: Process) -> Path[Process]:
     """Return a copy of the process."""
     child = yield from fork(there.host, parent)
@@ -89,29 +68,27 @@ def fork_process(world: World, there: WorldHost, parent: Process) -> Path[Proces
     return child
 
 
-def shrink(world: World, there: WorldHost, times: int) -> Path[None]:
-    """Let the tier move its oldest page from the pool to the device, at any time, *times* over."""
-    for _ in range(times):
-        _write_back_oldest(world, there)
-        yield Preempt("tier.write_back")
+def shrink(world: World, there: WorldHost) -> Path[None]:
+    """Let the tier move its oldest page from the pool to the device, once, at any time."""
+    _write_back_oldest(world, there)
+    yield Preempt("tier.write_back")
 
 
 def _write_back_oldest(world: World, there: WorldHost) -> None:
-    slot = next(world.tier.pool.oldest_first(), None)
+    slot = next(world.server.tier.pool.oldest_first(), None)
     if slot is not None:
         write_back(there.network.areas[0], slot.offset)
 
 
 def restart(world: World) -> Path[None]:
     """Let the server die and start anew, at any time; its hosts hear of it any time later, or when they ask it."""
-    world.restart_tier()
+    world.server.restart()
     yield Preempt("tier.restarted")
     for there in world.hosts:
         there.network.tell_of_restart()
 
 
-def end_leases(world: World, times: int) -> Path[None]:
-    """Let every lease end, at any time, *times* over: the clients were too slow."""
-    for _ in range(times):
-        world.tier.expire_leases(AFTER_EVERY_LEASE_NS)
-        yield Preempt("tier.leases_ended")
+def end_leases(world: World) -> Path[None]:
+    """Let every lease end, once, at any time: the clients were too slow."""
+    world.server.tier.expire_leases(AFTER_EVERY_LEASE_NS)
+    yield Preempt("tier.leases_ended")
