@@ -88,15 +88,13 @@ class Route:
 
 
 @dataclass(slots=True)
-class _Sent:
-    request: bytes
-    is_copy: bool
+class _Message:
+    """A request on its way to the server."""
 
-
-@dataclass(slots=True)
-class _Copy:
     request: bytes
-    messages_between: int
+    is_copy: bool = False
+    messages_between: int = 0
+    """Passed on only after so many others."""
 
 
 class FaultyStream:
@@ -121,7 +119,7 @@ class FaultyStream:
         self._chance_of = chance_of
         self._chance = random.Random(0)
         self._is_over = False
-        self._sent: deque[_Sent] = deque()
+        self._sent: deque[_Message] = deque()
         """Passed on and not answered, the oldest first."""
         self._recent: deque[tuple[bytes, bytes]] = deque(maxlen=RECENT_ANSWERS)
         """Requests and the answers passed on to the host last, or about to be."""
@@ -163,36 +161,28 @@ class FaultyStream:
         """Pass requests on as they come, but for those that are overtaken or come twice."""
         coming: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_MESSAGES_MAX)
         reader = asyncio.create_task(self._read_requests(coming))
-        held: bytes | None = None
-        copies: list[_Copy] = []
+        later: list[_Message] = []
+        """One that is to be overtaken, perhaps, and then copies."""
         try:
             while True:
                 try:
-                    waits = held is not None or copies
-                    request = await asyncio.wait_for(coming.get(), HOLD_SECONDS if waits else None)
+                    request = await asyncio.wait_for(coming.get(), HOLD_SECONDS if later else None)
                 except TimeoutError:  # nothing came to overtake or to come in between
-                    if held is not None:
-                        await self._pass_on(call, held, is_copy=False)
-                    held = None
-                    copies = await self._pass_copies_on(call, copies, are_due=True)
+                    later = await self._pass_later_on(call, later, are_all_due=True)
                     continue
                 if request is None:
                     break
                 self._begin(request)
-                if held is None and self._chance.random() < self._faults.reorder:
-                    held = request
+                is_one_held = any(not message.is_copy for message in later)
+                if not is_one_held and self._chance.random() < self._faults.reorder:
+                    later.insert(0, _Message(request))
                     continue
-                await self._pass_on(call, request, is_copy=False)
-                if held is not None:
-                    self._counts["reorder"] += 1
-                    await self._pass_on(call, held, is_copy=False)
-                    held = None
-                copies = await self._pass_copies_on(call, copies)
+                await self._pass_on(call, _Message(request))
+                later = await self._pass_later_on(call, later)
                 if self._chance.random() < self._faults.duplicate:
-                    copies.append(_Copy(request, self._chance.randrange(COPY_MESSAGES_MAX + 1)))
-            if held is not None:
-                await self._pass_on(call, held, is_copy=False)
-            await self._pass_copies_on(call, copies, are_due=True)
+                    between = self._chance.randrange(COPY_MESSAGES_MAX + 1)
+                    later.append(_Message(request, is_copy=True, messages_between=between))
+            await self._pass_later_on(call, later, are_all_due=True)
             await call.done_writing()
         except (aio.AioRpcError, asyncio.InvalidStateError):
             return  # the stream has ended; _take_answers() gets its status
@@ -213,20 +203,23 @@ class FaultyStream:
             self.area = pb.ExchangeRequest.FromString(request).header.area
             self._chance = self._chance_of(self.area)
 
-    async def _pass_on(self, call: _Call, request: bytes, *, is_copy: bool) -> None:
-        self._sent.append(_Sent(request, is_copy))
-        await call.write(request)
+    async def _pass_on(self, call: _Call, message: _Message) -> None:
+        self._sent.append(message)
+        await call.write(message.request)
 
-    async def _pass_copies_on(self, call: _Call, copies: list[_Copy], *, are_due: bool = False) -> list[_Copy]:
-        """Pass the copies on that are due, and return the others."""
+    async def _pass_later_on(self, call: _Call, later: list[_Message], *, are_all_due: bool = False) -> list[_Message]:
+        """Pass the messages on that are due, and return the others."""
         left = []
-        for copy in copies:
-            if copy.messages_between == 0 or are_due:
+        for message in later:
+            if message.messages_between and not are_all_due:
+                message.messages_between -= 1
+                left.append(message)
+                continue
+            if message.is_copy:
                 self._counts["duplicate"] += 1
-                await self._pass_on(call, copy.request, is_copy=True)
-            else:
-                copy.messages_between -= 1
-                left.append(copy)
+            elif not are_all_due:  # another one was passed on first
+                self._counts["reorder"] += 1
+            await self._pass_on(call, message)
         return left
 
     # Answers
