@@ -17,10 +17,8 @@ from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.pool import Pool
 from swaptier_server.tier.slot import SlotState
-from swaptier_server.tier.write_back import RECLAIM_RETRIES_MAX, write_back_all, write_back_oldest
+from swaptier_server.tier.write_back import CLUSTER_PAGES, RECLAIM_RETRIES_MAX, write_back_all, write_back_oldest
 
-CLUSTER_PAGES: Final = 32
-"""Pages an area gives up in its turn, in one write. Models: SWAP_CLUSTER_MAX."""
 SHRINK_PAGES_MAX: Final = 256
 """Pages written in one call, unless said otherwise: a few milliseconds on a device that is a file."""
 

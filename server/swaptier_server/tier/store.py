@@ -12,19 +12,16 @@ frontswap's, which zswap lost with 71024cb4a0bf.
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.device import DeviceError
 from swaptier_server.tier.page import StoredPage, stored_page
 from swaptier_server.tier.slot import HANDED_OFF_STATES, Slot, SlotEvent
-from swaptier_server.tier.write_back import write_back_oldest
+from swaptier_server.tier.write_back import CLUSTER_PAGES, write_back_oldest
 from swaptier_wire.errors import InvalidRequest
 from swaptier_wire.types import NO_GENERATION, PAGE_BYTES, Outcome, Reason, SlotReply, page_checksum
-
-ROOM_PAGES_MAX: Final = 32
-"""Pages that one store may write back to get under its area's quota. Models: SWAP_CLUSTER_MAX."""
 
 
 class _Write(NamedTuple):
@@ -178,11 +175,11 @@ def _pool_refusal(area: Area, stored: StoredPage) -> Reason:
 
 
 def _make_room(area: Area, length: int, quota: int) -> bool:
-    """Write the area's own oldest pages back until *length* bytes more fit under its *quota*; False when they do not.
+    """Write a cluster of the area's oldest pages back; return whether *length* bytes more then fit under its *quota*.
 
     Models: the shrink_memcg() that zswap_store() tries when obj_cgroup_may_zswap() says no.
     """
     if length > quota:
         return False
-    write_back_oldest(area, area.pool_bytes + length - quota, ROOM_PAGES_MAX)
+    write_back_oldest(area, area.pool_bytes + length - quota, CLUSTER_PAGES)
     return area.pool_bytes + length <= quota

@@ -5,7 +5,8 @@ Pure; `swaptier_server.swapfile.file` keeps one on disk. Rules of conduct:
     another, or of another life of its client.
   - What is recorded before a call returns is there for the next server. What failed with DeviceError changed nothing.
 
-`MemorySwapFile` outlives a tier, not the process: for worlds in which the tier's process dies and comes back.
+`MemorySwapFile` outlives a tier, not the process: for worlds in which a tier dies and another follows. A tier without a
+swap file makes one for itself, so nothing outlives that tier.
 """
 
 from collections.abc import Callable, Iterable, Sequence

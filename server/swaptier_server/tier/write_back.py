@@ -16,6 +16,8 @@ from swaptier_server.tier.area import Area
 from swaptier_server.tier.device import DeviceError
 from swaptier_server.tier.slot import Slot, SlotEvent, SlotState
 
+CLUSTER_PAGES: Final = 32
+"""Pages an area gives up at once: in its turn, or for one store that would pass its quota. Models: SWAP_CLUSTER_MAX."""
 RECLAIM_RETRIES_MAX: Final = 16
 """Failures after which a search for room is given up. Models: MAX_RECLAIM_RETRIES."""
 
