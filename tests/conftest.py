@@ -9,7 +9,11 @@ settings.register_profile("swaptier", deadline=None)
 settings.load_profile("swaptier")
 
 
+LONG = ("test_cells.py", "test_workloads.py")
+"""Files that take a core tens of seconds, and have no slow race in them."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files with slow races first: a long file that begins last is waited for alone."""
-    slow = {item.path for item in items if item.get_closest_marker("slow_race")}
+    """Put the longest files first: one that begins last is waited for alone."""
+    slow = {item.path for item in items if item.path.name in LONG or item.get_closest_marker("slow_race")}
     items.sort(key=lambda item: item.path not in slow)

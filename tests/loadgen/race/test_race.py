@@ -107,6 +107,7 @@ async def test_a_server_that_does_not_come_up_is_said_to_be_so() -> None:
             pass
 
 
+@pytest.mark.slow_race
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_race_reports_what_ran_and_leaves_nothing_behind(
     number: signal.Signals, status: int, tmp_path: Path
@@ -144,6 +145,7 @@ def test_a_killed_load_generator_leaves_no_process_behind() -> None:
             assert all_end(descriptors)
 
 
+@pytest.mark.slow_race
 async def test_a_server_survives_a_killed_load_generator_and_serves_the_next() -> None:
     """The next race of the same name takes the areas over, though it wants other sizes."""
     async with own_server() as server:
@@ -159,6 +161,7 @@ async def test_a_server_survives_a_killed_load_generator_and_serves_the_next() -
         assert "safe" in stdout
 
 
+@pytest.mark.slow_race
 @pytest.mark.parametrize("policy", ["exclusive-if-swapcache", "no-bypass"])
 async def test_a_killed_server_is_reported_as_unreachable_and_never_as_corruption(policy: str, tmp_path: Path) -> None:
     """Status 3; every page read until then was right, and who asked for another was told that it cannot be had."""
@@ -202,6 +205,7 @@ def test_a_host_that_dies_is_a_defect_and_no_verdict() -> None:
     assert again in race.said[-1]
 
 
+@pytest.mark.slow_race
 async def test_two_races_of_one_name_do_not_mix(tmp_path: Path) -> None:
     """The newer one takes the areas; the older one is told, and reports no corruption."""
     async with own_server() as server:

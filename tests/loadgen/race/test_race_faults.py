@@ -29,6 +29,7 @@ def race(tmp_path: Path, *arguments: str) -> tuple[Result, dict[str, Any]]:  # J
     return result, json.loads(file.read_text())
 
 
+@pytest.mark.slow_race
 def test_answers_that_get_lost_take_pages_from_exclusive_and_none_from_claim(tmp_path: Path) -> None:
     """Each page that is gone was taken by a hazard with a name, and the programs were told or read something else."""
     result, document = race(tmp_path, "--policy", "claim,exclusive", "--fault", ON_THE_WAY, *WITHOUT_INSTALL_FAILURES)
@@ -49,6 +50,7 @@ def test_answers_that_get_lost_take_pages_from_exclusive_and_none_from_claim(tmp
     assert "p x loads predicts" in result.stdout
 
 
+@pytest.mark.slow_race
 def test_a_server_that_is_killed_again_and_again_loses_no_page_of_claim_where_stores_are_written_through(
     tmp_path: Path,
 ) -> None:
@@ -69,6 +71,7 @@ def test_a_server_that_is_killed_again_and_again_loses_no_page_of_claim_where_st
     assert list(tmp_path.glob("swaptier-*")) == []
 
 
+@pytest.mark.slow_race
 def test_what_a_killed_server_had_in_memory_is_told_lost_and_nothing_is_read_instead(tmp_path: Path) -> None:
     """Under every policy: the host sees another epoch and requires its generations from then on."""
     arguments = ["--policy", "claim,shared", "--fault", "kill-server=every:1s", "--duration", "3"]
@@ -82,6 +85,7 @@ def test_what_a_killed_server_had_in_memory_is_told_lost_and_nothing_is_read_ins
         assert run["silent_stale_reads"] == run["lost_updates"] == 0
 
 
+@pytest.mark.slow_race
 def test_a_policy_that_asks_for_its_generation_is_told_what_it_would_have_read_wrong(tmp_path: Path) -> None:
     """The seed's bug, made loud: the same installs fail, and no page comes back as anything else."""
     arguments = ["--policy", "exclusive", "--install-failure-rate", "0.05"]
@@ -94,6 +98,7 @@ def test_a_policy_that_asks_for_its_generation_is_told_what_it_would_have_read_w
     assert told["runs"][0]["lost_to"]["install_failed"] == told["runs"][0]["detected_losses"]
 
 
+@pytest.mark.slow_race
 def test_several_servers_are_each_killed_and_each_has_a_swap_file(tmp_path: Path) -> None:
     """Named once: the second gets a name of its own beside it."""
     device = tmp_path / "pages"
@@ -125,6 +130,7 @@ def test_a_server_that_cannot_be_started_again_ends_the_race(tmp_path: Path, mon
     assert "did not come back" in result.stderr
 
 
+@pytest.mark.slow_race
 async def test_a_race_shows_a_secured_tier_who_it_is(tmp_path: Path) -> None:
     """TLS, a client certificate and a token, straight and over a faulty link."""
     authority = Authority(tmp_path)

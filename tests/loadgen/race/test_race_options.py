@@ -25,6 +25,7 @@ def race(tmp_path: Path, *arguments: str) -> tuple[Result, dict[str, Any]]:  # J
     return result, json.loads(file.read_text())
 
 
+@pytest.mark.slow_race
 def test_a_race_that_ends_with_swapoff_leaves_nothing_in_the_tier(tmp_path: Path) -> None:
     """Over gRPC: mm's swapoff drains both areas, and closing them drops no page."""
     result, document = race(tmp_path, "--swapoff", "--policy", "exclusive-if-swapcache,shared", "--readahead", "vma")
@@ -51,6 +52,7 @@ def test_the_kernels_counters_stand_under_the_kernels_names_for_each_host(tmp_pa
     assert sum(host["zswpin"] for host in run["kernel_counters"]) == run["counters"]["zswpin"]
 
 
+@pytest.mark.slow_race
 def test_the_swap_race_stress_over_grpc_tells_the_seeds_bug_from_its_fix(tmp_path: Path) -> None:
     """The time to the first corruption is in the document; null where there was none."""
     result, document = race(tmp_path, "--workload", "stress-race", "--policy", "exclusive,exclusive-if-swapcache")
@@ -63,6 +65,7 @@ def test_the_swap_race_stress_over_grpc_tells_the_seeds_bug_from_its_fix(tmp_pat
     assert "(data loss)" in result.stdout
 
 
+@pytest.mark.slow_race
 def test_a_host_has_a_quota_of_the_pool_and_its_pages_go_to_the_device_or_not(tmp_path: Path) -> None:
     """memory.zswap.max and memory.zswap.writeback: with the switch off, what the quota refuses stays on the host."""
     arguments = ["--policy", "exclusive-if-swapcache", "--zswap-max", "20KB"]
@@ -95,6 +98,7 @@ def race_killing(tmp_path: Path, pids: list[int], *arguments: str) -> tuple[int,
     return racing.returncode, json.loads(file.read_text())
 
 
+@pytest.mark.slow_race
 async def test_a_killed_server_harms_only_its_own_pages(tmp_path: Path) -> None:
     """One of two tiers is killed in the middle: its pages are told lost, the others are right, the race goes on."""
     async with own_server() as stays, own_server() as dies:
@@ -110,6 +114,7 @@ async def test_a_killed_server_harms_only_its_own_pages(tmp_path: Path) -> None:
     assert 0 < run["detected_losses"] <= 2 * 64
 
 
+@pytest.mark.slow_race
 async def test_the_race_ends_when_no_tier_is_left(tmp_path: Path) -> None:
     """Status 3, and no corruption: what could not be read was not mapped."""
     async with own_server() as one, own_server() as other:
@@ -122,6 +127,7 @@ async def test_the_race_ends_when_no_tier_is_left(tmp_path: Path) -> None:
     assert run["silent_stale_reads"] == run["lost_updates"] == 0
 
 
+@pytest.mark.slow_race
 def test_own_servers_are_used_in_turn_and_left_empty(tmp_path: Path) -> None:
     """Three of them, equal priorities; all areas are drained by swapoff."""
     result, document = race(tmp_path, "--servers", "3", "--policy", "no-bypass", "--swapoff")
