@@ -16,7 +16,7 @@ from swaptier_wire.batches import Header
 from swaptier_wire.errors import InvalidRequest, TierUnreachable
 from swaptier_wire.reply_codec import AreaStat, decode_stat
 from swaptier_wire.request_codec import encode_header, encode_options
-from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, AreaOptions
+from swaptier_wire.types import PAGE_BYTES, AreaOptions
 
 T = TypeVar("T")
 Sent = TypeVar("Sent")
@@ -26,7 +26,7 @@ ExchangeCall: TypeAlias = "aio.StreamStreamCall[pb.ExchangeRequest, pb.ExchangeR
 
 
 class HostArea(NamedTuple):
-    """The area a host opens, and who the host says it is."""
+    """The area a host opens, and the host's identity."""
 
     client_id: str
     client_epoch: int
@@ -36,28 +36,14 @@ class HostArea(NamedTuple):
     options: AreaOptions = AreaOptions()
 
     def header(self, request_id: int = 0) -> Header:
-        """Return who asks, and for which area."""
+        """Return the header of a request about this area."""
         return Header(self.client_id, self.client_epoch, request_id, self.name)
-
-
-class Opened(NamedTuple):
-    """What the server says when it opens an area."""
-
-    server_epoch: int
-    batch_slots_max: int
-    """The smaller of its limit and ours."""
-    reopened: bool
-    """The area was open in this client's epoch already, and kept its pages."""
-    writes_through: bool
-    """A store is answered only once the page is on a device that outlives the server."""
-    incarnation: int
-    """Which opening of the area this is: on one server, another one has none of the pages of those before."""
 
 
 class AreaCalls:
     """Calls about *area* over a connected channel, each answered within *deadline_seconds*.
 
-    *metadata* goes with every one of them: it says who calls.
+    *metadata* goes with every one of them: it identifies the caller.
     """
 
     def __init__(
@@ -73,8 +59,8 @@ class AreaCalls:
         self._deadline_seconds = deadline_seconds
         self._metadata = metadata
 
-    async def swapon(self, seen_server_epoch: int = 0) -> Opened:
-        """Open the area, or find it open.
+    async def swapon(self, seen_server_epoch: int = 0) -> pb.SwaponResponse:
+        """Open the area, or find it open; return the server's answer.
 
         *seen_server_epoch* is that of the last answer about this area, 0 without one: a server that does not have the
         area says of its pages that a restart lost them.
@@ -88,19 +74,13 @@ class AreaCalls:
             options=encode_options(self._area.options),
             seen_server_epoch=seen_server_epoch,
         )
-        response = await _answer(self._stub.Swapon(request, timeout=self._deadline_seconds, metadata=self._metadata))
+        response = await self._answer(self._stub.Swapon, request)
         if response.page_size_bytes != PAGE_BYTES:
             raise InvalidRequest(
                 f"the server's pages have {response.page_size_bytes} bytes and this host's {PAGE_BYTES}. No page was "
                 "sent; compare the versions of client and server"
             )
-        return Opened(
-            response.server_epoch,
-            min(BATCH_SLOTS_MAX, response.batch_slots_max),
-            response.reopened,
-            response.writes_through,
-            response.incarnation,
-        )
+        return response
 
     async def swapoff(self) -> int:
         """Close the area; return how many pages the pool still held.
@@ -108,9 +88,7 @@ class AreaCalls:
         Raises:
             SwapTierError: as the contract's Swapoff.
         """
-        request = pb.SwapoffRequest(header=self._header)
-        response = await _answer(self._stub.Swapoff(request, timeout=self._deadline_seconds, metadata=self._metadata))
-        return response.dropped_pages
+        return (await self._answer(self._stub.Swapoff, pb.SwapoffRequest(header=self._header))).dropped_pages
 
     async def stat(self) -> AreaStat:
         """Return what the area holds, and its counters.
@@ -118,14 +96,24 @@ class AreaCalls:
         Raises:
             SwapTierError: as the contract's Stat.
         """
-        request = pb.StatRequest(header=self._header)
-        return decode_stat(
-            await _answer(self._stub.Stat(request, timeout=self._deadline_seconds, metadata=self._metadata))
-        )
+        return decode_stat(await self._answer(self._stub.Stat, pb.StatRequest(header=self._header)))
 
     def exchange(self) -> ExchangeCall:
         """Start the ordered stream."""
         return self._stub.Exchange(metadata=self._metadata)
+
+    async def _answer(self, call: "aio.UnaryUnaryMultiCallable[Sent, Got]", request: Sent) -> Got:
+        """Return the answer to *request*, or raise its status as our error."""
+        try:
+            return await call(request, timeout=self._deadline_seconds, metadata=self._metadata)
+        except aio.AioRpcError as error:
+            raise status.from_rpc_error(error) from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # This task was not cancelled: gRPC raises this in a call whose channel was closed under it.
+            raise TierUnreachable("the connection was closed; whether the request took effect is unknown") from None
 
 
 def status_now(call: "aio.StreamStreamCall[Sent, Got]") -> aio.AioRpcError:
@@ -147,17 +135,3 @@ def _ready(value: Awaitable[T]) -> T:
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]  # a generator's return value has no type in StopIteration
     raise AssertionError("the call has not ended")
-
-
-async def _answer(call: Awaitable[T]) -> T:
-    """Return the answer of *call*, or raise its status as our error."""
-    try:
-        return await call
-    except aio.AioRpcError as error:
-        raise status.from_rpc_error(error) from error
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        # Nobody cancelled us: gRPC says so of a call whose channel was closed under it.
-        raise TierUnreachable("the connection was closed; whether the request took effect is unknown") from None

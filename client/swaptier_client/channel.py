@@ -37,7 +37,7 @@ async def connect(address: str, seconds: float, security: Security = PLAIN) -> a
     """Return a connected channel to *address*, HOST:PORT or unix:PATH; the caller closes it.
 
     Raises:
-        TierUnreachable: nobody answers there within *seconds*, or *security* cannot be used. Definite.
+        TierUnreachable: no server answers there within *seconds*, or *security* cannot be used. Definite.
     """
     channel = security.channel(address, CHANNEL_OPTIONS)
     try:

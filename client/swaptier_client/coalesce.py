@@ -18,6 +18,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from swaptier_client.mm.effects import Load, Request, RequestReply
 from swaptier_wire.errors import SwapTierError
@@ -26,16 +27,14 @@ QUEUE_OPS_MAX = 4096
 """Operations that may wait for one area: 16 messages, 16 MiB of pages. More threads than this wait for room."""
 
 
+@dataclass(slots=True, eq=False)
 class PendingRequest:
     """One request on its way: waiting, then in one message, then answered or failed. Its future ends exactly once."""
 
-    __slots__ = ("deadline", "effect", "reply")
-
-    def __init__(self, effect: Request, reply: asyncio.Future[RequestReply], deadline: float = math.inf) -> None:
-        self.effect = effect
-        self.reply = reply
-        self.deadline = deadline
-        """By the stream's clock; its own, whatever else is in the message. Time without a connection moves it."""
+    effect: Request
+    reply: asyncio.Future[RequestReply]
+    deadline: float = math.inf
+    """By the stream's clock; its own, whatever else is in the message. Time without a connection moves it."""
 
     def resolve(self, reply: RequestReply) -> None:
         """End it with *reply*, unless its caller has gone."""
@@ -85,7 +84,7 @@ class RequestQueue:
                 op.effect = op.effect._replace(require_generation=True)
 
     def extend_deadlines(self, deadline: float) -> None:
-        """Let nothing that waits be late before *deadline*: until now there was nobody to send it to."""
+        """Let nothing that waits be late before *deadline*: until now there was no server to send it to."""
         for op in self._ops:
             op.deadline = max(op.deadline, deadline)
 

@@ -4,11 +4,11 @@ Touches the network (grpc.aio) and the event loop's clock. Rules of conduct:
 
 - The pump sends a message whenever fewer than `window_messages` are unanswered and something waits; no timer holds
   anything back.
-- Nothing is sent twice. Whoever owns the queue decides what becomes of what is unanswered when the connection ends.
+- Nothing is sent twice. The owner of the queue decides what becomes of what is unanswered when the connection ends.
 - An operation whose own deadline passes ends alone, with its outcome unknown, whatever message it is in. A message
   without an answer for as long ends the connection: nothing behind it can be trusted to arrive.
 - The server answers in order. An answer that others overtake is lost, once more of them came than can be reordered on
-  the way; one that comes to a message nobody waits for is late or came twice, and is not looked at.
+  the way; one that comes to a message that is not waited for is late or came twice, and is not looked at.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 from grpc import aio
 
 from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_client.area_calls import AreaCalls, HostArea, Opened, status_now
+from swaptier_client.area_calls import AreaCalls, HostArea, status_now
 from swaptier_client.channel import connect
 from swaptier_client.coalesce import QUEUE_OPS_MAX, RequestQueue
 from swaptier_client.message import Message
@@ -30,6 +30,7 @@ from swaptier_wire import status
 from swaptier_wire.errors import DeadlinePassed, ServerDefect, TierUnreachable, UnknownArea
 from swaptier_wire.reply_codec import decode_exchange_response
 from swaptier_wire.request_codec import encode_exchange_request
+from swaptier_wire.types import BATCH_SLOTS_MAX
 
 WINDOW_MESSAGES = 2
 """Unanswered messages at once: one being applied while the next is packed. Measured with 4 to 256 threads on two cores:
@@ -75,7 +76,7 @@ class End(NamedTuple):
 
 
 class Listener(Protocol):
-    """Who is told what happens on the connection, as it happens."""
+    """Hears what happens on the connection, as it happens."""
 
     def on_epoch(self, epoch: int) -> None:
         """An answer says that the server is in *epoch*. Called before the replies in it are dealt out."""
@@ -115,16 +116,16 @@ class Connection:
         self._last_request_id = 0
         self._end: End | None = None
         self._first_status: aio.AioRpcError | None = None
-        self._pump_sleeps: asyncio.Future[None] | None = None
+        self._pump_may_send = asyncio.Event()
         self._watchdog: asyncio.TimerHandle | None = None
 
-    async def open(self, connect_seconds: float, seen_server_epoch: int) -> Opened:
-        """Connect within *connect_seconds* and open the area; return what the server says.
+    async def open(self, connect_seconds: float, seen_server_epoch: int) -> pb.SwaponResponse:
+        """Connect within *connect_seconds* and open the area; return the server's answer.
 
         *seen_server_epoch* as for `AreaCalls.swapon`.
 
         Raises:
-            TierUnreachable: nobody answers at the address. Definite, but for a connection that broke during Swapon.
+            TierUnreachable: no server answers at the address. Definite, but for a connection that broke during Swapon.
             SwapTierError: the server refused the area; its class says why. Definite.
         """
         security = self._settings.security
@@ -137,7 +138,7 @@ class Connection:
         except BaseException:
             await self._channel.close()
             raise
-        self._batch_slots_max = opened.batch_slots_max
+        self._batch_slots_max = min(BATCH_SLOTS_MAX, opened.batch_slots_max)
         self._call = self.calls.exchange()
         self._call.add_done_callback(self._on_call_end)
         return opened
@@ -172,7 +173,7 @@ class Connection:
     def wake(self) -> None:
         """Have the pump look at the queue, if it may send."""
         if len(self.unanswered) < self._settings.window_messages:
-            self._wake_pump()
+            self._pump_may_send.set()
 
     # The pump sends, the reader resolves; both are tasks of run().
 
@@ -180,8 +181,8 @@ class Connection:
         """Send messages, as far as the window and what waits allow, until the stream is down."""
         while self._end is None:
             if not self._waiting or len(self.unanswered) >= self._settings.window_messages:
-                self._pump_sleeps = self._loop.create_future()
-                await self._pump_sleeps
+                self._pump_may_send.clear()
+                await self._pump_may_send.wait()
                 continue
             now = self._loop.time()
             for op in self._waiting.take_late(now):
@@ -198,7 +199,7 @@ class Connection:
             try:
                 await self._call.write(encode_exchange_request(message.request))
             except (aio.AioRpcError, asyncio.InvalidStateError):
-                return  # the stream has ended; the reader is told why
+                return  # the stream has ended; the reader learns why
 
     async def _read(self) -> None:
         """Take answers until the stream ends."""
@@ -244,7 +245,7 @@ class Connection:
         self._counters.round_trip_us.observe(int((self._loop.time() - message.sent_at) * 1e6))
         del self.unanswered[response.request_id]
         self._give_up_overtaken(response.request_id)
-        self._wake_pump()
+        self._pump_may_send.set()
         self._listener.on_progress()
 
     def _give_up_overtaken(self, request_id: int) -> None:
@@ -269,7 +270,7 @@ class Connection:
         if self._watchdog is not None:
             self._watchdog.cancel()
         self._call.cancel()
-        self._wake_pump()
+        self._pump_may_send.set()
 
     def _on_call_end(self, _call: object) -> None:
         """Keep the stream's status; what comes later may be grpc's own."""
@@ -277,7 +278,7 @@ class Connection:
             self._first_status = status_now(self._call)
 
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
-        """Leave nobody waiting if the pump or the reader ended in a way it should not."""
+        """Leave nothing waiting if the pump or the reader ended in a way it should not."""
         if task.cancelled():
             self._finish("the stream's task was cancelled")
         elif (defect := task.exception()) is not None:
@@ -290,9 +291,8 @@ class Connection:
             return
         seconds = self._settings.deadline_seconds
         deadline = min(min(message.deadline, message.sent_at + seconds) for message in self.unanswered.values())
-        if (
-            self._watchdog is not None and self._watchdog.when() > deadline
-        ):  # an older operation was held back until now
+        if self._watchdog is not None and self._watchdog.when() > deadline:
+            # An older operation was held back until now.
             self._watchdog.cancel()
             self._watchdog = None
         if self._watchdog is None:
@@ -316,8 +316,3 @@ class Connection:
         return DeadlinePassed(
             f"tier {self._address} did not answer a request within {seconds:g} s; {effect}", definite=definite
         )
-
-    def _wake_pump(self) -> None:
-        """Let the pump look again."""
-        if self._pump_sleeps is not None and not self._pump_sleeps.done():
-            self._pump_sleeps.set_result(None)

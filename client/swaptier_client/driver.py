@@ -7,7 +7,7 @@ Touches the event loop and nothing else; the wire is behind `Tier`. Rules of con
 - A transport failure is thrown into the path; in a `Batch` it stands in the list in place of the reply.
 - A path whose task is cancelled is closed: its `finally` clauses run at once, and may not yield.
 
-Models: the scheduler, as far as mm can tell: wait_event(), wake_up_all() and involuntary preemption.
+Models: the scheduler, as far as mm sees it: wait_event(), wake_up_all() and involuntary preemption.
 """
 
 import asyncio
@@ -16,18 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from swaptier_client.mm.effects import (
-    Acknowledge,
-    Batch,
-    Load,
-    Path,
-    Preempt,
-    Reply,
-    Request,
-    RequestReply,
-    Wait,
-    WaitQueue,
-)
+from swaptier_client.mm.effects import Acknowledge, Batch, Load, Path, Preempt, Reply, Request, RequestReply, Wait
 from swaptier_wire.errors import SwapTierError
 
 T = TypeVar("T")
@@ -86,33 +75,16 @@ class Preemption:
 class PreemptionCoin:
     """Draws how long each preemption lasts. The same seed draws the same lengths; who gets which is the schedule's."""
 
-    __slots__ = ("_draw", "_probability", "_turns_max")
-
     def __init__(self, preemption: Preemption, seed: int) -> None:
         self._draw = random.Random(seed).random
-        self._probability = preemption.probability
-        self._turns_max = preemption.turns_max
+        self._preemption = preemption
 
     def turns(self) -> int:
         """Return how many turns of the loop to yield for: mostly 0."""
-        if self._draw() >= self._probability:
+        if self._draw() >= self._preemption.probability:
             return 0
         # 1/u for a uniform u in (0, 1] is at least k with probability 1/k.
-        return min(int(1.0 / (1.0 - self._draw())), self._turns_max)
-
-
-class _Parked:
-    """One path asleep in a WaitQueue. Lives from park() to wake(), or to the cancellation of its task."""
-
-    __slots__ = ("woken",)
-
-    def __init__(self, woken: asyncio.Future[None]) -> None:
-        self.woken = woken
-
-    def wake(self) -> None:
-        """Make the path runnable; the loop resumes it later, never from in here."""
-        if not self.woken.done():  # its task may have been cancelled between the wake-up and now
-            self.woken.set_result(None)
+        return min(int(1.0 / (1.0 - self._draw())), self._preemption.turns_max)
 
 
 class Driver:
@@ -147,7 +119,7 @@ class Driver:
                     if turns:
                         await _preempt(turns, self._preemption_seconds_max)
                 elif isinstance(effect, Wait):
-                    await _wait(effect.queue)
+                    await _wait(effect)
                 elif isinstance(effect, Batch):
                     reply = await self._batch(effect)
                 elif isinstance(effect, Acknowledge):
@@ -183,7 +155,7 @@ class Driver:
                 except SwapTierError as error:
                     replies.append(error)
         finally:
-            for future in futures[len(replies) :]:  # cancelled in the middle: nobody will read the rest
+            for future in futures[len(replies) :]:  # cancelled in the middle: the rest has no reader
                 future.cancel()
         return replies
 
@@ -203,7 +175,7 @@ async def _when_there_is_room(tier: TierLink, request: Request) -> Request:
 
 
 def _forget(posted: asyncio.Future[RequestReply]) -> None:
-    """Take the outcome of a posted request, so that nobody reports a failure as unseen."""
+    """Take the outcome of a posted request, so that asyncio does not report a failure as never retrieved."""
     if not posted.cancelled():
         posted.exception()
 
@@ -218,12 +190,17 @@ async def _preempt(turns: int, seconds_max: float) -> None:
             return
 
 
-async def _wait(queue: WaitQueue) -> None:
-    """Sleep until *queue* is woken. Parks before anything else can run, so no wake-up falls in between."""
-    parked = _Parked(asyncio.get_running_loop().create_future())
-    queue.park(parked)
+async def _wait(effect: Wait) -> None:
+    """Sleep until the queue is woken. Parks before anything else can run, so no wake-up falls in between."""
+    woken = asyncio.get_running_loop().create_future()
+
+    def wake() -> None:
+        if not woken.done():  # the task may have been cancelled between the wake-up and now
+            woken.set_result(None)
+
+    effect.queue.park(wake)
     try:
-        await parked.woken
+        await woken
     except asyncio.CancelledError:
-        queue.unpark(parked)
+        effect.queue.unpark(wake)
         raise

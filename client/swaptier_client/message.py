@@ -11,16 +11,7 @@ from typing import TypeVar
 
 from swaptier_client.coalesce import PendingRequest
 from swaptier_client.mm.effects import Acknowledge, Invalidate, Load, Lookup, RequestReply, Store
-from swaptier_wire.batches import (
-    Acknowledges,
-    Header,
-    Invalidates,
-    Loads,
-    Lookups,
-    ReplyBatches,
-    RequestBatches,
-    Stores,
-)
+from swaptier_wire import batches
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import page_checksum
 
@@ -32,7 +23,7 @@ class Message:
 
     __slots__ = ("_by_kind", "deadline", "ops", "overtaken", "request", "sent_at")
 
-    def __init__(self, header: Header, ops: Sequence[PendingRequest], *, sent_at: float) -> None:
+    def __init__(self, header: batches.Header, ops: Sequence[PendingRequest], *, sent_at: float) -> None:
         """Pack *ops*, which are of different slots and agree on require_generation. *sent_at* is the loop's time."""
         self.sent_at = sent_at
         self.ops = ops
@@ -43,7 +34,7 @@ class Message:
         self._by_kind: dict[type, list[PendingRequest]] = {}
         for op in ops:
             self._by_kind.setdefault(type(op.effect), []).append(op)
-        self.request = RequestBatches(
+        self.request = batches.RequestBatches(
             header,
             store=_stores(self._effects(Store)),
             load=_loads(self._effects(Load)),
@@ -52,7 +43,7 @@ class Message:
             invalidate=_invalidates(self._effects(Invalidate)),
         )
 
-    def resolve(self, replies: ReplyBatches) -> None:
+    def resolve(self, replies: batches.ReplyBatches) -> None:
         """End every operation with its reply; *replies* were decoded against `request`, so they fit."""
         answers: tuple[tuple[type, Sequence[RequestReply] | None], ...] = (
             (Store, replies.store),
@@ -81,15 +72,15 @@ class Message:
         return [op.effect for op in self._by_kind.get(kind, ()) if isinstance(op.effect, kind)]
 
 
-def _stores(effects: list[Store]) -> Stores | None:
+def _stores(effects: list[Store]) -> batches.Stores | None:
     pages = [effect.page for effect in effects]
-    return Stores(*_slots(effects), pages, list(map(page_checksum, pages))) if effects else None
+    return batches.Stores(*_slots(effects), pages, list(map(page_checksum, pages))) if effects else None
 
 
-def _loads(effects: list[Load]) -> Loads | None:
+def _loads(effects: list[Load]) -> batches.Loads | None:
     if not effects:
         return None
-    return Loads(
+    return batches.Loads(
         *_slots(effects),
         modes=[effect.mode for effect in effects],
         request_ids=[effect.request_id for effect in effects],
@@ -97,16 +88,16 @@ def _loads(effects: list[Load]) -> Loads | None:
     )
 
 
-def _lookups(effects: list[Lookup]) -> Lookups | None:
-    return Lookups([effect.entry.offset for effect in effects]) if effects else None
+def _lookups(effects: list[Lookup]) -> batches.Lookups | None:
+    return batches.Lookups([effect.entry.offset for effect in effects]) if effects else None
 
 
-def _acknowledges(effects: list[Acknowledge]) -> Acknowledges | None:
-    return Acknowledges(*_slots(effects), [effect.request_id for effect in effects]) if effects else None
+def _acknowledges(effects: list[Acknowledge]) -> batches.Acknowledges | None:
+    return batches.Acknowledges(*_slots(effects), [effect.request_id for effect in effects]) if effects else None
 
 
-def _invalidates(effects: list[Invalidate]) -> Invalidates | None:
-    return Invalidates(*_slots(effects)) if effects else None
+def _invalidates(effects: list[Invalidate]) -> batches.Invalidates | None:
+    return batches.Invalidates(*_slots(effects)) if effects else None
 
 
 def _slots(effects: Iterable[Store | Load | Acknowledge | Invalidate]) -> tuple[list[int], list[int]]:

@@ -1,7 +1,7 @@
 """What a host's stream to one tier counts: how far operations coalesce, and how long a message takes.
 
-Pure. Plain integers, like `mm/counters.py`, so that a host process can send them as they are; whoever holds the
-registry (the load generator) exports `rows()`.
+Pure. Plain integers, like `mm/counters.py`, so that a host process can send them as they are; the holder of
+the registry (the load generator) exports `rows()`.
 """
 
 from bisect import bisect_left
@@ -15,21 +15,7 @@ from swaptier_wire.types import PAGE_BYTES, WORD_BYTES, Outcome
 SLOTS_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Slots in a message, up to BATCH_SLOTS_MAX."""
 
-ROUND_TRIP_BOUNDS_US = (
-    100,
-    200,
-    500,
-    1_000,
-    2_000,
-    5_000,
-    10_000,
-    20_000,
-    50_000,
-    100_000,
-    200_000,
-    500_000,
-    1_000_000,
-)
+ROUND_TRIP_BOUNDS_US = (100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 10**6)
 """From below one idle round trip on loopback to well into trouble; the deadline is beyond it."""
 
 
@@ -78,7 +64,7 @@ class StreamCounters:
     answers_lost: int = 0
     """Messages that had no answer although later ones had; whether they took effect is unknown."""
     answers_unexpected: int = 0
-    """Answers to messages that nobody waited for any more: too late, or the second of two. Not looked at."""
+    """Answers to messages that were not waited for any more: too late, or the second of two. Not looked at."""
     message_slots: Buckets = field(default_factory=lambda: Buckets(SLOTS_BOUNDS))
     """Slots in each message sent: what coalescing gains."""
     round_trip_us: Buckets = field(default_factory=lambda: Buckets(ROUND_TRIP_BOUNDS_US))

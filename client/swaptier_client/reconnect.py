@@ -5,10 +5,10 @@ Full jitter (any wait from 0 to the bound) because hosts that lost one server to
 """
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple, TypeVar
 
-from swaptier_wire.errors import Draining, LimitReached, ServerDefect, SwapTierError, TierUnreachable
+from swaptier_wire.errors import Draining, LimitReached, ServerDefect, TierUnreachable
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ WAIT_SECONDS_MAX = 2.0
 """Bound of every wait: a server that comes back is found within it."""
 
 PASSING = (TierUnreachable, Draining, LimitReached, ServerDefect)
-"""What may be over at the next attempt. Whatever else a server says (replaced, other geometry, no token) stands."""
+"""What may be over at the next attempt. Any other answer (replaced, other geometry, no token) stands."""
 
 
 class Clock(NamedTuple):
@@ -31,18 +31,12 @@ class Clock(NamedTuple):
     """Return after so many seconds."""
 
 
-class Backoff:
-    """How long to wait before each attempt of one outage: any time up to a bound that doubles with each."""
-
-    def __init__(self, chance: random.Random) -> None:
-        self._chance = chance
-        self._attempts = 0
-
-    def next_seconds(self) -> float:
-        """Return the wait before the next attempt."""
-        bound = min(WAIT_SECONDS_MAX, FIRST_WAIT_SECONDS_MAX * 2.0 ** min(self._attempts, 32))
-        self._attempts += 1
-        return self._chance.uniform(0.0, bound)
+def backoff_seconds(chance: random.Random) -> Iterator[float]:
+    """Yield the wait before each attempt of one outage: any time up to a bound that doubles with each."""
+    bound = FIRST_WAIT_SECONDS_MAX
+    while True:
+        yield chance.uniform(0.0, bound)
+        bound = min(WAIT_SECONDS_MAX, 2.0 * bound)
 
 
 async def until_it_works(
@@ -53,7 +47,7 @@ async def until_it_works(
     give_up_seconds: float,
     has_given_up: Callable[[], bool] = lambda: False,
 ) -> T:
-    """Return what *attempt* returns, once it does; it is told the seconds that are left and should not take more.
+    """Return what *attempt* returns, once it does; it gets the seconds that are left and should not take more.
 
     Waits before the first attempt, too: this is called when something has just failed.
 
@@ -61,19 +55,15 @@ async def until_it_works(
         SwapTierError: the last failure, after *give_up_seconds* or once *has_given_up* says so; or the first that no
             further attempt can change.
     """
-    backoff = Backoff(chance)
+    waits = backoff_seconds(chance)
     end = clock.now() + give_up_seconds
-    wait_seconds = backoff.next_seconds()
+    wait_seconds = next(waits)
     while True:
         await clock.sleep(wait_seconds)
         try:
             return await attempt(max(0.0, end - clock.now()))
         except PASSING as failure:
-            wait_seconds = max(backoff.next_seconds(), _asked_wait_seconds(failure))
+            asked = failure.retry_after_seconds if isinstance(failure, LimitReached) else None
+            wait_seconds = max(next(waits), asked or 0.0)
             if has_given_up() or clock.now() + wait_seconds >= end:
                 raise
-
-
-def _asked_wait_seconds(failure: SwapTierError) -> float:
-    """Return how long the server asked to wait, if it did."""
-    return (failure.retry_after_seconds or 0.0) if isinstance(failure, LimitReached) else 0.0

@@ -34,7 +34,7 @@ class SecurityUnusable(TierUnreachable):
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """What a host uses. Made of nothing: plain text, and nobody in particular.
+    """What a host uses. Without arguments: plain text, and no identity.
 
     Raises:
         SecurityUnusable: a combination that makes no sense.

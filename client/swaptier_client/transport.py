@@ -4,10 +4,10 @@ Touches the network (through `connection.py`) and the event loop's clock. Rules 
 
 - `submit()` never waits. `coalesce.py` decides what goes into a message and keeps each slot's order.
 - Every operation ends once: with its reply, or with an error that says whether it may have taken effect. Not sent:
-  definite. Sent and not answered: indefinite. Nothing that may have taken effect is sent twice: who asked asks again.
+  definite. Sent and not answered: indefinite. Nothing that may have taken effect is sent twice: the caller asks again.
 - When a connection breaks, what had not been sent waits for the next one, for `give_up_seconds`; what had been sent and
   is known to have had no effect waits with it. A refusal that no later attempt can change ends the stream at once.
-- A new epoch of the server is told once, before anything is sent to it, and every load that waits then requires its
+- A new epoch of the server is reported once, before anything is sent to it, and every load that waits then requires its
   generation: what the server lost must come back as lost, not as whatever its device has.
 - Bytes are checked on arrival (`message.py`): other bytes than those of the store become Outcome.ERROR, never a page.
 
@@ -19,9 +19,9 @@ import random
 from collections.abc import Awaitable, Callable
 from itertools import count
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
-from swaptier_client.area_calls import HostArea
+from swaptier_client.area_calls import AreaCalls, HostArea
 from swaptier_client.coalesce import PendingRequest, RequestQueue
 from swaptier_client.connection import Connection, End, StreamSettings
 from swaptier_client.metrics import StreamCounters
@@ -32,6 +32,8 @@ from swaptier_wire.reply_codec import AreaStat
 from swaptier_wire.types import NO_GENERATION, PAGE_BYTES
 
 T = TypeVar("T")
+
+UnaryCall: TypeAlias = Callable[[AreaCalls], Awaitable[T]]
 
 
 class TierStream:
@@ -49,7 +51,7 @@ class TierStream:
         on_epoch_change: Callable[[int, int], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Name a server (HOST:PORT or unix:PATH). *on_epoch_change* gets (old, new) before the reply that told.
+        """Name a server (HOST:PORT or unix:PATH). *on_epoch_change* gets (old, new) before the reply that says new.
 
         Old and new are equal when the server is the same and forgot the area. *clock* is for waiting between attempts
         to connect; the event loop's without it.
@@ -78,15 +80,14 @@ class TierStream:
         self._is_patient = self._settings.give_up_seconds > 0
         """A lost connection is replaced."""
         self._is_closing = False
-        self._room_waiters: list[asyncio.Future[None]] = []
-        self._drain_waiters: list[asyncio.Future[None]] = []
-        self._connection_waiters: list[asyncio.Future[None]] = []
+        # Set and cleared at once: what waits looks again, and nothing stays set.
+        self._has_room_again, self._has_drained, self._has_connected = (asyncio.Event() for _ in range(3))
 
     async def __aenter__(self) -> Self:
         """Connect, open the area, start the stream; with `give_up_seconds`, try for as long.
 
         Raises:
-            TierUnreachable: nobody answers at the address. Definite, but for a connection that broke during Swapon.
+            TierUnreachable: no server answers at the address. Definite, but for a connection that broke during Swapon.
             SwapTierError: the server refused the area; its class says why. Definite.
         """
         self._loop = asyncio.get_running_loop()
@@ -128,7 +129,7 @@ class TierStream:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether there is no connection now, though nobody is closing the stream."""
+        """Whether there is no connection now, though the stream is not closing."""
         return self._connection is None and not self._is_closing
 
     @property
@@ -139,7 +140,7 @@ class TierStream:
     async def room(self) -> None:
         """Wait until there may be room, or the stream is down. A hint: ask `has_room` again."""
         if not self.has_room:
-            await self._wait_in(self._room_waiters)
+            await self._has_room_again.wait()
 
     def submit(self, effect: Request) -> asyncio.Future[RequestReply]:
         """Queue *effect* and return the future of its reply: never waits, never raises.
@@ -185,7 +186,7 @@ class TierStream:
     async def drain(self) -> None:
         """Wait until nothing waits and nothing is unanswered."""
         while not self._is_drained:
-            await self._wait_in(self._drain_waiters)
+            await self._has_drained.wait()
 
     @property
     def _is_drained(self) -> bool:
@@ -210,20 +211,9 @@ class TierStream:
             SwapTierError: as the contract's Swapoff.
         """
         await self.drain()  # a unary call is not in the stream's order: it would overtake what is on its way
-        try:
-            dropped_pages = await self._swapoff_once()
-        except PASSING:
-            if not self._is_patient or self._broken is not None:
-                raise
-            try:
-                dropped_pages = await self._until_it_works(lambda _seconds: self._swapoff_once())
-            except UnknownArea:
-                dropped_pages = 0  # closed by an attempt whose answer was lost
+        dropped_pages = await self._unary(AreaCalls.swapoff, again=_swapoff_again)
         self._is_closing = True
         return dropped_pages
-
-    async def _swapoff_once(self) -> int:
-        return await (await self._connected()).calls.swapoff()
 
     async def stat(self) -> AreaStat:
         """Return the area's counters as the server has them now; what is on its way is not waited for.
@@ -231,15 +221,20 @@ class TierStream:
         Raises:
             SwapTierError: as the contract's Stat.
         """
+        return await self._unary(AreaCalls.stat, again=AreaCalls.stat)
+
+    async def _unary(self, call: UnaryCall[T], *, again: UnaryCall[T]) -> T:
+        """Return the answer of *call*, or of *again* where a failure may pass."""
+
+        async def repeat(_seconds: float) -> T:
+            return await again((await self._connected()).calls)
+
         try:
-            return await self._stat_once()
+            return await call((await self._connected()).calls)
         except PASSING:
             if not self._is_patient or self._broken is not None:
                 raise
-            return await self._until_it_works(lambda _seconds: self._stat_once())
-
-    async def _stat_once(self) -> AreaStat:
-        return await (await self._connected()).calls.stat()
+            return await self._until_it_works(repeat)
 
     async def _connected(self) -> Connection:
         """Return the connection, once there is one.
@@ -250,22 +245,22 @@ class TierStream:
         while self._connection is None:
             if self._broken is not None:
                 raise self._not_sent(self._broken)
-            await self._wait_in(self._connection_waiters)
+            await self._has_connected.wait()
         return self._connection
 
-    # What the connection tells.
+    # What the connection reports.
 
     def on_epoch(self, epoch: int) -> None:
-        """Remember the server's epoch; if it is a new one, tell before anything is made of what else it says."""
+        """Remember the server's epoch; a new one is reported before the rest of the answer is used."""
         if epoch != self.server_epoch:
             self._change_epoch(epoch)
 
     def on_progress(self) -> None:
-        """Wake who waits for room, or for everything to have ended."""
+        """Wake what waits for room, or for everything to have ended."""
         if self._waiting.has_room:
-            _wake_all(self._room_waiters)
+            _pulse(self._has_room_again)
         if self._is_drained:
-            _wake_all(self._drain_waiters)
+            _pulse(self._has_drained)
 
     def _change_epoch(self, epoch: int) -> None:
         old, self.server_epoch = self.server_epoch, epoch
@@ -329,13 +324,13 @@ class TierStream:
         self.writes_through = opened.writes_through
         if self.server_epoch == 0:
             self.server_epoch, self.reopened = opened.server_epoch, opened.reopened
-        # A server from before incarnations has none to tell, and says only that it opened the area empty.
+        # A server from before incarnations sends none, and says only that it opened the area empty.
         elif not opened.reopened or (opened.server_epoch, opened.incarnation) != (self.server_epoch, self._incarnation):
             self._change_epoch(opened.server_epoch)
         self._incarnation = opened.incarnation
         self._waiting.extend_deadlines(self._loop.time() + self._settings.deadline_seconds)
         self._connection = connection
-        _wake_all(self._connection_waiters)
+        _pulse(self._has_connected)
 
     async def _reconnect(self) -> None:
         """Make a connection, however often it takes.
@@ -363,8 +358,8 @@ class TierStream:
         self._broken = why
         for op in self._waiting.drop_all():
             op.fail(self._not_sent(why))
-        for waiters in (self._room_waiters, self._drain_waiters, self._connection_waiters):
-            _wake_all(waiters)
+        for event in (self._has_room_again, self._has_drained, self._has_connected):
+            _pulse(event)
 
     def _not_sent(self, why: SwapTierError) -> SwapTierError:
         """Return an error of *why*'s class for a request that was not sent: each is raised in another task."""
@@ -372,16 +367,16 @@ class TierStream:
         error.definite = True
         return error
 
-    async def _wait_in(self, waiters: list[asyncio.Future[None]]) -> None:
-        """Sleep until *waiters* are woken; a cancelled one stays behind, done, and is skipped."""
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        waiters.append(waiter)
-        await waiter
+
+async def _swapoff_again(calls: AreaCalls) -> int:
+    """Close an area that an attempt whose answer was lost may have closed."""
+    try:
+        return await calls.swapoff()
+    except UnknownArea:
+        return 0
 
 
-def _wake_all(waiters: list[asyncio.Future[None]]) -> None:
-    """Wake everyone who waits, in the order they came."""
-    woken, waiters[:] = waiters[:], []
-    for waiter in woken:
-        if not waiter.done():
-            waiter.set_result(None)
+def _pulse(event: asyncio.Event) -> None:
+    """Wake what waits for *event* now, in the order it came, and nothing that comes later."""
+    event.set()
+    event.clear()

@@ -9,8 +9,8 @@ Rules for this file's editors: an effect is data, never a callback into mm; a ne
 (asyncio, seeded, exhaustive).
 """
 
-from collections.abc import Generator
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Generator
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import LoadMode, LoadReply, SlotReply
@@ -50,7 +50,7 @@ class Lookup(NamedTuple):
 
 
 class Acknowledge(NamedTuple):
-    """End a hand-off: the page is safe here. Sent back: None, at once; nobody waits for the reply.
+    """End a hand-off: the page is safe here. Sent back: None, at once; no path waits for the reply.
 
     It rides on the stream with whatever goes out next. One that is lost costs the tier memory until the lease ends, and
     never a page. No kernel model: a function's return cannot be lost.
@@ -62,7 +62,7 @@ class Acknowledge(NamedTuple):
 
 
 class Invalidate(NamedTuple):
-    """Tell that a slot is free. Sent back: SlotReply. Models: zswap_invalidate() at the last swap_free()."""
+    """Forget a slot: it is free. Sent back: SlotReply. Models: zswap_invalidate() at the last swap_free()."""
 
     entry: SwapEntry
     generation: int
@@ -85,40 +85,34 @@ class Batch(NamedTuple):
     requests: tuple[Request, ...]
 
 
-class Waiter(Protocol):
-    """A parked coroutine, as its driver sees it."""
-
-    def wake(self) -> None:
-        """Make it runnable. Called at most once per park, never re-entrantly resumes it."""
-
-
 class WaitQueue:
     """Coroutines parked until something changes. Models: wait_queue_head_t, without exclusive waiters.
 
     No wake-up is lost: the check that decides to wait and the `Wait` it yields are one atomic step, and the driver
-    parks the coroutine before anything else runs.
+    parks the coroutine before anything else runs. A coroutine is parked as the call that makes it runnable, which never
+    resumes it at once.
     """
 
     __slots__ = ("name", "waiters")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.waiters: list[Waiter] = []
+        self.waiters: list[Callable[[], None]] = []
 
-    def park(self, waiter: Waiter) -> None:
-        """Add *waiter*; only drivers call this."""
-        self.waiters.append(waiter)
+    def park(self, wake: Callable[[], None]) -> None:
+        """Add a coroutine that *wake* makes runnable; only drivers call this."""
+        self.waiters.append(wake)
 
-    def unpark(self, waiter: Waiter) -> None:
-        """Forget *waiter*, whose coroutine is gone; no-op when it was woken already. Only drivers call this."""
-        if waiter in self.waiters:
-            self.waiters.remove(waiter)
+    def unpark(self, wake: Callable[[], None]) -> None:
+        """Forget a coroutine that is gone; no-op when it was woken already. Only drivers call this."""
+        if wake in self.waiters:
+            self.waiters.remove(wake)
 
     def wake_all(self) -> None:
         """Wake everything parked here, in the order it came."""
         parked, self.waiters = self.waiters, []
-        for waiter in parked:
-            waiter.wake()
+        for wake in parked:
+            wake()
 
 
 class Wait(NamedTuple):
@@ -137,7 +131,7 @@ class Preempt(NamedTuple):
 Effect: TypeAlias = Request | Batch | Wait | Preempt
 
 Reply: TypeAlias = LoadReply | SlotReply | list[RequestReply | BaseException] | None
-"""What a driver sends back; each effect's docstring says which of these."""
+"""What a driver sends back; which of these, each effect's docstring says."""
 
 T = TypeVar("T")
 Path: TypeAlias = Generator[Effect, Reply, T]

@@ -12,6 +12,7 @@ instead of active, inactive and generations.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import KW_ONLY, dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from swaptier_client.mm.counters import DetectedLoss
@@ -19,6 +20,7 @@ from swaptier_client.mm.effects import Path, SwapEntry, Wait, WaitQueue
 from swaptier_wire.types import Outcome
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Folio:
     """One uncompressed page and what guards it.
 
@@ -27,51 +29,37 @@ class Folio:
     `uptodate`; the mappings change only in atomic steps.
     """
 
-    __slots__ = (
-        "backed_checksum",
-        "content",
-        "dirty",
-        "entry",
-        "is_locked",
-        "lock_queue",
-        "mappings",
-        "read_error",
-        "readahead",
-        "referenced",
-        "refs",
-        "source",
-        "uptodate",
-    )
+    content: bytes | None
+    """Exactly PAGE_BYTES once uptodate; None while being read."""
+    uptodate: bool = field(init=False)
+    is_locked: bool = False
+    lock_queue: WaitQueue | None = None
+    """Made by the first waiter."""
+    dirty: bool = False
+    """No copy of these bytes exists elsewhere. A mapped page's writes stand in its PTEs' dirty bits until unmap."""
+    entry: SwapEntry | None = None
+    """The slot this folio is in the swapcache for."""
+    mappings: list[tuple[Process, int]] = field(default_factory=list)
+    """(process, address) of each page table entry that maps it. Models the reverse map."""
+    refs: int = 1
+    """Paths that hold it across a yield; mappings and the swapcache are not counted here."""
+    referenced: bool = False
+    """Touched since the clock hand last passed."""
+    readahead: bool = False
+    """Read on speculation and not yet asked for. Models: PG_readahead."""
+    source: Outcome | None = None
+    """How its bytes came: the outcome of the load, None for a page that was never read. Evidence, not state."""
+    read_error: DetectedLoss | None = None
+    """Why the read failed; set instead of uptodate."""
+    backed_checksum: int | None = None
+    """Checksum of these bytes as the tier last gave or took them for this page. Only counters read it."""
 
-    def __init__(self, content: bytes | None) -> None:
-        self.content = content
-        """Exactly PAGE_BYTES once uptodate; None while being read."""
-        self.uptodate = content is not None
-        self.is_locked = False
-        self.lock_queue: WaitQueue | None = None
-        """Made by the first waiter."""
-        self.dirty = False
-        """No copy of these bytes exists elsewhere. A mapped page's writes stand in its PTEs' dirty bits until unmap."""
-        self.entry: SwapEntry | None = None
-        """The slot this folio is in the swapcache for."""
-        self.mappings: list[tuple[Process, int]] = []
-        """Who maps it, as (process, address). Models the reverse map."""
-        self.refs = 1
-        """Paths that hold it across a yield; mappings and the swapcache are not counted here."""
-        self.referenced = False
-        """Touched since the clock hand last passed."""
-        self.readahead = False
-        """Read on speculation and not yet asked for. Models: PG_readahead."""
-        self.source: Outcome | None = None
-        """How its bytes came: the outcome of the load, None for a page that was never read. Evidence, not state."""
-        self.read_error: DetectedLoss | None = None
-        """Why the read failed; set instead of uptodate."""
-        self.backed_checksum: int | None = None
-        """Checksum of these bytes as the tier last gave or took them for this page. Only counters read it."""
+    def __post_init__(self) -> None:
+        self.uptodate = self.content is not None
 
     @property
     def is_private(self) -> bool:
-        """Read by a fault that has not yet mapped it: nobody else can see it."""
+        """Read by a fault that has not yet mapped it: no other path can see it."""
         return not self.mappings and self.entry is None
 
     def get(self) -> Folio:
@@ -96,7 +84,7 @@ class Folio:
         yield Wait(self.lock_queue)
 
     def unlock(self) -> None:
-        """Drop the lock and wake who waits for it."""
+        """Drop the lock and wake its waiters."""
         assert self.is_locked
         self.is_locked = False
         if self.lock_queue is not None:
@@ -113,20 +101,19 @@ class SwapPte(NamedTuple):
     uffd_wp: bool = False
 
 
+@dataclass(slots=True, eq=False)
 class PresentPte:
     """A mapped page. An identity: two mappings are never the same one."""
 
-    __slots__ = ("dirty", "exclusive", "folio", "soft_dirty", "uffd_wp", "writable")
-
-    def __init__(self, folio: Folio, *, writable: bool, exclusive: bool, dirty: bool) -> None:
-        self.folio = folio
-        self.writable = writable
-        self.exclusive = exclusive
-        """Nobody else may see writes to it. Models: PageAnonExclusive()."""
-        self.dirty = dirty
-        """Written through this mapping since it was made."""
-        self.soft_dirty = False
-        self.uffd_wp = False
+    folio: Folio
+    _: KW_ONLY
+    writable: bool
+    exclusive: bool
+    """No other process may see writes to it. Models: PageAnonExclusive()."""
+    dirty: bool
+    """Written through this mapping since it was made."""
+    soft_dirty: bool = False
+    uffd_wp: bool = False
 
 
 Pte: TypeAlias = SwapPte | PresentPte
@@ -141,16 +128,14 @@ def pte_same(current: Pte | None, orig: Pte) -> bool:
     return current == orig
 
 
+@dataclass(slots=True, eq=False)
 class MmapLock:
     """Many readers or one writer; a waiting writer keeps new readers out. Models: mmap_lock (an rw_semaphore)."""
 
-    __slots__ = ("is_written", "queue", "readers", "writers_waiting")
-
-    def __init__(self) -> None:
-        self.readers = 0
-        self.is_written = False
-        self.writers_waiting = 0
-        self.queue = WaitQueue("mmap lock")
+    readers: int = 0
+    is_written: bool = False
+    writers_waiting: int = 0
+    queue: WaitQueue = field(default_factory=lambda: WaitQueue("mmap lock"))
 
     def read(self) -> Path[None]:
         """Take for reading; yields only when a writer has it or waits for it."""
@@ -180,17 +165,15 @@ class MmapLock:
         self.queue.wake_all()
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Process:
     """One address space. Addresses are virtual page numbers."""
 
-    __slots__ = ("is_alive", "mmap_lock", "page_table", "pid")
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.page_table: dict[int, Pte] = {}
-        """No entry is pte_none. Changed only in atomic steps: the page table lock is the absence of a yield."""
-        self.mmap_lock = MmapLock()
-        self.is_alive = True
+    pid: int
+    page_table: dict[int, Pte] = field(default_factory=dict)
+    """No entry is pte_none. Changed only in atomic steps: the page table lock is the absence of a yield."""
+    mmap_lock: MmapLock = field(default_factory=MmapLock)
+    is_alive: bool = True
 
 
 class ClockList:
@@ -198,8 +181,6 @@ class ClockList:
 
     A folio is on the list from allocation to its end, except while reclaim has isolated it.
     """
-
-    __slots__ = ("folios",)
 
     def __init__(self) -> None:
         self.folios: OrderedDict[Folio, None] = OrderedDict()
@@ -240,7 +221,3 @@ class ClockList:
         del self.folios[folio]
         folio.refs += 1
         return True
-
-    def putback(self, folio: Folio) -> None:
-        """Return an isolated folio to the end of the list; the caller then drops isolate()'s reference."""
-        self.add(folio)

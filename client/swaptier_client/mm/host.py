@@ -9,6 +9,7 @@ Models: the globals of mm/swapfile.c and mm/vmscan.c, and the charge of a memory
 
 import bisect
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
 
 from swaptier_client.mm.counters import HostCounters, InstallFailure
 from swaptier_client.mm.duplication import DuplicationLedger
@@ -27,6 +28,7 @@ def never_fail(_pid: int, _address: int) -> InstallFailure | None:
     return None
 
 
+@dataclass(eq=False, repr=False)
 class Host:
     """A host kernel.
 
@@ -34,52 +36,47 @@ class Host:
     most `resident_pages_max`; a folio is mapped, in the swapcache, or referenced by a path, or it does not exist.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        devices: Sequence[SwapDevice],
-        *,
-        resident_pages_max: int,
-        now_ns: Callable[[], int],
-        readahead: Readahead | None = None,
-        has_zeromap: bool = False,
-        install_failure: InstallFailureSource = never_fail,
-        on_only_copy_dropped: Callable[[SwapSlot], None] = lambda _slot: None,
-        on_entry_taken: Callable[[int, int, InstallFailure], None] = lambda _pid, _address, _cause: None,
-    ) -> None:
-        assert resident_pages_max > 0
-        assert [device.type for device in devices] == list(range(len(devices)))
-        self.policy = policy
-        self.devices = tuple(devices)
-        self.resident_pages_max = resident_pages_max
-        self.readahead = readahead or Readahead()
-        self.has_zeromap = has_zeromap
-        """Pages of zeros are noted in the swap map and never sent, as since 6.12."""
-        self.install_failure = install_failure
-        self.on_only_copy_dropped = on_only_copy_dropped
-        """Told when a fault drops the only copy of a page that is still owed: the oracle's ledger."""
-        self.on_entry_taken = on_entry_taken
-        """Told (pid, address, cause) when an injected MOVED or ZAPPED takes the entry away, in the same atomic step."""
-        self.resident_pages = 0
-        self.orphans: set[SwapSlot] = set()
-        """Slots that nobody uses and whose pool entry the tier has not yet forgotten."""
-        self.lru = ClockList()
-        self.counters = HostCounters()
+    policy: Policy
+    devices: Sequence[SwapDevice]
+    """By type: devices[n].type is n."""
+    _: KW_ONLY
+    resident_pages_max: int
+    now_ns: InitVar[Callable[[], int]]
+    readahead: Readahead = field(default_factory=Readahead)
+    has_zeromap: bool = False
+    """Pages of zeros are noted in the swap map and never sent, as since 6.12."""
+    install_failure: InstallFailureSource = never_fail
+    on_only_copy_dropped: Callable[[SwapSlot], None] = lambda _slot: None
+    """Called when a fault drops the only copy of a page that is still owed: the oracle's ledger."""
+    on_entry_taken: Callable[[int, int, InstallFailure], None] = lambda _pid, _address, _cause: None
+    """Called with (pid, address, cause) when an injected MOVED or ZAPPED takes the entry away, in the same step."""
+    resident_pages: int = 0
+    orphans: set[SwapSlot] = field(default_factory=set)
+    """Slots without users whose pool entry the tier has not yet freed."""
+    lru: ClockList = field(default_factory=ClockList)
+    counters: HostCounters = field(default_factory=HostCounters)
+    duplication: DuplicationLedger = field(init=False)
+    processes: dict[int, Process] = field(default_factory=dict)
+    devices_in_turn: list[SwapDevice] = field(init=False)
+    """By falling priority; of equal ones, that which gave a slot last is last."""
+    memory_queue: WaitQueue = field(default_factory=lambda: WaitQueue("memory"))
+    is_reclaiming: bool = False
+    """A charge reclaims; the others wait in `memory_queue`."""
+    held_by_waiters: list[Folio | None] = field(default_factory=list)
+    """Folios of paths that are in charge(): waiting for one of these would be waiting for a waiter."""
+    last_request_id: int = 0
+    last_pid: int = 0
+
+    def __post_init__(self, now_ns: Callable[[], int]) -> None:
+        assert self.resident_pages_max > 0
+        assert [device.type for device in self.devices] == list(range(len(self.devices)))
         self.duplication = DuplicationLedger(now_ns)
-        self.processes: dict[int, Process] = {}
-        self.devices_in_turn = sorted(devices, key=lambda device: -device.priority)
-        self.memory_queue = WaitQueue("memory")
-        self.is_reclaiming = False
-        """A charge reclaims; the others wait in `memory_queue`."""
-        self.held_by_waiters: list[Folio] = []
-        """Folios of paths that are in charge(): waiting for one of these would be waiting for a waiter."""
-        self._request_id = 0
-        self._pid = 0
+        self.devices_in_turn = sorted(self.devices, key=lambda device: -device.priority)
 
     def spawn(self) -> Process:
         """Start an empty process."""
-        self._pid += 1
-        process = self.processes[self._pid] = Process(self._pid)
+        self.last_pid += 1
+        process = self.processes[self.last_pid] = Process(self.last_pid)
         return process
 
     def device(self, entry: SwapEntry) -> SwapDevice:
@@ -96,8 +93,8 @@ class Host:
 
     def next_request_id(self) -> int:
         """Return a number no request of this host had before."""
-        self._request_id += 1
-        return self._request_id
+        self.last_request_id += 1
+        return self.last_request_id
 
 
 def alloc_slot(host: Host) -> SwapSlot | None:
@@ -165,13 +162,10 @@ def clone_into(twin: Host, original: Host) -> None:
         for address, pte in process.page_table.items():
             assert isinstance(pte, SwapPte)
             copy.page_table[address] = pte
-    for slot in slots:
-        mirror = twin.slot(slot.entry)
-        mirror.count = slot.count
-        mirror.generation = slot.generation
-        mirror.in_pool, mirror.on_device, mirror.in_doubt = slot.in_pool, slot.on_device, slot.in_doubt
-        mirror.entry_bytes = slot.entry_bytes
-        mirror.is_zero, mirror.lost = slot.is_zero, slot.lost
-        mirror.owners = list(slot.owners)
     for device in original.devices:
+        # The other host counts for itself, and has no claim: a claim names a request of the host that made it.
+        twin.devices[device.type].slots = [
+            replace(slot, owners=list(slot.owners), queue=None, claim_id=0, pool_loads=0, duplication=None)
+            for slot in device.slots
+        ]
         twin.devices[device.type].free_offsets = list(device.free_offsets)

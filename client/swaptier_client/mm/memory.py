@@ -24,15 +24,13 @@ def alloc_folio(host: Host) -> Path[Folio]:
     Models: alloc_swap_folio() with mem_cgroup_swapin_charge_folio().
     """
     yield from charge(host)
-    folio = Folio(None)
-    folio.is_locked = True
-    return folio
+    return Folio(None, is_locked=True)
 
 
 def charge(host: Host, holding: Folio | None = None) -> Path[None]:
     """Make room for one page and take it. One path reclaims at a time; the others wait for what it frees.
 
-    *holding* is a folio that the caller keeps meanwhile, and that nobody should wait for.
+    *holding* is a folio that the caller keeps meanwhile, and that no other path should wait for.
 
     Raises:
         OutOfMemory: definite.
@@ -40,13 +38,11 @@ def charge(host: Host, holding: Folio | None = None) -> Path[None]:
 
     Models: try_charge_memcg().
     """
-    if holding is not None:
-        host.held_by_waiters.append(holding)
+    host.held_by_waiters.append(holding)
     try:
         yield from _make_room(host)
     finally:
-        if holding is not None:
-            host.held_by_waiters.remove(holding)
+        host.held_by_waiters.remove(holding)
     host.resident_pages += 1
 
 

@@ -1,7 +1,7 @@
 """Reclaim: take pages from processes, write them to the tier, free their memory. shrink_folio_list() as a coroutine.
 
 Pure. Rules: a folio is locked from isolation until its store is answered; it leaves the swapcache only if, relocked,
-it is clean and nobody took it back meanwhile; a store that was refused makes it dirty again.
+it is clean and no fault took it back meanwhile; a store that was refused makes it dirty again.
 
 Models: shrink_folio_list(), add_to_swap(), try_to_unmap(), pageout(), __remove_mapping() in mm/vmscan.c and mm/rmap.c.
 Left out: file pages, large folios, writeback throttling. The stores of one batch go out together, as under a plug.
@@ -46,7 +46,7 @@ def swap_out(host: Host, wanted: int = SWAP_CLUSTER_MAX) -> Path[int]:
 def pageout(host: Host, process: Process, addresses: Iterable[int]) -> Path[int]:
     """Reclaim the pages of *process* at *addresses*, touched lately or not, and return how many were freed.
 
-    Pages that somebody else maps too, or has locked, are left alone. At most SWAP_CLUSTER_MAX pages.
+    Pages that are locked, or mapped by others too, are left alone. At most SWAP_CLUSTER_MAX pages.
 
     Raises:
         SwapTierError: as swap_out().
@@ -97,7 +97,7 @@ def _unmap(host: Host, folio: Folio) -> Pageout | None:
     """
     if folio.entry is None:
         if not folio.mappings:
-            # A fault's private folio between read and mapping: it is nobody's page yet, there is nothing to swap.
+            # A fault's private folio between read and mapping: no page table has it yet, there is nothing to swap.
             return None
         slot = alloc_slot(host)
         if slot is None:
@@ -107,7 +107,7 @@ def _unmap(host: Host, folio: Folio) -> Pageout | None:
     else:
         slot = host.slot(folio.entry)
         if not folio.uptodate:
-            # Its read failed and nobody maps it: nothing to write, and nothing to keep it for.
+            # Its read failed and it is not mapped: nothing to write, and nothing to keep it for.
             return Pageout(folio, slot, None)
         if host.device(slot.entry).is_dead and not all(device.is_dead for device in host.devices):
             # It would not be taken, and fail the whole batch, of which other tiers may take the rest.
@@ -126,7 +126,7 @@ def _unmap(host: Host, folio: Folio) -> Pageout | None:
         slot.owners.append((process.pid, address))
     folio.mappings.clear()
     if slot.count == 0:
-        # Its last user was zapped: there is nobody to keep the page for. Models: folio_free_swap() in swap_writepage().
+        # Its last user was zapped: the page is not needed any more. Models: folio_free_swap() in swap_writepage().
         folio.dirty = False
     request = _begin_write(host, slot, folio) if folio.dirty else None
     host.duplication.observe(slot)
@@ -216,5 +216,5 @@ def _free_unless_rescued(host: Host, pageout: Pageout, unused: list[SwapSlot]) -
 
 def _keep(host: Host, folio: Folio) -> None:
     """Put an isolated folio back."""
-    host.lru.putback(folio)
+    host.lru.add(folio)
     put_folio(host, folio)

@@ -1,7 +1,8 @@
-"""The swapcache: uncompressed folios bound to slots, at most one a slot, found by everyone who faults on it.
+"""The swapcache: uncompressed folios bound to slots, at most one a slot, found by every fault on the slot.
 
-Pure. A folio enters locked and under HAS_CACHE, and leaves locked. Who inserts reads; who finds waits for the lock and
-then rechecks that the folio is still in the cache for the slot, because the lock's last holder may have dropped it.
+Pure. A folio enters locked and under HAS_CACHE, and leaves locked. The path that inserts it reads it; a path
+that finds it waits for the lock, then rechecks that the folio is still in the cache for the slot, because the lock's
+last holder may have removed it.
 
 Models: mm/swap_state.c (add_to_swap_cache(), __read_swap_cache_async(), delete_from_swap_cache()).
 """
@@ -22,7 +23,7 @@ class ReadFolio(NamedTuple):
 
     folio: Folio
     was_read: bool
-    """This fault read it from the tier; else somebody else did."""
+    """This fault read it from the tier; else another path did."""
     generation: int
     """Of the slot when the read began."""
     in_cache: bool = True
@@ -35,7 +36,7 @@ def found(folio: Folio, slot: SwapSlot) -> ReadFolio:
 
 
 def insert(slot: SwapSlot, folio: Folio) -> None:
-    """Bind *folio* to *slot*, whose HAS_CACHE the caller set. Whoever waits for the pin finds the folio now.
+    """Bind *folio* to *slot*, whose HAS_CACHE the caller set. Paths that wait for the pin find it now.
 
     Models: add_to_swap_cache().
     """
@@ -47,7 +48,7 @@ def insert(slot: SwapSlot, folio: Folio) -> None:
 
 
 def remove(host: Host, slot: SwapSlot) -> bool:
-    """Unbind the slot's folio. True: nobody uses the slot any more and the caller must free it.
+    """Unbind the slot's folio. True: the slot has no use left and the caller must free it.
 
     Models: delete_from_swap_cache(), __remove_mapping().
     """
@@ -62,13 +63,13 @@ def remove(host: Host, slot: SwapSlot) -> bool:
 
 
 def free_slots(host: Host, slots: list[SwapSlot]) -> Path[None]:
-    """Tell the tier that *slots* are free, then make them reusable. Each is pinned and its count is 0.
+    """Invalidate *slots* in the tier, then make them reusable. Each is pinned and its count is 0.
 
     The order is the invariant: as long as the tier may hold the old page, no new page may get the slot. A slot
-    that the tier could not be told of stays pinned; swapoff tries again.
+    whose invalidation failed stays pinned; swapoff tries again.
 
     Raises:
-        SwapTierError: the tier could not be told of some slots; those stay pinned.
+        SwapTierError: some invalidations failed; those slots stay pinned.
 
     Models: zswap_invalidate() and swap_range_free() at the last swap_free().
     """
@@ -80,18 +81,18 @@ def free_slots(host: Host, slots: list[SwapSlot]) -> Path[None]:
 
 
 def _free_batch(host: Host, slots: list[SwapSlot]) -> Path[BaseException | None]:
-    told: list[SwapSlot] = []
+    held: list[SwapSlot] = []
     for slot in slots:
         if slot.in_pool or slot.on_device or slot.in_doubt:
             slot.is_freeing = True
-            told.append(slot)
+            held.append(slot)
         else:
             _release(host, slot)
-    host.orphans.update(slot for slot in told if slot.in_pool)
+    host.orphans.update(slot for slot in held if slot.in_pool)
     failure: BaseException | None = None
-    requests = tuple(Invalidate(slot.entry, slot.generation) for slot in told)
+    requests = tuple(Invalidate(slot.entry, slot.generation) for slot in held)
     replies = (yield from batch(requests)) if requests else []
-    for slot, reply in zip(told, replies, strict=True):
+    for slot, reply in zip(held, replies, strict=True):
         slot.is_freeing = False
         if isinstance(reply, BaseException):
             failure = backing.note_failure(host, slot, reply)
@@ -113,7 +114,7 @@ def _release(host: Host, slot: SwapSlot) -> None:
 def try_to_free(host: Host, slot: SwapSlot) -> bool:
     """Unbind the folio of a slot that no page table names, unless another path has it locked.
 
-    True: the caller must free the slot. A folio that somebody maps is dirty from now on: it has no other copy. One that
+    True: the caller must free the slot. A mapped folio is dirty from now on: it has no other copy. One that
     is busy stays; reclaim will find it. Models: folio_free_swap(), free_swap_cache().
     """
     folio = slot.folio
@@ -209,15 +210,13 @@ def _begin_readahead(host: Host, neighbours: Sequence[SwapSlot]) -> list[_Read]:
             continue
         prepared = host.device(slot.entry).prepare(slot)
         assert prepared is PrepareResult.OK
-        folio = Folio(None)
-        folio.is_locked = folio.readahead = True
-        reads.append(_begin_read(host, slot, folio))
+        reads.append(_begin_read(host, slot, Folio(None, is_locked=True, readahead=True)))
         host.counters.swap_ra += 1
     return reads
 
 
 def wait_for_pin(host: Host, slot: SwapSlot, result: PrepareResult) -> Path[None]:
-    """Sleep until who pinned *slot* is done; return at once if there is nothing to wait for.
+    """Sleep until the pin of *slot* is dropped; return at once if there is nothing to wait for.
 
     Models: swapcache_wq. The kernel sleeps one jiffy if no wake-up comes; here every unpin wakes.
     """

@@ -1,18 +1,20 @@
-"""The swap map: one byte's worth of state for each slot of each swap device, and who may reuse a slot when.
+"""The swap map: one byte's worth of state for each slot of each swap device, and when a slot may be reused.
 
 Pure. A slot is in use while its count, its HAS_CACHE flag or both are set. HAS_CACHE with a folio is the swapcache;
-HAS_CACHE without one is a pin: somebody reads the slot into a private folio, or is telling the tier that it is free.
+HAS_CACHE without one is a pin: a fault reads the slot into a private folio, or the slot is being
+invalidated in the tier.
 A slot whose count fell to 0 while pinned stays in use until the pin is dropped: that is what makes pte_same() safe.
 
     FREE --alloc--> CACHE,0 --unmap--> CACHE,n --reclaim drops the folio--> n
     n --swap-in through the cache--> CACHE,n          1 --bypass--> PIN,1 --map--> PIN,0 --unpin--> freeing
     PIN,1 --install failed--> 1                       CACHE,0 --free_swap--> freeing
-    freeing (PIN,0: the tier is told) --> FREE
+    freeing (PIN,0: the tier is asked to forget it) --> FREE
 
 Models: swap_map[], swapcache_prepare(), swapcache_clear(), swap_duplicate(), swap_free() in mm/swapfile.c. Left out:
 continuation pages, clusters, the per-CPU slot caches.
 """
 
+from dataclasses import dataclass, field
 from enum import Enum
 
 from swaptier_client.mm.counters import DetectedLoss
@@ -37,70 +39,47 @@ class PrepareResult(Enum):
     FREE = "-ENOENT"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class SwapSlot:
     """One slot. `count`, `has_cache` and `folio` are the swap map; the rest is what a remote tier makes necessary."""
 
-    __slots__ = (
-        "claim_id",
-        "count",
-        "duplication",
-        "entry",
-        "entry_bytes",
-        "folio",
-        "generation",
-        "has_cache",
-        "in_doubt",
-        "in_pool",
-        "is_freeing",
-        "is_storing",
-        "is_zero",
-        "lost",
-        "on_device",
-        "owners",
-        "pool_loads",
-        "queue",
-        "reader",
-        "was_rescued",
-    )
-
-    def __init__(self, entry: SwapEntry) -> None:
-        self.entry = entry
-        self.count = 0
-        """Page table entries that name this slot."""
-        self.has_cache = False
-        self.folio: Folio | None = None
-        """The swapcache folio. None while has_cache is set means a pin."""
-        self.generation = NO_GENERATION
-        """Of the last allocation or Store; never reset, so that no late request can be taken for a current one."""
-        self.queue: WaitQueue | None = None
-        """Who waits for the pin to go; made by the first waiter."""
-        # What the replies said the tier keeps.
-        self.in_pool = False
-        self.on_device = False
-        """The device holds the current generation: the pool refused it, or wrote it back."""
-        self.entry_bytes = 0
-        """Length of the pool's entry."""
-        self.in_doubt = False
-        """A store or an exclusive load of this slot may or may not have been applied: no reply told."""
-        self.is_freeing = False
-        """The tier is being told that the slot is free."""
-        self.is_zero = False
-        """The page is all zeros and was never sent. Models: the swap device's zeromap, since 6.12."""
-        self.claim_id = 0
-        """Request id of the claim that the tier holds the page for; 0 for none. A repeat carries it again."""
-        self.lost: DetectedLoss | None = None
-        """Why the only copy is known to be gone: faults on it get SIGBUS."""
-        # What only counters and the oracle read.
-        self.reader: Folio | None = None
-        """The private folio of the fault that pins this slot."""
-        self.is_storing = False
-        self.was_rescued = False
-        self.pool_loads = 0
-        """Loads of the current page version from the pool."""
-        self.owners: list[tuple[int, int]] = []
-        """(pid, address) of the mappings that were replaced by this slot at swap-out."""
-        self.duplication: int | None = None
-        """Where DuplicationLedger counts this slot now."""
+    entry: SwapEntry
+    count: int = 0
+    """Page table entries that name this slot."""
+    has_cache: bool = False
+    folio: Folio | None = None
+    """The swapcache folio. None while has_cache is set means a pin."""
+    generation: int = NO_GENERATION
+    """Of the last allocation or Store; never reset, so that no late request can be taken for a current one."""
+    queue: WaitQueue | None = None
+    """Paths that wait for the pin; made by the first."""
+    # What the replies said the tier keeps.
+    in_pool: bool = False
+    on_device: bool = False
+    """The device holds the current generation: the pool refused it, or wrote it back."""
+    entry_bytes: int = 0
+    """Length of the pool's entry."""
+    in_doubt: bool = False
+    """A store or an exclusive load of this slot may or may not have been applied: no reply came."""
+    is_freeing: bool = False
+    """The slot is being invalidated in the tier."""
+    is_zero: bool = False
+    """The page is all zeros and was never sent. Models: the swap device's zeromap, since 6.12."""
+    claim_id: int = 0
+    """Request id of the claim that the tier holds the page for; 0 for none. A repeat carries it again."""
+    lost: DetectedLoss | None = None
+    """Why the only copy is known to be gone: faults on it get SIGBUS."""
+    # What only counters and the oracle read.
+    reader: Folio | None = None
+    """The private folio of the fault that pins this slot."""
+    is_storing: bool = False
+    was_rescued: bool = False
+    pool_loads: int = 0
+    """Loads of the current page version from the pool."""
+    owners: list[tuple[int, int]] = field(default_factory=list)
+    """(pid, address) of the mappings that were replaced by this slot at swap-out."""
+    duplication: int | None = None
+    """Where DuplicationLedger counts this slot now."""
 
     @property
     def is_pinned(self) -> bool:
@@ -114,7 +93,7 @@ class SwapSlot:
         return self.queue
 
     def wake(self) -> None:
-        """Wake who waits for this slot's pin."""
+        """Wake the paths that wait for this slot's pin."""
         if self.queue is not None:
             self.queue.wake_all()
 
@@ -184,7 +163,7 @@ class SwapDevice:
         return PrepareResult.OK
 
     def unpin(self, slot: SwapSlot) -> bool:
-        """Drop the pin. True: nobody uses the slot any more and the caller must free it, which keeps it pinned.
+        """Drop the pin. True: the slot has no use left and the caller must free it, which keeps it pinned.
 
         Models: swapcache_clear().
         """
@@ -205,7 +184,7 @@ class SwapDevice:
     def put(self, slot: SwapSlot) -> bool:
         """One page table entry fewer names the slot. True: that was the last use, and the caller must free it.
 
-        The slot is then pinned, so that nobody takes it before the tier is told. Models: swap_free().
+        The slot is then pinned, so that it is not reused before it is invalidated. Models: swap_free().
         """
         assert slot.count > 0, "more frees than users"
         slot.count -= 1
@@ -215,7 +194,7 @@ class SwapDevice:
         return False
 
     def release(self, slot: SwapSlot) -> None:
-        """Make a slot reusable; the tier has been told. Models: the end of swap_range_free()."""
+        """Make a slot reusable; it has been invalidated. Models: the end of swap_range_free()."""
         assert slot.count == 0 and slot.is_pinned
         assert not slot.in_pool, "invalidate comes before reuse"
         slot.has_cache = False

@@ -31,7 +31,7 @@ class Deadlock(Exception):
 
 
 class Task:
-    """One path and where it stands. Its driver's `Waiter`."""
+    """One path and where it stands."""
 
     def __init__(self, name: str, path: Path[object]) -> None:
         self.name = name
@@ -70,7 +70,7 @@ class Task:
         match effect:
             case Wait():
                 self.state = TaskState.WAITING
-                effect.queue.park(self)
+                effect.queue.park(self.wake)
             case Preempt():
                 pass
             case _:

@@ -60,7 +60,7 @@ def test_one_folio_is_isolated_wherever_it_is_on_the_list() -> None:
     assert not lru.isolate_one(second)
     first.trylock()
     assert not lru.isolate_one(first)
-    lru.putback(second)
+    lru.add(second)
     assert list(lru.folios) == [first, second]
 
 
@@ -72,7 +72,7 @@ def test_a_lock_is_taken_once_and_its_end_wakes_everybody() -> None:
     assert isinstance(effect, Wait)
     sleepers = [Sleeper(), Sleeper()]
     for sleeper in sleepers:
-        effect.queue.park(sleeper)
+        effect.queue.park(sleeper.wake)
     folio.unlock()
     assert [sleeper.woken for sleeper in sleepers] == [1, 1]
     assert folio.trylock()

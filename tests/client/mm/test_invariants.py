@@ -56,7 +56,7 @@ def set_entry(process: Process, **bits: bool) -> None:
 
 def park(queue: WaitQueue) -> None:
     """Put somebody to sleep who will not be woken."""
-    queue.park(Sleeper())
+    queue.park(Sleeper().wake)
 
 
 class Sleeper:
