@@ -1,6 +1,6 @@
 """Runs the paths of mm on asyncio: takes each effect a path yields, performs it, and sends the reply back in.
 
-Touches the event loop and nothing else; the wire is behind `Tier`. Rules of conduct:
+Touches the event loop and nothing else; the wire is behind `TierLink`. Rules of conduct:
 
 - Between two effects of one path nothing else runs: the driver resumes a path, and it runs to its next yield.
 - Only what must wait goes through the loop. A reply that is there already, a wait-free path and most `Preempt`s do not.

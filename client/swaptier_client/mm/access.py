@@ -23,7 +23,7 @@ def access_page(host: Host, process: Process, address: int, *, write: bool) -> P
     `folio.content`, or call `write_page()`, before that.
 
     Raises:
-        PageLost: the page is gone and the process is told so. Definite.
+        PageLost: the page is gone. Definite.
         NotMapped: the process has ended. Definite.
         OutOfMemory: no memory could be reclaimed. Definite.
         SwapTierError: the tier could not be asked.
@@ -74,11 +74,11 @@ def do_anonymous_page(host: Host, process: Process, address: int) -> Path[None]:
 
 
 def do_wp_page(host: Host, process: Process, address: int) -> Path[None]:
-    """Make the read-only page at *address* writable: take it if nobody else needs it, else copy it.
+    """Make the read-only page at *address* writable: reuse it if nothing else needs it, else copy it.
 
     Raises:
         OutOfMemory: definite, nothing was copied.
-        SwapTierError: the page is writable, but the tier could not be told that its slot is free.
+        SwapTierError: the page is writable, but the tier was not reached to free its slot.
 
     Models: do_wp_page(), wp_can_reuse_anon_folio(), wp_page_copy().
     """

@@ -14,12 +14,19 @@ from swaptier_client.mm.swap_map import SwapSlot
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import LoadMode, LoadReply, Outcome, Reason, SlotReply
 
+LOSSES = {
+    Reason.CHECKSUM: DetectedLoss.CHECKSUM,
+    Reason.DECOMPRESS: DetectedLoss.DECOMPRESS,
+    Reason.RESTARTED: DetectedLoss.EPOCH,
+}
+"""What a load that brought no page says of it. Any other reason: a page that must exist is missing."""
+
 
 def take_load_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply: LoadReply) -> None:
     """Fill the locked *folio* from *reply*. Afterwards it is uptodate, or `read_error` says why not. Atomic.
 
     A miss reads the device and is uptodate whatever the device returned: a slot the device was never given reads as
-    zeros, and nobody here can tell. That is where silent staleness lives. An error never reads the device instead.
+    zeros, and the host cannot know. This is where silent staleness begins. An error never reads the device instead.
 
     Models: swap_read_folio() and zswap_load().
     """
@@ -33,7 +40,7 @@ def take_load_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply
         counters.claim_waits += 1
         slot.claim_id = 0
     elif content is None:
-        folio.read_error = _loss_of(reply.reason)
+        folio.read_error = LOSSES.get(reply.reason, DetectedLoss.MISS_MUST_EXIST)
     else:
         folio.content = content
         folio.uptodate = True
@@ -72,24 +79,12 @@ def _settle(slot: SwapSlot, folio: Folio, asked: Load, reply: LoadReply) -> None
             slot.in_pool = slot.on_device = slot.in_doubt = False
             slot.lost = folio.read_error
         case Outcome.STALE_GENERATION:
-            # The tier has an older page instead, which it has still to be told to forget.
+            # The tier has an older page instead, which has still to be invalidated.
             slot.lost, slot.in_doubt = folio.read_error, True
         case Outcome.HIT | Outcome.SAME_FILLED if is_settled:
             slot.in_pool, slot.on_device, slot.in_doubt = True, False, False
         case Outcome.DEVICE if is_settled and reply.generation == slot.generation:
             slot.in_pool, slot.on_device, slot.in_doubt = False, True, False
-
-
-def _loss_of(reason: Reason) -> DetectedLoss:
-    match reason:
-        case Reason.CHECKSUM:
-            return DetectedLoss.CHECKSUM
-        case Reason.DECOMPRESS:
-            return DetectedLoss.DECOMPRESS
-        case Reason.RESTARTED:
-            return DetectedLoss.EPOCH
-        case _:
-            return DetectedLoss.MISS_MUST_EXIST
 
 
 def take_store_reply(host: Host, slot: SwapSlot, reply: RequestReply) -> None:
@@ -121,7 +116,7 @@ def tier_restarted(host: Host, type_: int) -> None:
     """React to a new epoch of the tier behind a device: what it held in memory may be gone.
 
     Every slot in use is in doubt from now on, so that its next load brings its own generation or a known loss,
-    never the bytes of a device that was not told of the page. A clean page in memory may be the only copy now, and
+    never the bytes of a device that was never given the page. A clean page in memory may be the only copy now, and
     becomes dirty: reclaim stores it again instead of dropping it. A store under way finds out by `restarts`.
     """
     host.devices[type_].restarts += 1
@@ -136,7 +131,7 @@ def tier_restarted(host: Host, type_: int) -> None:
 def doubt_if_restarted(host: Host, slot: SwapSlot, folio: Folio, restarts: int) -> None:
     """Doubt what a reply said of *slot* if its tier started anew since *restarts*, when the load was made. Atomic.
 
-    The reply may be the word of a server that is gone, with a page that nobody else has now. tier_restarted() could not
+    The reply may come from a server that is gone, with a page that has no other copy now. tier_restarted() could not
     see it: the folio had no page yet. In the swapcache it becomes dirty, so that reclaim stores it again.
     """
     if host.device(slot.entry).restarts == restarts:

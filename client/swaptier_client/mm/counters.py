@@ -43,7 +43,7 @@ INJECTABLE = tuple(
 
 
 class DetectedLoss(StrEnum):
-    """Why a process was told (SIGBUS) that its page is gone."""
+    """Why a process got SIGBUS: its page is gone."""
 
     MISS_MUST_EXIST = "miss_must_exist"
     EPOCH = "epoch"
@@ -75,7 +75,7 @@ class HostCounters:
     install_failures_owed: Annotated[int, "Install failures whose data was still needed."] = 0
     """Of these, after a load that took the only copy, or would have: the process still needs the data."""
     detected_loss: dict[str, int] = field(default_factory=lambda: _by_cause(DetectedLoss))
-    """Pages the process was told are gone."""
+    """Accesses that ended with SIGBUS because the page is gone."""
     discarded: Annotated[int, "Loads thrown away because nobody needed the page any more."] = 0
     double_loads: Annotated[int, "Loads of a page version that had been loaded before."] = 0
     wasted_recompress: Annotated[int, "Stores of bytes the tier had been given before."] = 0

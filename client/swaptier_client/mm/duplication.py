@@ -1,7 +1,7 @@
 """Duplication: pages held compressed in the tier and uncompressed on the host at once. KERNEL.md 6.1.
 
-Pure; time comes in. The cause is derived from the slot's state, never stored: whoever changes a slot calls
-`observe(slot)` after the change, and the ledger integrates page-seconds between observations with one clock.
+Pure; time comes in. The cause is derived from the slot's state, never stored: call `observe(slot)`
+after every change of a slot, and the ledger integrates page-seconds between observations with one clock.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What a host tells a process that touched a page.
+"""Why an access to a page fails.
 
 Pure. A page that is known to be gone is never replaced by other bytes: the process gets `PageLost`, as it would SIGBUS.
 """
@@ -7,7 +7,7 @@ from swaptier_client.mm.counters import DetectedLoss
 
 
 class PageLost(Exception):
-    """The page at this address is gone, and the process is told so. Models: VM_FAULT_SIGBUS."""
+    """The page at this address is gone. Models: VM_FAULT_SIGBUS."""
 
     def __init__(self, pid: int, address: int, reason: DetectedLoss) -> None:
         super().__init__(

@@ -8,7 +8,6 @@ Models: do_swap_page() in mm/memory.c. Left out: large folios, KSM, migration, d
 """
 
 from collections.abc import Sequence
-from enum import Enum
 from typing import NamedTuple
 
 from swaptier_client.mm import backing, swap_cache
@@ -24,15 +23,6 @@ from swaptier_client.mm.swap_cache import ReadFolio
 from swaptier_client.mm.swap_map import PrepareResult, SwapSlot
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import Outcome
-
-
-class FaultResult(Enum):
-    """What one trip through the fault path came to."""
-
-    MAPPED = "mapped"
-    RETRY = "retry"
-    """VM_FAULT_RETRY, or somebody else handled it: look at the page table again."""
-
 
 AT_THE_FOLIO_LOCK = (InstallFailure.LOCK_CONTENDED, InstallFailure.RETRY_NOWAIT, InstallFailure.KILLED)
 """Causes that strike where the fault relocks its folio; the others strike at the page table."""
@@ -52,10 +42,11 @@ class SwapFault(NamedTuple):
     slot: SwapSlot
 
 
-def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[FaultResult]:
-    """Bring the swapped-out page at *address* back and map it, or say that the fault must be taken again.
+def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[None]:
+    """Bring the swapped-out page at *address* back and map it, or leave it so that the fault is taken again.
 
-    The caller holds the mmap lock for reading.
+    The caller holds the mmap lock for reading, and looks at the page table afterwards: VM_FAULT_RETRY, and a page that
+    another path has handled, look alike.
 
     Raises:
         PageLost: the page is known to be gone (SIGBUS). Definite.
@@ -66,7 +57,7 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
     """
     orig = process.page_table.get(address)
     if not isinstance(orig, SwapPte):
-        return FaultResult.RETRY
+        return
     slot = host.slot(orig.entry)
     fault = SwapFault(process, address, write, orig, slot)
     if slot.lost is not None:
@@ -80,7 +71,7 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
     else:
         read = yield from swapin_readahead(host, slot, host.readahead.neighbours(host.devices, process, address, slot))
     if read is None:
-        return FaultResult.RETRY
+        return
     folio = read.folio
 
     # Nothing is locked here: the folio was unlocked when its read ended, the page table never was. Reclaim may hold
@@ -89,26 +80,27 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
 
     injected = host.install_failure(process.pid, address) if read.was_read else None
     if injected in AT_THE_FOLIO_LOCK:
-        return (yield from _abandon(host, fault, read, injected))
+        yield from _abandon(host, fault, read, injected)
+        return
     if not folio.trylock():
         yield from folio.wait_unlocked()
-        return (yield from _abandon(host, fault, read, InstallFailure.LOCK_CONTENDED))
+        yield from _abandon(host, fault, read, InstallFailure.LOCK_CONTENDED)
+        return
     if read.in_cache and slot.folio is not folio:
         folio.unlock()
         put_folio(host, folio)
-        return FaultResult.RETRY
+        return
     failure, zapped = _page_table_failure(host, fault, injected)
     if failure is not None:
         folio.unlock()
         yield from _abandon(host, fault, read, failure)
         yield from swap_cache.free_slots(host, zapped)
-        return FaultResult.RETRY
+        return
     if not folio.uptodate:
         folio.unlock()
         yield from _abandon(host, fault, read, InstallFailure.READ_ERROR)
         raise _sigbus(host, fault, folio.read_error or DetectedLoss.MISS_MUST_EXIST)
     yield from map_folio(host, fault, folio)
-    return FaultResult.MAPPED
 
 
 def swapin_readahead(host: Host, slot: SwapSlot, neighbours: Sequence[SwapSlot] = ()) -> Path[ReadFolio | None]:
@@ -224,7 +216,7 @@ def _why_changed(current: Pte | None, orig: SwapPte) -> InstallFailure:
 
 
 def map_folio(host: Host, fault: SwapFault, folio: Folio) -> Path[None]:
-    """Map the locked *folio* and give up the slot's reference. Atomic until the tier is told of a slot that is free.
+    """Map the locked *folio* and give up the slot's reference. Atomic until a slot that is free is invalidated.
 
     The caller has checked, since its last yield, that the entry is still there and the folio is uptodate.
 
@@ -262,7 +254,7 @@ def _should_try_to_free_swap(host: Host, fault: SwapFault, folio: Folio) -> bool
     return fault.write and len(folio.mappings) == 1 and folio.refs == 1
 
 
-def _abandon(host: Host, fault: SwapFault, read: ReadFolio, cause: InstallFailure) -> Path[FaultResult]:
+def _abandon(host: Host, fault: SwapFault, read: ReadFolio, cause: InstallFailure) -> Path[None]:
     """Give up the unlocked folio of a fault that cannot install it. Where the policies differ.
 
     With an exclusive load on the bypass this is where the only copy of the page dies.
@@ -271,7 +263,7 @@ def _abandon(host: Host, fault: SwapFault, read: ReadFolio, cause: InstallFailur
     if not read.was_read:
         host.counters.fault_retries += 1
         put_folio(host, folio)
-        return FaultResult.RETRY
+        return
     # Or from a device that frees on read: then, too, the tier may have given its only copy away.
     from_pool = folio.source in (Outcome.HIT, Outcome.SAME_FILLED) or folio.dirty
     # Owed: the slot still has users and still holds the version that was read. Whether this folio is the only copy of
@@ -290,14 +282,13 @@ def _abandon(host: Host, fault: SwapFault, read: ReadFolio, cause: InstallFailur
     yield from _finish(host, slot, folio)
     if failure is not None:
         raise failure
-    return FaultResult.RETRY
 
 
 def _store_back(host: Host, slot: SwapSlot, folio: Folio) -> Path[BaseException | None]:
     """Give the page back to the tier, under the pin; return why it could not be asked, if it could not.
 
-    If nobody takes the page, it is lost and known to be. If it is unknown whether the tier took it, the slot is in
-    doubt, and its next load will tell.
+    If neither pool nor device takes the page, it is lost and known to be. If the outcome is unknown, the slot is in
+    doubt, and its next load settles it.
 
     Models: Yosry Ahmed's proposal in the thread of March 2024.
     """

@@ -4,7 +4,7 @@ Pure. Time (`now_ns`) and chance (`install_failure`) are given from outside. `Ho
 functions: those that can wait are a `Path`, all others are atomic. Two hosts share nothing, and must not share slots,
 unless one is the other's clone.
 
-Models: the globals of mm/swapfile.c and mm/vmscan.c, and the charge of a memory cgroup.
+Models: the globals of mm/swapfile.c, one memory cgroup and its clock list.
 """
 
 import bisect

@@ -104,16 +104,16 @@ def _check_slot(host: Host, slot: SwapSlot) -> None:
         assert slot.is_pinned and host.policy.pins, f"{name}: read without a pin"
         assert slot.reader.is_private, f"{name}: the folio read under its pin is not private"
     if not slot.has_cache and slot.count == 0:
-        told = not (slot.in_pool or slot.on_device or slot.in_doubt)
-        assert told, f"{name} is free and the tier was not told"
+        is_held = slot.in_pool or slot.on_device or slot.in_doubt
+        assert not is_held, f"{name} is free and the tier may hold its page"
         assert not (slot.is_storing or slot.is_freeing or slot.was_rescued), f"{name} is free and busy"
     waiters = slot.queue.waiters if slot.queue is not None else []
-    assert not waiters or slot.is_pinned, f"{name}: somebody waits for a pin that is gone"
+    assert not waiters or slot.is_pinned, f"{name}: a path waits for a pin that is gone"
     assert slot.duplication == duplication_cause(slot), (
         f"{name} is counted as {slot.duplication} and is {duplication_cause(slot)}"
     )
     if host.policy.is_safe and slot.count and not slot.has_cache:
-        assert _is_backed(slot), f"{name}: a page is owed and nobody has it"
+        assert _is_backed(slot), f"{name}: a page is owed and has no copy"
 
 
 def _check_folio(host: Host, folio: Folio) -> None:
@@ -124,7 +124,7 @@ def _check_folio(host: Host, folio: Folio) -> None:
     if folio.entry is not None:
         assert host.slot(folio.entry).folio is folio, f"a folio thinks it is cached for {folio.entry}"
     waiters = folio.lock_queue.waiters if folio.lock_queue is not None else []
-    assert not waiters or folio.is_locked, "somebody waits for a folio's lock that nobody has"
+    assert not waiters or folio.is_locked, "a path waits for the lock of an unlocked folio"
     if host.policy.is_safe and folio.entry is not None and folio.uptodate and not folio.is_locked:
         slot = host.slot(folio.entry)
         owed = bool(slot.count or folio.mappings)

@@ -30,20 +30,20 @@ class Policy:
     """What is known of it, in one line."""
     is_safe: bool
     """The specification: it never loses or corrupts a page, whatever races and install failures happen."""
-    bypasses_swapcache: bool
-    """A slot with one user is read into a private folio (SWP_SYNCHRONOUS_IO and __swap_count() == 1)."""
-    pins: bool
-    """The bypass takes HAS_CACHE first (swapcache_prepare()): the slot cannot be freed, reused or read by another."""
     bypass_mode: LoadMode
     """How a bypassing fault loads."""
     swapcache_mode: LoadMode
     """How a load into the swapcache loads."""
+    bypasses_swapcache: bool = True
+    """A slot with one user is read into a private folio (SWP_SYNCHRONOUS_IO and __swap_count() == 1)."""
+    pins: bool = True
+    """The bypass takes HAS_CACHE first (swapcache_prepare()): the slot cannot be freed, reused or read by another."""
     pool_lookup: PoolLookup = PoolLookup.NEVER
     """When a bypassing fault looks into the pool; on a hit its folio goes into the swapcache before the load."""
     stores_back: bool = False
     """A page taken exclusively that cannot be installed is stored again before the pin is dropped."""
     frees_swapcache_eagerly: bool = False
-    """After mapping, the swapcache folio of a synchronous device is freed if nobody else needs it."""
+    """After mapping, the swapcache folio of a synchronous device is freed if nothing else needs it."""
     requires_generation: bool = False
     """Loads ask for the bytes of their own generation or none: a page that is gone is known to be gone."""
     device_free_on_read: bool = False
@@ -70,150 +70,119 @@ SHARED_UNPINNED = Policy(
     origin="Linux 4.15 to 6.7 with shared zswap loads or zram: 0bcac06f27d7, before 13ddaf26be32",
     effect="lost update: the slot is freed and reused between read and install, and the PTE looks unchanged",
     is_safe=False,
-    bypasses_swapcache=True,
-    pins=False,
     bypass_mode=LoadMode.SHARED,
     swapcache_mode=LoadMode.SHARED,
+    pins=False,
 )
-"""The bypass as it was before the pin."""
 
 EXCLUSIVE_UNPINNED = Policy(
     name="exclusive-unpinned",
     origin="Linux 6.5 to 6.7 with exclusive_loads=Y over zram: b9c91c43412f on 0bcac06f27d7",
     effect="the second of two faults misses the page the first one took, and reads the device: stale",
     is_safe=False,
-    bypasses_swapcache=True,
-    pins=False,
     bypass_mode=LoadMode.EXCLUSIVE,
     swapcache_mode=LoadMode.EXCLUSIVE,
+    pins=False,
 )
-"""Exclusive loads on the unpinned bypass."""
 
 EXCLUSIVE = Policy(
     name="exclusive",
     origin="Linux 6.8 with exclusive_loads=Y, 6.9-rc: b9c91c43412f with the pin of 13ddaf26be32",
     effect="the bug of March 2024: a fault that cannot install its page takes the only copy with it",
     is_safe=False,
-    bypasses_swapcache=True,
-    pins=True,
     bypass_mode=LoadMode.EXCLUSIVE,
     swapcache_mode=LoadMode.EXCLUSIVE,
 )
-"""The bug this program starts from."""
 
 FREE_ON_READ = Policy(
     name="free-on-read",
     origin="zram 2013 to 2022: b430e9d1c6d4, undone by e914d8f00391 (Minchan Kim)",
     effect="as exclusive-unpinned, but the device itself drops what was read: the second reader maps zeros",
     is_safe=False,
-    bypasses_swapcache=True,
-    pins=False,
     bypass_mode=LoadMode.EXCLUSIVE,
     swapcache_mode=LoadMode.EXCLUSIVE,
+    pins=False,
     device_free_on_read=True,
 )
-"""The same bug, nine years earlier and one layer down."""
 
 CACHE_ON_HIT = Policy(
     name="cache-on-hit",
     origin="Chengming Zhou, the RFC of 22 March 2024, with the lookup under the pin",
     effect="right: a page found in the pool goes into the swapcache before it is taken; one lookup more per fault",
     is_safe=True,
-    bypasses_swapcache=True,
-    pins=True,
     bypass_mode=LoadMode.EXCLUSIVE,
     swapcache_mode=LoadMode.EXCLUSIVE,
     pool_lookup=PoolLookup.AFTER_PIN,
 )
-"""Give the page a home first, then take it."""
 
 CACHE_ON_HIT_EARLY = Policy(
     name="cache-on-hit-early",
     origin="the same RFC, had it looked before it pinned: Yosry Ahmed's objection",
     effect="loses the page when the pool changes between the look and the pin",
     is_safe=False,
-    bypasses_swapcache=True,
-    pins=True,
     bypass_mode=LoadMode.EXCLUSIVE,
     swapcache_mode=LoadMode.EXCLUSIVE,
     pool_lookup=PoolLookup.BEFORE_PIN,
 )
-"""A check that nothing holds true until the act."""
 
 STORE_BACK = Policy(
     name="store-back",
     origin="Yosry Ahmed, 22 March 2024: write the folio back to zswap if it could not be installed",
     effect="right while the tier takes the page back; if it does not, the loss is known, never silent",
     is_safe=True,
-    bypasses_swapcache=True,
-    pins=True,
     bypass_mode=LoadMode.EXCLUSIVE,
     swapcache_mode=LoadMode.EXCLUSIVE,
     stores_back=True,
 )
-"""Undo the taking."""
 
 SHARED = Policy(
     name="shared",
     origin="Barry Song, 2024: like zram, the copy is freed at swap_free()",
     effect="always right; two copies while a page sits in the swapcache",
     is_safe=True,
-    bypasses_swapcache=True,
-    pins=True,
     bypass_mode=LoadMode.SHARED,
     swapcache_mode=LoadMode.SHARED,
 )
-"""Never erase at load."""
 
 EXCLUSIVE_IF_SWAPCACHE = Policy(
     name="exclusive-if-swapcache",
     origin="Johannes Weiner, merged as 25cd241408a2, Linux 6.9",
     effect="always right: a read that does not transfer ownership leaves the tier's copy alone",
     is_safe=True,
-    bypasses_swapcache=True,
-    pins=True,
     bypass_mode=LoadMode.SHARED,
     swapcache_mode=LoadMode.EXCLUSIVE,
 )
-"""The merged fix, and the default."""
 
 EXCLUSIVE_IF_SWAPCACHE_UNPINNED = Policy(
     name="exclusive-if-swapcache-unpinned",
     origin="25cd241408a2 on a kernel without 13ddaf26be32: never shipped, must not be backported alone",
     effect="lost update by slot reuse, as shared-unpinned: the fix needs the pin",
     is_safe=False,
-    bypasses_swapcache=True,
-    pins=False,
     bypass_mode=LoadMode.SHARED,
     swapcache_mode=LoadMode.EXCLUSIVE,
+    pins=False,
 )
-"""The merged fix without what it stands on."""
 
 NO_BYPASS = Policy(
     name="no-bypass",
     origin="Kairui Song, swap table phase II: f1879e8a0c60 and 4b34f1d82c65, the cycle after 6.19",
     effect="always right: every load is into a locked swapcache folio, freed after mapping",
     is_safe=True,
-    bypasses_swapcache=False,
-    pins=True,
     bypass_mode=LoadMode.EXCLUSIVE,
     swapcache_mode=LoadMode.EXCLUSIVE,
+    bypasses_swapcache=False,
     frees_swapcache_eagerly=True,
 )
-"""No bypass at all."""
 
 CLAIM = Policy(
     name="claim",
     origin="ours: exclusive made safe for a network that loses replies",
     effect="right: the tier keeps what it handed off until the host has it safe; one acknowledgement more per page",
     is_safe=True,
-    bypasses_swapcache=True,
-    pins=True,
     bypass_mode=LoadMode.CLAIM,
     swapcache_mode=LoadMode.CLAIM,
     requires_generation=True,
 )
-"""Ownership moves when the receiver says so."""
 
 POLICIES: dict[str, Policy] = {
     policy.name: policy

@@ -62,7 +62,7 @@ def zap(host: Host, process: Process, addresses: Iterable[int]) -> Path[None]:
     """Discard the pages at *addresses*; they read as zeros from now on. Faults on them may be running.
 
     Raises:
-        SwapTierError: the pages are discarded, but the tier could not be told that their slots are free.
+        SwapTierError: the pages are discarded, but the tier was not reached to free their slots.
 
     Models: madvise(MADV_DONTNEED), zap_pte_range().
     """
@@ -91,7 +91,7 @@ def exit_process(host: Host, process: Process) -> Path[None]:
 
 
 def move(host: Host, process: Process, source: int, target: int) -> bool:
-    """Move the swap entry at *source* to the empty *target*, if nobody is reading its slot. Atomic.
+    """Move the swap entry at *source* to the empty *target*, if no path is reading its slot. Atomic.
 
     False: refused, as -EAGAIN. Since 0ea148a79919 a slot with HAS_CACHE set refuses, because a fault in flight compares
     the entry only at the old address and would drop its page there.

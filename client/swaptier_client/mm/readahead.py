@@ -7,7 +7,7 @@ Models: swap_cluster_readahead(), swap_vma_readahead(), swap_vma_ra_win() and __
 Left out: the clamp of the window to one page table page.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 
 from swaptier_client.mm.folio import Folio, Process, SwapPte
@@ -86,13 +86,12 @@ class Readahead:
         previous = self._previous
         window = self._next_window(address)
         if address == previous + 1:
-            addresses: Iterable[int] = range(address, address + window)
+            left = address
         elif address == previous - 1:
-            addresses = range(address - window + 1, address + 1)
+            left = address - window + 1
         else:
             left = address - (window - 1) // 2
-            addresses = range(left, left + window)
-        ptes = (process.page_table.get(at) for at in addresses)
+        ptes = (process.page_table.get(at) for at in range(left, left + window))
         entries = [pte.entry for pte in ptes if isinstance(pte, SwapPte) and pte.entry != slot.entry]
         return [devices[entry.type].slots[entry.offset] for entry in entries]
 
@@ -105,9 +104,7 @@ class Readahead:
             if abs(position - self._previous) != 1:
                 window = 1
         else:
-            wanted, window = window, SMALLEST_WINDOW
-            while window < wanted:
-                window *= 2
+            window = max(SMALLEST_WINDOW, 1 << (window - 1).bit_length())
         window = max(min(window, self.pages_max), self._window // 2)
         self._window = window
         self._previous = position

@@ -215,6 +215,5 @@ def _free_unless_rescued(host: Host, pageout: Pageout, unused: list[SwapSlot]) -
 
 
 def _keep(host: Host, folio: Folio) -> None:
-    """Put an isolated folio back."""
     host.lru.add(folio)
     put_folio(host, folio)

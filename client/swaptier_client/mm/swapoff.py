@@ -40,7 +40,7 @@ def _try_to_unuse(host: Host, device: SwapDevice) -> Path[None]:
         before = device.slots_in_use
         for process in list(host.processes.values()):
             yield from _unuse_process(host, process, device)
-        # What is left has no user: folios of zapped pages, and slots that somebody pins.
+        # What is left has no user: folios of zapped pages, and pinned slots.
         for slot in device.slots:
             if slot.count == 0 and slot.has_cache:
                 yield from _free_leftover(host, slot)
@@ -86,7 +86,7 @@ def _unuse_pte(host: Host, process: Process, address: int, slot: SwapSlot) -> Pa
 
 
 def _free_leftover(host: Host, slot: SwapSlot) -> Path[None]:
-    """Free a slot that nobody names, or wait for who has its lock or its pin."""
+    """Free a slot that no page table names, or wait until its folio is unlocked or its pin is dropped."""
     if swap_cache.try_to_free(host, slot):
         yield from swap_cache.free_slots(host, [slot])
     elif slot.folio is not None:
@@ -96,5 +96,5 @@ def _free_leftover(host: Host, slot: SwapSlot) -> Path[None]:
     elif slot.reader is not None or slot.is_freeing:
         yield Wait(slot.wait_queue())
     else:
-        # The tier could not be told the first time.
+        # The tier could not be reached the first time.
         yield from swap_cache.free_slots(host, [slot])

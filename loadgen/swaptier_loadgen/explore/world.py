@@ -93,7 +93,7 @@ class World:
             [SwapDevice(0, self.bounds.slots, is_synchronous=is_synchronous)],
             resident_pages_max=RESIDENT_PAGES_MAX,
             now_ns=_no_time,
-            readahead=readahead,
+            readahead=readahead or Readahead(),
             install_failure=self._install_failure,
         )
         network = Network(host, self.server, areas, self.failures, self.model.note_restart_told)

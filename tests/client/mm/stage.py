@@ -128,7 +128,7 @@ class Stage:
             swap_devices,
             resident_pages_max=resident_pages_max,
             now_ns=lambda: self.now_ns,
-            readahead=readahead,
+            readahead=readahead or Readahead(),
             has_zeromap=has_zeromap,
             install_failure=self.failures,
             on_only_copy_dropped=self.dropped.append,
