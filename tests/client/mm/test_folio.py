@@ -1,9 +1,9 @@
-"""The clock list, folio locks and whole-entry comparison, each alone."""
+"""Folio locks, the mmap lock, the clock list and whole-entry comparison, each alone."""
 
 import pytest
 
 from swaptier_client.mm.effects import SwapEntry, Wait
-from swaptier_client.mm.folio import ClockList, Folio, PresentPte, SwapPte, pte_same
+from swaptier_client.mm.folio import ClockList, Folio, MmapLock, PresentPte, SwapPte, pte_same
 from swaptier_wire.types import ZERO_PAGE
 
 ENTRY = SwapPte(SwapEntry(0, 3), exclusive=True)
@@ -111,3 +111,22 @@ def test_two_mappings_of_one_page_are_two_entries() -> None:
     folio = Folio(ZERO_PAGE)
     one, two = (PresentPte(folio, writable=True, exclusive=True, dirty=False) for _ in range(2))
     assert pte_same(one, one) and not pte_same(one, two)
+
+
+def test_the_mmap_lock_lets_readers_share_and_a_waiting_writer_in() -> None:
+    """Two faults at once; a fork waits for both; a third fault waits for the fork."""
+    lock = MmapLock()
+    assert list(lock.read()) == [] and list(lock.read()) == []
+    writer = lock.write()
+    next(writer)
+    reader = lock.read()
+    next(reader)
+    lock.read_done()
+    with pytest.raises(AssertionError):
+        lock.write_done()
+    next(writer)
+    lock.read_done()
+    assert list(writer) == [] and lock.is_written
+    next(reader)
+    lock.write_done()
+    assert list(reader) == [] and lock.readers == 1

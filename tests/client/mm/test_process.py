@@ -5,7 +5,7 @@ from tests.client.mm.stage import Stage, at_preempt, at_wait
 
 from swaptier_client.mm.effects import Batch, Invalidate, Store
 from swaptier_client.mm.errors import NotMapped, OutOfMemory
-from swaptier_client.mm.folio import MmapLock, PresentPte, Process, SwapPte
+from swaptier_client.mm.folio import PresentPte, Process, SwapPte
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import exit_process, fork, move, move_unguarded, zap
 from swaptier_client.mm.reclaim import swap_out
@@ -282,22 +282,3 @@ def test_a_second_exit_finds_nothing_to_do() -> None:
     stage.do(exit_process(stage.host, process))
     stage.do(exit_process(stage.host, process))
     stage.check()
-
-
-def test_the_mmap_lock_lets_readers_share_and_a_waiting_writer_in() -> None:
-    """Two faults at once; a fork waits for both; a third fault waits for the fork."""
-    lock = MmapLock()
-    assert list(lock.read()) == [] and list(lock.read()) == []
-    writer = lock.write()
-    next(writer)
-    reader = lock.read()
-    next(reader)
-    lock.read_done()
-    with pytest.raises(AssertionError):
-        lock.write_done()
-    next(writer)
-    lock.read_done()
-    assert list(writer) == [] and lock.is_written
-    next(reader)
-    lock.write_done()
-    assert list(reader) == [] and lock.readers == 1

@@ -15,10 +15,9 @@ from swaptier_client.mm.effects import Load
 from swaptier_client.mm.folio import Folio, MmapLock, Pte, SwapPte
 from swaptier_client.mm.host import Host
 from swaptier_client.mm.swap_map import PrepareResult, SwapDevice, SwapSlot
-from swaptier_loadgen.explore import paths
 from swaptier_loadgen.explore.cell import Question, ask
 from swaptier_loadgen.explore.world import Bounds
-from swaptier_loadgen.explore.worlds import WORLDS
+from swaptier_loadgen.explore.worlds import WORLDS, paths
 from swaptier_loadgen.lockstep import tiers
 from swaptier_server.tier import load
 from swaptier_server.tier.area import Area
