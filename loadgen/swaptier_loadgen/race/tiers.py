@@ -10,13 +10,14 @@ Touches processes, sockets and, where a race needs a swap file of its own, a tem
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from swaptier_loadgen.faults.injection import InjectedFaults, Route
 from swaptier_loadgen.faults.proxy import FaultyLink
-from swaptier_loadgen.faults.spec import Faults, Pause
+from swaptier_loadgen.faults.spec import Faults
 from swaptier_loadgen.host.messages import parse_tiers
 from swaptier_loadgen.race.server_process import OwnServer, own_server
 from swaptier_loadgen.race.settings import RaceSettings
@@ -91,12 +92,13 @@ async def server_faults(tiers: RaceTiers, faults: Faults, on_failure: Callable[[
             failures.append(failure)
             on_failure()
 
-    tasks: list[asyncio.Task[None]] = []
+    strikes = []
     for server in tiers.own:
         if faults.kill_server_seconds:
-            tasks.append(asyncio.create_task(_kill_for_ever(server, faults.kill_server_seconds, tiers.injected)))
-        if faults.pause_server is not None:
-            tasks.append(asyncio.create_task(_pause_for_ever(server, faults.pause_server, tiers.injected)))
+            strikes.append(("kill-server", faults.kill_server_seconds, server.kill_and_restart))
+        if (pause := faults.pause_server) is not None:
+            strikes.append(("pause-server", pause.every_seconds, partial(server.pause, pause.seconds)))
+    tasks = [asyncio.create_task(_strike_for_ever(tiers.injected, *strike)) for strike in strikes]
     for task in tasks:
         task.add_done_callback(look)
     try:
@@ -109,15 +111,10 @@ async def server_faults(tiers: RaceTiers, faults: Faults, on_failure: Callable[[
         raise failures[0]
 
 
-async def _kill_for_ever(server: OwnServer, seconds: float, injected: InjectedFaults) -> None:
+async def _strike_for_ever(
+    injected: InjectedFaults, fault: str, every_seconds: float, strike: Callable[[], Awaitable[None]]
+) -> None:
     while True:
-        await asyncio.sleep(seconds)
-        injected.counts["kill-server"] += 1
-        await server.kill_and_restart()
-
-
-async def _pause_for_ever(server: OwnServer, pause: Pause, injected: InjectedFaults) -> None:
-    while True:
-        await asyncio.sleep(pause.every_seconds)
-        injected.counts["pause-server"] += 1
-        await server.pause(pause.seconds)
+        await asyncio.sleep(every_seconds)
+        injected.counts[fault] += 1
+        await strike()
