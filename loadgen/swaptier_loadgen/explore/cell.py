@@ -1,4 +1,4 @@
-"""One cell of the matrix: a policy in a world, searched, judged and told.
+"""One cell of the matrix: a policy in a world, searched and judged.
 
 Pure: the clock is given. Everything here can be sent between processes.
 """
@@ -60,7 +60,6 @@ class Cell:
     expected: Expected
     states: int
     schedules: int
-    replays: int
     depth: int
     seconds: float
     bound: str | None
@@ -153,14 +152,13 @@ def _judge(question: Question, result: Result) -> Cell:
         expected=expected(POLICIES[question.policy], question.world, question.bounds),
         states=result.states,
         schedules=result.schedules,
-        replays=result.replays,
         depth=result.depth,
         seconds=result.seconds,
         bound=None if found is not None or result.bound is None else str(result.bound),
         kind=None if found is None else str(found.violation.kind),
         what="" if found is None else found.violation.what,
         has_told=result.has_told,
-        steps=() if found is None else tuple(trace(question.build, found)),
+        steps=() if found is None else tuple(trace(question.build, found.schedule)),
     )
 
 

@@ -54,7 +54,7 @@ LOSES: dict[str, tuple[str, ...]] = {
 }
 """Who loses a page, by world.
 
-`cache-on-hit-early` needs the pool to be without the page when it looks: the tier wrote it back, or somebody read it
+`cache-on-hit-early` needs the pool to be without the page when it looks: the tier wrote it back, or it was read
 into the swapcache (another fault, readahead, swapoff) and reclaim stores it again before the pin.
 
 `slot-reuse` and others without an injected failure still undo `exclusive`: reclaim holds the lock of the

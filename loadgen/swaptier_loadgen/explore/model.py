@@ -161,7 +161,7 @@ class PageModel:
         if any(content == expected for content in _in_flight(tasks, slot)):
             return
         # A host that requires its generation, doubts the slot, or will hear of a restart before its load is applied, is
-        # told at its next fault, where that is no fault of the policy.
+        # told at its next fault, and the policy is not to blame.
         will_be_told = there.host.policy.requires_generation or slot.in_doubt or there.network.is_server_new
         if self.allows_loss(process, address) and (slot.lost is not None or will_be_told):
             return
@@ -197,7 +197,7 @@ def _in_flight(tasks: Sequence[Cpu], slot: SwapSlot) -> Iterator[bytes | None]:
 
 
 def _private_folios(frames: Iterator[dict[str, object]], slot: SwapSlot) -> Iterator[bytes | None]:
-    """Yield the contents of folios in the locals of a fault's frames: an unpinned fault is known to nobody else."""
+    """Yield the contents of folios in the locals of a fault's frames: no other object refers to an unpinned fault."""
     for names in frames:
         if names.get("slot") is not slot:
             continue

@@ -1,7 +1,7 @@
 """Page contents that say which page and which version they are, so that what is mapped can be named.
 
 Pure. A page is its version word repeated, with a last word that keeps it from being same-filled; zeros are a page
-that nobody wrote.
+that was never written.
 """
 
 from functools import lru_cache

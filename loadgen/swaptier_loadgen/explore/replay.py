@@ -13,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from swaptier_client.area_calls import HostArea
@@ -55,9 +54,10 @@ class Diverged(Exception):
 class RemoteTiers:
     """The streams of one replay, on an event loop that runs only while a reply is waited for."""
 
-    def __init__(self, target: str, bounds: Bounds, options: AreaOptions) -> None:
+    def __init__(self, target: str, question: Question) -> None:
         self._target = target
-        self._slots, self._options = bounds.slots, options
+        self._slots = question.bounds.slots
+        self._options = AreaOptions(device_free_on_read=POLICIES[question.policy].device_free_on_read)
         self._loop = asyncio.new_event_loop()
         self._streams: dict[str, TierStream] = {}
         self._name = f"replay-{time.time_ns()}"
@@ -119,7 +119,7 @@ def replay_file(path: Path, target: str) -> tuple[list[str], bool]:
             continue
         schedule = [Transition(step["task"], tuple(step["choices"])) for step in result["trace"]]
         try:
-            with _remote(target, question) as remote:
+            with closing(RemoteTiers(target, question)) as remote:
                 kind, after = replay_schedule(question, schedule, remote)
         except Diverged as divergence:
             lines.append(f"{name}: DIVERGED after the schedule began: {divergence}")
@@ -139,7 +139,7 @@ def replay_file(path: Path, target: str) -> tuple[list[str], bool]:
 def replay_schedule(question: Question, schedule: list[Transition], remote: RemoteTiers) -> tuple[str | None, str]:
     """Force the schedule against the real server.
 
-    Returns the kind of what was violated, or None, and what the server gives whoever reads a lost page afterwards.
+    Returns the kind of what was violated, or None, and what a later read of a lost page gets from the server.
     """
     world = question.build()
     for there in world.hosts:
@@ -179,13 +179,3 @@ def _read_back(world: World) -> str:
         if folio.content is not None and folio.content != page:
             return f"; then page {address} reads as {page_name(folio.content)}, and it was {page_name(page)}"
     return "; then it reads right"
-
-
-@contextmanager
-def _remote(target: str, question: Question) -> Iterator[RemoteTiers]:
-    options = AreaOptions(device_free_on_read=POLICIES[question.policy].device_free_on_read)
-    remote = RemoteTiers(target, question.bounds, options)
-    try:
-        yield remote
-    finally:
-        remote.close()

@@ -90,7 +90,7 @@ class Result:
     """What cut the search off; None: everything was met."""
     found: Found | None = None
     has_told: bool = False
-    """In some schedule a process was told that a page is gone, where its policy's specification says so."""
+    """In some schedule a process is told that a page is gone, where its policy's specification says so."""
 
     @property
     def is_exhaustive(self) -> bool:
@@ -131,7 +131,6 @@ class _Search:
     parents: list[int] = field(default_factory=list)
     ways: list[Transition] = field(default_factory=list)
     """How each was reached from its parent."""
-    keys: list[int] = field(default_factory=list)
     spent: list[int] = field(default_factory=list)
     """Preemptions on the way."""
     enabled: list[tuple[int, ...] | None] = field(default_factory=list)
@@ -140,11 +139,11 @@ class _Search:
     """What was met by running ahead from a state, by the state's number; the next last. Only for the very schedule
     that is remembered for it: another one may lead to the same state with symmetric tasks in other roles."""
     covered: set[int] = field(default_factory=set)
-    """Keys of the states from which somebody ran ahead."""
+    """Keys of the states from which the search ran ahead."""
     interned: dict[Transition, Transition] = field(default_factory=dict)
     edges: Edges = field(default_factory=Edges)
     ended: list[int] = field(default_factory=list)
-    """Numbers of the states in which nobody has anything left to do."""
+    """Numbers of the states in which no task has anything left to do."""
     started: float = 0.0
     report_at: int = REPORT_EVERY
 
@@ -244,7 +243,7 @@ class _Search:
     def _run_ahead(self, world: World, start: int, last: int, spent: int) -> list[_Met]:
         """Take first choices in place from the state with key *start* and return what was met, the next last.
 
-        It ends where a state was met before, or somebody ran ahead from it. Where a task is the only one that can run
+        It ends where a state was met before, or the search ran ahead from it. Where a task is the only one that can run
         and has nothing to decide, coming back to where it was is a livelock.
         """
         ahead: list[_Met] = []
@@ -303,7 +302,6 @@ class _Search:
         if not met.enabled:
             self.ended.append(len(self.ways))
         self.numbers[met.key] = len(self.ways)
-        self.keys.append(met.key)
         self.parents.append(parent)
         self.ways.append(self._intern(way))
         self.spent.append(spent)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import gc
 import marshal
 from collections.abc import Callable
+from operator import attrgetter
 from types import GeneratorType
 from typing import ClassVar
 
@@ -55,6 +56,11 @@ def state_bytes(world: World, *, last: int = -1, spent: int = 0) -> bytes:
     atoms = writer.world()
     atoms.append(spent)
     return marshal.dumps(atoms, MARSHAL_VERSION)
+
+
+_DEVICE = attrgetter("is_dying", "is_dead", "unanswered", "restarts")
+_SLOT = attrgetter("count", "has_cache", "in_pool", "on_device", "in_doubt", "is_freeing", "is_zero")
+_FOLIO = attrgetter("uptodate", "is_locked", "dirty", "refs", "referenced", "readahead")
 
 
 class _Writer(ValueWriter):
@@ -95,7 +101,7 @@ class _Writer(ValueWriter):
                         out += (held.store_reply.outcome.value, held.store_checksum)
                     # Of the claims that it may be, the host's own was numbered above.
                     claim = held.claimant
-                    out.append(None if claim is None else self._requests.setdefault(claim, len(self._requests)))
+                    out.append(None if claim is None else self._id(claim))
             out.append(there.network.server_epoch)
             if there.network.late:
                 self._put(there.network.late)
@@ -123,28 +129,13 @@ class _Writer(ValueWriter):
         out = self._out
         for device in host.devices:
             self._numbers[id(device)] = -100 - device.type
-            out += (
-                device.is_dying,
-                device.is_dead,
-                device.unanswered,
-                device.restarts,
-                len(device.free_offsets),
-                *device.free_offsets,
-            )
+            out += _DEVICE(device)
+            out += (len(device.free_offsets), *device.free_offsets)
             for slot in device.slots:
-                out += (
-                    slot.count,
-                    slot.has_cache,
-                    slot.generation == NO_GENERATION,
-                    slot.in_pool,
-                    slot.on_device,
-                    slot.in_doubt,
-                    slot.is_freeing,
-                    slot.is_zero,
-                    None if slot.lost is None else slot.lost.value,
-                )
+                out += _SLOT(slot)
+                out += (slot.generation == NO_GENERATION, None if slot.lost is None else slot.lost.value)
                 # A claim is named by the request that made it; only whether two are the same request matters.
-                out.append(self._requests.setdefault(slot.claim_id, len(self._requests)) if slot.claim_id else None)
+                out.append(self._id(slot.claim_id) if slot.claim_id else None)
                 self._put(slot.folio)
                 self._put(slot.reader)
                 if slot.queue is not None:
@@ -252,15 +243,8 @@ class _Writer(ValueWriter):
     def _folio(self, folio: Folio) -> None:
         self._number(folio)
         content = folio.content
+        self._out += ("folio", None if content is None else page_token(content), *_FOLIO(folio))
         self._out += (
-            "folio",
-            None if content is None else page_token(content),
-            folio.uptodate,
-            folio.is_locked,
-            folio.dirty,
-            folio.refs,
-            folio.referenced,
-            folio.readahead,
             None if folio.source is None else folio.source.value,
             None if folio.read_error is None else folio.read_error.value,
             -1 if folio.entry is None else folio.entry.offset,
@@ -290,34 +274,23 @@ class _Writer(ValueWriter):
         self._out += ("present", pte.writable, pte.exclusive, pte.dirty, pte.soft_dirty, pte.uffd_wp)
         self._put(pte.folio)
 
+    def _request(self, request: Load | Store | Invalidate | Acknowledge, *more: Atom) -> None:
+        entry = request.entry
+        generation = self._relative(self._host.slot(entry), request.generation)
+        self._out += (type(request).__name__, entry.type, entry.offset, generation, *more)
+
     def _load(self, load: Load) -> None:
-        request = self._requests.setdefault(load.request_id, len(self._requests))
-        slot = self._host.slot(load.entry)
-        self._out += (
-            "load",
-            load.entry.type,
-            load.entry.offset,
-            self._relative(slot, load.generation),
-            load.mode.value,
-            request,
-            load.require_generation,
-        )
+        self._request(load, load.mode.value, self._id(load.request_id), load.require_generation)
 
     def _store(self, store: Store) -> None:
-        slot = self._host.slot(store.entry)
-        self._out += ("store", slot.entry.type, slot.entry.offset, self._relative(slot, store.generation))
-        self._out.append(page_token(store.page))
-
-    def _invalidate(self, invalidate: Invalidate) -> None:
-        slot = self._host.slot(invalidate.entry)
-        entry = slot.entry
-        self._out += ("invalidate", entry.type, entry.offset, self._relative(slot, invalidate.generation))
+        self._request(store, page_token(store.page))
 
     def _acknowledge(self, claim: Acknowledge) -> None:
-        slot = self._host.slot(claim.entry)
-        request = self._requests.setdefault(claim.request_id, len(self._requests))
-        entry = slot.entry
-        self._out += ("acknowledge", entry.type, entry.offset, self._relative(slot, claim.generation), request)
+        self._request(claim, self._id(claim.request_id))
+
+    def _id(self, request_id: int) -> int:
+        """Return the number of a request by its first appearance."""
+        return self._requests.setdefault(request_id, len(self._requests))
 
     def _load_reply(self, reply: LoadReply, generation: int | None) -> None:
         page = reply.page
@@ -347,7 +320,7 @@ class _Writer(ValueWriter):
         Acknowledge: _acknowledge,
         Load: _load,
         Store: _store,
-        Invalidate: _invalidate,
+        Invalidate: _request,
         LoadReply: _any_load_reply,
         SlotReply: _slot_reply,
         WaitQueue: _queue,

@@ -1,6 +1,6 @@
 """A schedule in words: who did what, in which line, and what changed on the host and in the tier.
 
-Pure. The schedule is replayed once more, looking before and after each step. What a step did is told by the effect that
+Pure. The schedule is replayed once more, looking before and after each step. A step is described by the effect that
 it reached, the decisions inside it, and the difference between the two looks.
 """
 
@@ -15,7 +15,7 @@ from swaptier_client.mm.swap_map import SwapSlot
 from swaptier_loadgen.explore.cpu import Cpu
 from swaptier_loadgen.explore.network import WorldHost
 from swaptier_loadgen.explore.pages import page_name
-from swaptier_loadgen.explore.search import Found, Schedule, Transition
+from swaptier_loadgen.explore.search import Schedule, Transition
 from swaptier_loadgen.explore.violation import Violation
 from swaptier_loadgen.explore.world import World
 from swaptier_loadgen.lockstep.driver import TaskState
@@ -34,11 +34,11 @@ POINTS = {
     "tier.restarted": "dies and starts anew, with what its device has",
     "network.delivered": "delivers the late copy",
 }
-"""What standing at a Preempt means, in plain words; a point that is not here is told by its name."""
+"""What standing at a Preempt means, in plain words; a point that is not here is called by its name."""
 
 
 class Step(NamedTuple):
-    """One step of a schedule, told."""
+    """One step of a schedule, described."""
 
     cpu: str
     """The task's name."""
@@ -51,19 +51,14 @@ class Step(NamedTuple):
     transition: Transition
 
 
-def trace(build: Callable[[], World], found: Found) -> list[Step]:
-    """Tell every step of the way to a violation; the last one ends in it."""
-    return tell(build, found.schedule)
-
-
-def tell(build: Callable[[], World], schedule: Schedule) -> list[Step]:
-    """Tell every step of *schedule*."""
+def trace(build: Callable[[], World], schedule: Schedule) -> list[Step]:
+    """Describe every step of *schedule*; the last one may end in a violation."""
     world = build()
     world.start()
-    return [_tell_step(world, transition) for transition in schedule]
+    return [_describe(world, transition) for transition in schedule]
 
 
-def _tell_step(world: World, transition: Transition) -> Step:
+def _describe(world: World, transition: Transition) -> Step:
     task = world.tasks[transition.task]
     left = task.where()
     host_before, tier_before = _look_at_hosts(world), _look_at_tier(world)
@@ -149,13 +144,13 @@ def _look_at_hosts(world: World) -> dict[str, str]:
         for process in there.host.processes.values():
             name = f"{prefix}process {process.pid} " if len(there.host.processes) > 1 else prefix
             for address, pte in sorted(process.page_table.items()):
-                look[f"{name}page {address}"] = _told_pte(pte)
+                look[f"{name}page {address}"] = _pte(pte)
         for slot in there.host.devices[0].slots:
-            look[f"{prefix}slot {slot.entry.offset}"] = _told_slot(there, slot)
+            look[f"{prefix}slot {slot.entry.offset}"] = _slot(there, slot)
     return look
 
 
-def _told_pte(pte: SwapPte | PresentPte) -> str:
+def _pte(pte: SwapPte | PresentPte) -> str:
     if isinstance(pte, SwapPte):
         bits = "".join(f", {bit}" for bit in ("soft_dirty", "uffd_wp") if getattr(pte, bit))
         return f"swap entry {pte.entry.offset}{bits}"
@@ -163,7 +158,7 @@ def _told_pte(pte: SwapPte | PresentPte) -> str:
     return f"mapped {'?' if content is None else page_name(content)}"
 
 
-def _told_slot(there: WorldHost, slot: SwapSlot) -> str:
+def _slot(there: WorldHost, slot: SwapSlot) -> str:
     if slot.lost is not None:
         return f"lost ({slot.lost})"
     if slot.folio is not None:
@@ -182,23 +177,23 @@ def _look_at_tier(world: World) -> dict[str, str]:
         for area in there.network.areas:
             for offset in range(area.slots):
                 prefix = f"{area.name} " if several else ""
-                look[f"{prefix}slot {offset}"] = _told_held(area, offset)
+                look[f"{prefix}slot {offset}"] = _held(area, offset)
     return look
 
 
-def _told_held(area: Area, offset: int) -> str:
+def _held(area: Area, offset: int) -> str:
     held = area.held(offset)
     if held.entry is not None:
         is_backed = held.device_generation == held.generation
-        return f"{_told_page(held.entry)} in the pool{' and on the device' if is_backed else ''}"
+        return f"{_page(held.entry)} in the pool{' and on the device' if is_backed else ''}"
     if held.state in (SlotState.ON_DEVICE, SlotState.DEVICE_HANDED_OFF):
-        return f"{_told_page(area.device.read(offset))} on the device"
+        return f"{_page(area.device.read(offset))} on the device"
     on_device = area.device.read(offset)
-    behind = "zeros" if on_device is UNWRITTEN else f"an old {_told_page(on_device)}"
+    behind = "zeros" if on_device is UNWRITTEN else f"an old {_page(on_device)}"
     return f"{held.state.name.lower()}; the device has {behind}"
 
 
-def _told_page(stored: StoredPage) -> str:
+def _page(stored: StoredPage) -> str:
     try:
         return page_name(decode(stored))
     except DecodeError:

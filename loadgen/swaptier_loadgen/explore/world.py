@@ -69,7 +69,7 @@ class World:
         self.failures.left[Failure.LOST_REPLY] = bounds.lost_replies
         self.choices = self.failures.choices
         self.has_told = False
-        """A process was told that a page is gone."""
+        """A process got SIGBUS for a page that is gone."""
         self.repeats_requests = False
         """A request may reach the tier twice."""
         self.writes_back = False
@@ -92,7 +92,7 @@ class World:
             self.policy,
             [SwapDevice(0, self.bounds.slots, is_synchronous=is_synchronous)],
             resident_pages_max=RESIDENT_PAGES_MAX,
-            now_ns=_no_time,
+            now_ns=lambda: 0,
             readahead=readahead or Readahead(),
             install_failure=self._install_failure,
         )
@@ -183,7 +183,7 @@ class World:
                 raise Violation(Kind.ACCOUNTING, f"an assertion failed: {error}") from error
             case PageLost():
                 self.has_told = True
-                assert task.there is not None, "only processes are told, and each is on a host"
+                assert task.there is not None, "a process has a host"
                 if not self.model.allows_loss(task.there.host.processes[error.pid], error.address):
                     raise Violation(Kind.TOLD, str(error)) from error
             case NotMapped():
@@ -252,11 +252,6 @@ class World:
         if cause is InstallFailure.UFFD_WP:
             self._protecting = (next(process for process in self.model.hosts if process.pid == pid), address)
         return cause
-
-
-def _no_time() -> int:
-    """Return the time in a world without a clock."""
-    return 0
 
 
 def _check_slots(there: WorldHost) -> None:

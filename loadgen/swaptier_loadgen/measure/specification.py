@@ -97,17 +97,8 @@ def first_install_fails(host: Host, failures: ArmedFailures, pages: int, failing
     return Workload({"w1": path()}, lambda: _measured(host, result))
 
 
-def first_sharer_reads(host: Host, pages: int) -> Workload:
-    """Build W2: *pages* forked pages, each read by the parent only."""
-    return _forked(host, pages, reclaim_after=False)
-
-
-def first_sharer_reads_then_reclaim(host: Host, pages: int) -> Workload:
-    """Build W3: as W2, then everything is reclaimed unmodified."""
-    return _forked(host, pages, reclaim_after=True)
-
-
-def _forked(host: Host, pages: int, *, reclaim_after: bool) -> Workload:
+def first_sharer_reads(host: Host, pages: int, *, reclaim_after: bool = False) -> Workload:
+    """Build W2: *pages* forked pages, each read by the parent only. W3: then everything is reclaimed unmodified."""
     assert all(len(device.slots) >= FORK_PAGES_SWAP_FACTOR * pages for device in host.devices)
     parent = host.spawn()
     result = Measures()

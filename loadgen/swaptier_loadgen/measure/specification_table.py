@@ -21,7 +21,6 @@ from swaptier_loadgen.measure.specification import (
     Workload,
     first_install_fails,
     first_sharer_reads,
-    first_sharer_reads_then_reclaim,
     slot_reused_under_a_fault,
 )
 
@@ -36,7 +35,7 @@ Build: TypeAlias = Callable[[Host, ArmedFailures], Workload]
 BUILDS: dict[str, Build] = {
     "W1": lambda host, failures: first_install_fails(host, failures, M, F),
     "W2": lambda host, _failures: first_sharer_reads(host, K),
-    "W3": lambda host, _failures: first_sharer_reads_then_reclaim(host, N),
+    "W3": lambda host, _failures: first_sharer_reads(host, N, reclaim_after=True),
     "W4": lambda host, _failures: slot_reused_under_a_fault(host),
 }
 """The workloads by name."""
