@@ -16,7 +16,7 @@ from swaptier_client.mm.duplication import DuplicationCause
 from swaptier_loadgen.faults.hazards import Hazard, LostPage
 from swaptier_loadgen.host.latency import BUCKETS
 from swaptier_loadgen.host.oracle import Tally
-from swaptier_loadgen.host.report_field import UNPUBLISHED, AddedBy, Metric, add_reports
+from swaptier_loadgen.host.report_field import UNPUBLISHED, AddedBy, Gauge, Metric, add_reports
 
 EXAMPLES_MAX = 3
 """Findings in words, of a host and of a policy; the rest are counted."""
@@ -80,12 +80,8 @@ class HostReport(Tally):
 
     duplicate_pages: Annotated[
         dict[str, int],
-        Metric(
-            "Pages held compressed in the tier and uncompressed on the host, by cause.",
-            "cause",
-            _CAUSES,
-            name="dup_pages",
-            is_gauge=True,
+        Gauge(
+            "Pages held compressed in the tier and uncompressed on the host, by cause.", "cause", _CAUSES, "dup_pages"
         ),
         UNPUBLISHED,
     ] = field(default_factory=dict)
@@ -94,27 +90,19 @@ class HostReport(Tally):
         dict[str, float],
         Metric("Integral of swaptier_dup_pages over time, by cause.", "cause", _CAUSES, "dup_page_seconds"),
     ] = field(default_factory=dict)
-    duplicate_pages_peak: Annotated[
-        int, Metric("Most pages duplicated at once.", name="dup_pages_peak", is_gauge=True)
-    ] = 0
+    duplicate_pages_peak: Annotated[int, Gauge("Most pages duplicated at once.", name="dup_pages_peak")] = 0
     """Of several hosts, the sum of each host's own peak: two hosts' clocks are not compared."""
     duplicate_bytes: Annotated[
-        int, Metric("Memory duplicated pages take, both copies.", name="dup_bytes", is_gauge=True), UNPUBLISHED
+        int, Gauge("Memory duplicated pages take, both copies.", name="dup_bytes"), UNPUBLISHED
     ] = 0
     duplicate_waste_bytes: Annotated[
         int,
-        Metric(
-            "Compressed bytes of duplicated pages: what exclusive loads would free.",
-            name="dup_waste_bytes",
-            is_gauge=True,
-        ),
+        Gauge("Compressed bytes of duplicated pages: what exclusive loads would free.", name="dup_waste_bytes"),
         UNPUBLISHED,
     ] = 0
-    resident_pages: Annotated[int, Metric("Uncompressed pages on the host.", is_gauge=True), UNPUBLISHED] = 0
-    swapcache_pages: Annotated[int, Metric("Of these, in the swapcache.", is_gauge=True), UNPUBLISHED] = 0
-    orphan_entries: Annotated[
-        int, Metric("Pool entries of freed slots the tier was not yet told of.", is_gauge=True), UNPUBLISHED
-    ] = 0
+    resident_pages: Annotated[int, Gauge("Uncompressed pages on the host."), UNPUBLISHED] = 0
+    swapcache_pages: Annotated[int, Gauge("Of these, in the swapcache."), UNPUBLISHED] = 0
+    orphan_entries: Annotated[int, Gauge("Pool entries of freed slots the tier was not yet told of."), UNPUBLISHED] = 0
     zswpwb: Annotated[int, Metric("Pages the tier wrote back from the pool, as the kernel's zswpwb."), UNPUBLISHED] = 0
     """The tier's count, as of its last answer to Stat."""
 

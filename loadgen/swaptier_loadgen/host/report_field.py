@@ -6,7 +6,7 @@ up over hosts, written to the JSON document, and served under /metrics where it 
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple, TypeVar, get_type_hints
 
 R = TypeVar("R")
@@ -23,6 +23,10 @@ class Metric(NamedTuple):
     name: str = ""
     """Without prefix and suffix; empty: the field's."""
     is_gauge: bool = False
+
+
+Gauge = partial(Metric, is_gauge=True)
+"""A value as of now, which may fall."""
 
 
 @dataclass(frozen=True, slots=True)
