@@ -77,7 +77,7 @@ def exit_process(host: Host, process: Process) -> Path[None]:
     """End *process*: wait for its running faults, then discard everything it had.
 
     Raises:
-        SwapTierError: the process has ended, but the tier could not be told that its slots are free.
+        SwapTierError: the process has ended, but the tier was not reached to free its slots.
 
     Models: exit_mmap().
     """
