@@ -73,7 +73,7 @@ class Preemption:
 
 
 class PreemptionCoin:
-    """Draws how long each preemption lasts. The same seed draws the same lengths; which path gets which depends on the schedule."""
+    """Draws how long each preemption lasts. The same seed draws the same lengths, whatever paths get them."""
 
     def __init__(self, preemption: Preemption, seed: int) -> None:
         self._draw = random.Random(seed).random
