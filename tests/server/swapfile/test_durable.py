@@ -8,6 +8,7 @@ from typing import Protocol
 
 import pytest
 from grpc import aio
+from tests.builders import page_of
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
@@ -16,9 +17,9 @@ from swaptier_server.errors import ConfigError
 from swaptier_server.lifecycle import TierServer
 from swaptier_wire import reply_codec, request_codec
 from swaptier_wire.batches import Acknowledges, Header, Loads, Stores
-from swaptier_wire.types import PAGE_BYTES, LoadMode, LoadReply, Outcome, Reason, SlotReply, page_checksum
+from swaptier_wire.types import LoadMode, LoadReply, Outcome, Reason, SlotReply, page_checksum
 
-PAGE = (b"a page of the host; " * PAGE_BYTES)[:PAGE_BYTES]
+PAGE = page_of(1)
 IDLE_SECONDS = 100
 
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.builders import noise_of, page_of
+from tests.server.builders import put
 
 from swaptier_server.swapfile.file import FORMAT, SqliteDevice, SqliteSwapFile, SwapFileUnusable
 from swaptier_server.swapfile.rows import area_seal
@@ -20,7 +22,7 @@ from swaptier_server.tier.area import Durability
 from swaptier_server.tier.device import DeviceError, DeviceFault
 from swaptier_server.tier.load import load
 from swaptier_server.tier.page import UNWRITTEN, DecodeError, StoredPage, decode, stored_page
-from swaptier_server.tier.store import store, store_many
+from swaptier_server.tier.store import store_many
 from swaptier_server.tier.swap_file import Client, SavedArea, SavedPage
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.types import (
@@ -39,8 +41,8 @@ from swaptier_wire.types import (
 BIG = (1 << 64) - 1
 """The largest number of the wire. SQLite's are smaller."""
 AREA = SavedArea("swap", Client("host", BIG), 64, AreaOptions(pool_bytes_max=1 << 40))
-NOISE = random.Random(3).randbytes(PAGE_BYTES)
-TEXT = (b"a text that compresses well; " * PAGE_BYTES)[:PAGE_BYTES]
+NOISE = noise_of(3)
+TEXT = page_of(1)
 PAGES = {0: ZERO_PAGE, 1: fill_page(BIG), 2: TEXT, 63: NOISE}
 
 
@@ -258,7 +260,7 @@ def test_a_row_that_is_not_what_was_written_is_never_a_page(tmp_path: Path, what
     with open_file(tmp_path) as file:
         tier = Tier(TierLimits(0), 1, swap_file=file)
         area, _ = tier.swapon(Client("host", 1), "swap", 8, AreaOptions())
-        assert store(area, 0, 5, TEXT, page_checksum(TEXT)).outcome is Outcome.DEVICE
+        assert put(area, 0, 5, TEXT).outcome is Outcome.DEVICE
         damage(file, "pages", what)
         assert load(area, 0, 5, LoadMode.SHARED).outcome in (Outcome.ERROR, Outcome.DEVICE)
         assert load(area, 0, 5, LoadMode.SHARED).page != TEXT
@@ -271,7 +273,7 @@ def test_a_row_that_is_not_what_was_written_is_never_a_page(tmp_path: Path, what
             assert (safe.outcome, safe.reason) == (Outcome.LOST, Reason.RESTARTED)
         offset = 1 if what.startswith("number") else 0
         assert load(area, offset, 5, LoadMode.SHARED) == LoadReply(Outcome.ERROR, Reason.CHECKSUM)
-        assert store(area, offset, 6, NOISE, page_checksum(NOISE)) == SlotReply(Outcome.DEVICE, Reason.POOL_LIMIT)
+        assert put(area, offset, 6, NOISE) == SlotReply(Outcome.DEVICE, Reason.POOL_LIMIT)
         assert load(area, offset, 6, LoadMode.SHARED, require_generation=True).page == NOISE
 
 
@@ -386,7 +388,7 @@ def test_a_store_that_the_file_refuses_is_rejected_with_a_cause_and_everything_e
             assert area.counters.device_errors[fault] == 1
             assert [load(area, offset, 1, LoadMode.SHARED).page for offset in range(8)] == [NOISE] * 8
             if broken is not full:  # where an older page was, there is room for a newer one
-                assert store(area, 0, 2, TEXT, page_checksum(TEXT)).outcome is Outcome.REJECTED
+                assert put(area, 0, 2, TEXT).outcome is Outcome.REJECTED
                 assert load(area, 0, 2, LoadMode.SHARED).page == ZERO_PAGE, "the older page does not come back"
             tier.check_invariants()
         replies = store_many(area, range(8, 40), [2] * 32, [NOISE] * 32, [checksum] * 32)

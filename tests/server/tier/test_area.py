@@ -1,9 +1,10 @@
 """What each request does to a slot: the comments of Store, Load, Lookup and Invalidate in the proto, claim by claim."""
 
-import random
 from collections.abc import Sequence
 
 import pytest
+from tests.builders import noise_of, page_of
+from tests.server.builders import HOST, put
 
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.area_check import check_area
@@ -14,7 +15,6 @@ from swaptier_server.tier.load import load, lookup
 from swaptier_server.tier.page import Lz4, StoredPage, stored_page
 from swaptier_server.tier.slot import SlotState
 from swaptier_server.tier.store import check_store, store
-from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.errors import InvalidRequest, UnknownArea
 from swaptier_wire.types import (
@@ -30,28 +30,13 @@ from swaptier_wire.types import (
     page_checksum,
 )
 
-HOST = Client("host", 1)
 ROOMY = TierLimits(pool_bytes_max=1 << 20)
 NO_POOL = TierLimits(pool_bytes_max=0)
-
-
-def page_of(seed: int) -> bytes:
-    """A page that compresses to a few dozen bytes, different for each seed."""
-    return (f"this is page {seed}; ".encode() * PAGE_BYTES)[:PAGE_BYTES]
-
-
-def noise(seed: int) -> bytes:
-    """A page that does not compress."""
-    return random.Random(seed).randbytes(PAGE_BYTES)
 
 
 def open_area(limits: TierLimits = ROOMY, options: AreaOptions | None = None) -> Area:
     area, _ = Tier(limits, 1).swapon(HOST, "swap", 8, options or AreaOptions())
     return area
-
-
-def put(area: Area, offset: int, generation: int, page: bytes) -> SlotReply:
-    return store(area, offset, generation, page, page_checksum(page))
 
 
 def get(area: Area, offset: int, mode: LoadMode = LoadMode.SHARED, **options: bool) -> LoadReply:
@@ -184,15 +169,15 @@ def test_a_same_filled_page_is_taken_by_a_full_pool() -> None:
 
 def test_a_page_that_does_not_compress_is_kept_raw() -> None:
     area = open_area()
-    assert put(area, 0, 1, noise(1)) == SlotReply(Outcome.STORED, Reason.NONE, PAGE_BYTES)
-    assert get(area, 0).page == noise(1)
+    assert put(area, 0, 1, noise_of(1)) == SlotReply(Outcome.STORED, Reason.NONE, PAGE_BYTES)
+    assert get(area, 0).page == noise_of(1)
 
 
 def test_a_page_that_does_not_compress_goes_to_the_device_of_a_tier_that_keeps_none() -> None:
     area = open_area(ROOMY._replace(keeps_incompressible=False))
-    assert put(area, 0, 1, noise(1)) == SlotReply(Outcome.DEVICE, Reason.COMPRESS_POOR)
+    assert put(area, 0, 1, noise_of(1)) == SlotReply(Outcome.DEVICE, Reason.COMPRESS_POOR)
     assert area.counters.rejects[Reason.COMPRESS_POOR] == 1
-    assert get(area, 0).page == noise(1)
+    assert get(area, 0).page == noise_of(1)
 
 
 def test_a_refused_store_leaves_no_older_entry_behind() -> None:
@@ -201,16 +186,16 @@ def test_a_refused_store_leaves_no_older_entry_behind() -> None:
     put(area, 0, 1, page_of(1))
     other = put(area, 1, 1, page_of(2))
     assert other.outcome is Outcome.STORED
-    assert put(area, 0, 2, noise(1)).outcome is Outcome.DEVICE
+    assert put(area, 0, 2, noise_of(1)).outcome is Outcome.DEVICE
     assert lookup(area, 0).outcome is Outcome.MISS
-    assert get(area, 0).page == noise(1)
+    assert get(area, 0).page == noise_of(1)
     assert area.pool_bytes == other.entry_bytes
 
 
 def test_a_newer_page_may_use_the_bytes_of_the_one_it_replaces() -> None:
     area = open_area(TierLimits(pool_bytes_max=PAGE_BYTES))
-    put(area, 0, 1, noise(1))
-    assert put(area, 0, 2, noise(2)).outcome is Outcome.STORED
+    put(area, 0, 1, noise_of(1))
+    assert put(area, 0, 2, noise_of(2)).outcome is Outcome.STORED
 
 
 def test_a_store_that_pool_and_device_refuse_takes_the_older_page_with_it() -> None:
@@ -258,7 +243,7 @@ def test_a_page_taken_by_a_load_whose_reply_is_dropped_reads_as_zeros_without_an
 
 def test_a_taken_page_of_a_slot_that_was_written_before_reads_as_the_older_page() -> None:
     area = open_area(TierLimits(pool_bytes_max=PAGE_BYTES))
-    put(area, 1, 1, noise(9))
+    put(area, 1, 1, noise_of(9))
     put(area, 0, 1, page_of(1))
     invalidate(area, 1, 1)
     put(area, 0, 2, page_of(2))

@@ -3,6 +3,8 @@
 from dataclasses import astuple
 
 import pytest
+from tests.builders import page_of
+from tests.server.builders import HOST, put
 
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.area_check import check_area
@@ -12,13 +14,11 @@ from swaptier_server.tier.free import acknowledge, invalidate
 from swaptier_server.tier.load import check_load, load, lookup
 from swaptier_server.tier.page import StoredPage
 from swaptier_server.tier.slot import SlotState
-from swaptier_server.tier.store import store
 from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_server.tier.write_back import write_back, write_back_oldest
 from swaptier_wire.errors import ClientReplaced, LimitReached
 from swaptier_wire.types import (
-    PAGE_BYTES,
     ZERO_PAGE,
     AreaOptions,
     LoadMode,
@@ -27,19 +27,12 @@ from swaptier_wire.types import (
     Reason,
     SlotReply,
     fill_page,
-    page_checksum,
 )
 
-HOST = Client("host", 1)
 LEASE_NS = 1000
 END_OF_TIME_NS = 1 << 62
 POOL, DEVICE = 1 << 20, 0
 """Bytes of a pool that takes pages, and of one that leaves them to the device."""
-
-
-def page_of(seed: int) -> bytes:
-    """A page that compresses, different for each seed."""
-    return (f"this is page {seed}; ".encode() * PAGE_BYTES)[:PAGE_BYTES]
 
 
 class TriedTier:
@@ -55,7 +48,7 @@ class TriedTier:
 
     def store(self, offset: int, generation: int, page: bytes) -> SlotReply:
         """Store a page."""
-        return store(self.area, offset, generation, page, page_checksum(page))
+        return put(self.area, offset, generation, page)
 
     def claim(self, offset: int, generation: int, request_id: int, *, require_generation: bool = True) -> LoadReply:
         """Claim a page."""

@@ -1,11 +1,10 @@
 """How a page is kept, and that nothing but that page ever comes back."""
 
-import random
-
 import lz4.block
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.builders import noise_of, page_of
 
 from swaptier_server.tier.page import (
     UNWRITTEN,
@@ -23,20 +22,10 @@ from swaptier_wire.types import PAGE_BYTES, WORD_BYTES, ZERO_PAGE, Reason, fill_
 WORDS = st.integers(0, 2**64 - 1)
 
 
-def text_page(seed: int = 0) -> bytes:
-    """A page that compresses, different for each seed."""
-    return (f"a line of text, number {seed}; ".encode() * PAGE_BYTES)[:PAGE_BYTES]
-
-
-def noise_page(seed: int = 0) -> bytes:
-    """A page that does not compress, different for each seed."""
-    return random.Random(seed).randbytes(PAGE_BYTES)
-
-
 def pages() -> st.SearchStrategy[bytes]:
     """Pages of every kind: repeated words, repeated pieces of any length, noise, and mixtures."""
     repeated = st.binary(min_size=1, max_size=200).map(lambda piece: (piece * PAGE_BYTES)[:PAGE_BYTES])
-    noise = st.integers(0, 2**32).map(noise_page)
+    noise = st.integers(0, 2**32).map(noise_of)
     mixed = st.tuples(repeated, noise, st.integers(0, PAGE_BYTES)).map(lambda t: t[0][: t[2]] + t[1][t[2] :])
     return st.one_of(WORDS.map(fill_page), repeated, noise, mixed)
 
@@ -75,7 +64,7 @@ def test_a_page_that_repeats_something_longer_than_a_word_is_not_same_filled() -
 
 
 def test_a_page_that_lz4_does_not_make_shorter_is_kept_as_it_is() -> None:
-    page = noise_page()
+    page = noise_of(0)
     assert isinstance(encode(page), Raw)
     assert kept(page).length == PAGE_BYTES
 
@@ -101,7 +90,7 @@ def test_an_unwritten_device_slot_reads_as_zeros_that_nobody_stored() -> None:
 
 @given(st.integers(0, 2**32), st.data())
 def test_a_flipped_bit_in_a_block_never_gives_another_page(seed: int, data: st.DataObject) -> None:
-    page = text_page(seed)
+    page = page_of(seed)
     stored = kept(page)
     assert isinstance(stored.encoded, Lz4)
     block = bytearray(stored.encoded.block)
@@ -117,11 +106,11 @@ def test_a_flipped_bit_in_a_block_never_gives_another_page(seed: int, data: st.D
 @given(st.binary(max_size=200))
 def test_a_block_of_anything_is_an_error(block: bytes) -> None:
     with pytest.raises(DecodeError):
-        decode(kept(text_page())._replace(encoded=Lz4(block)))
+        decode(kept(page_of(0))._replace(encoded=Lz4(block)))
 
 
 def test_a_block_that_was_cut_off_is_an_error() -> None:
-    stored = kept(text_page())
+    stored = kept(page_of(0))
     assert isinstance(stored.encoded, Lz4)
     for length in range(len(stored.encoded.block)):
         with pytest.raises(DecodeError):
@@ -144,21 +133,21 @@ def test_a_block_of_a_longer_page_fails_to_decompress() -> None:
 
 
 def test_another_page_fails_its_checksum() -> None:
-    for other in (SameFilled(7), Raw(noise_page(2)), encode(text_page(2))):
+    for other in (SameFilled(7), Raw(noise_of(2)), encode(page_of(2))):
         with pytest.raises(DecodeError) as caught:
-            decode(kept(text_page(1))._replace(encoded=other))
+            decode(kept(page_of(1))._replace(encoded=other))
         assert caught.value.reason is Reason.CHECKSUM
 
 
 def test_the_error_says_no_byte_of_the_page() -> None:
     with pytest.raises(DecodeError) as caught:
-        decode(kept(text_page())._replace(encoded=Raw(noise_page())))
+        decode(kept(page_of(0))._replace(encoded=Raw(noise_of(0))))
     assert str(caught.value) == "a stored page is damaged (checksum); its content is unknown, the entry is kept"
 
 
 def test_without_its_checksum_a_flipped_bit_would_give_another_page() -> None:
     """The negative control of those above: most single flips decompress silently to something else."""
-    page = noise_page()[: PAGE_BYTES // 2] * 2
+    page = noise_of(0)[: PAGE_BYTES // 2] * 2
     block = encode(page)[0]
     assert isinstance(block, bytes)
     silent = 0

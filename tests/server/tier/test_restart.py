@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 
 import pytest
+from tests.builders import page_of
+from tests.server.builders import put
 
 from swaptier_server.tier.area import Area, Durability
 from swaptier_server.tier.device import BackingDevice, DeviceError, DeviceFault
 from swaptier_server.tier.free import acknowledge, invalidate
 from swaptier_server.tier.load import load
-from swaptier_server.tier.store import store
 from swaptier_server.tier.swap_file import Client, MemorySwapFile, SavedArea
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_server.tier.write_back import write_back
 from swaptier_wire.errors import AreaExists, AreaNotOwned, ClientReplaced, LimitReached, UnknownArea
 from swaptier_wire.types import (
-    PAGE_BYTES,
     ZERO_PAGE,
     AreaOptions,
     LoadMode,
@@ -23,16 +23,11 @@ from swaptier_wire.types import (
     Reason,
     SlotReply,
     fill_page,
-    page_checksum,
 )
 
 HOST, OTHER = Client("host", 5), Client("other", 1)
 LIMITS = TierLimits(1 << 20)
 OPTIONS = AreaOptions(pool_bytes_max=1 << 16)
-
-
-def page_of(seed: int) -> bytes:
-    return (f"this is page {seed}; ".encode() * PAGE_BYTES)[:PAGE_BYTES]
 
 
 class FullSwapFile(MemorySwapFile):
@@ -74,7 +69,7 @@ class Servers:
 
     def store(self, offset: int, generation: int, page: bytes) -> SlotReply:
         """Store a page."""
-        return store(self.area, offset, generation, page, page_checksum(page))
+        return put(self.area, offset, generation, page)
 
     def restart(self) -> Area:
         """Kill the server and start another; return its area."""

@@ -1,9 +1,10 @@
 """Who gives up pages when the pool is full, in what order, and when that is given up."""
 
-import random
 from collections.abc import Sequence
 
 import pytest
+from tests.builders import noise_of
+from tests.server.builders import HOST, put
 
 from swaptier_server.tier import shrinker
 from swaptier_server.tier.area import Area, Durability
@@ -12,8 +13,7 @@ from swaptier_server.tier.load import load
 from swaptier_server.tier.page import StoredPage
 from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.slot import SlotState
-from swaptier_server.tier.store import store, store_many
-from swaptier_server.tier.swap_file import Client
+from swaptier_server.tier.store import store_many
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_server.tier.write_back import RECLAIM_RETRIES_MAX, write_back
 from swaptier_wire.errors import InvalidRequest
@@ -30,8 +30,7 @@ from swaptier_wire.types import (
     page_checksum,
 )
 
-HOST = Client("host", 1)
-NOISE = random.Random(5).randbytes(PAGE_BYTES)
+NOISE = noise_of(5)
 """A page that takes exactly PAGE_BYTES."""
 
 
@@ -74,8 +73,8 @@ class Pages:
         return [offset for offset in range(area.slots) if area.held(offset).state is SlotState.POOLED]
 
 
-def put(area: Area, *offsets: int, page: bytes = NOISE, generation: int = 1) -> list[SlotReply]:
-    return [store(area, offset, generation, page, page_checksum(page)) for offset in offsets]
+def put_all(area: Area, *offsets: int, page: bytes = NOISE, generation: int = 1) -> list[SlotReply]:
+    return [put(area, offset, generation, page) for offset in offsets]
 
 
 # The pool's limit
@@ -84,7 +83,7 @@ def put(area: Area, *offsets: int, page: bytes = NOISE, generation: int = 1) -> 
 def test_a_pool_below_its_limit_is_left_alone() -> None:
     pages = Pages(4)
     area = pages.area("swap")
-    put(area, 0, 1, 2, 3)
+    put_all(area, 0, 1, 2, 3)
     assert pages.tier.shrink() == 0
     assert pages.pooled(area) == [0, 1, 2, 3]
 
@@ -92,12 +91,12 @@ def test_a_pool_below_its_limit_is_left_alone() -> None:
 def test_a_pool_that_met_its_limit_is_shrunk_to_its_threshold_oldest_pages_first() -> None:
     pages = Pages(4)
     area = pages.area("swap")
-    assert put(area, 3, 2, 1, 0, 7)[-1] == SlotReply(Outcome.DEVICE, Reason.POOL_LIMIT)
+    assert put_all(area, 3, 2, 1, 0, 7)[-1] == SlotReply(Outcome.DEVICE, Reason.POOL_LIMIT)
     assert pages.tier.shrink() == 2
     assert pages.pooled(area) == [0, 1]
     assert not pages.tier.pool.wants_shrink
     assert area.counters.written_back_pages == 2
-    assert put(area, 8)[0].outcome is Outcome.STORED, "and the pool takes pages again"
+    assert put_all(area, 8)[0].outcome is Outcome.STORED, "and the pool takes pages again"
     for offset in (3, 2, 7):
         reply = load(area, offset, 1, LoadMode.SHARED, require_generation=True)
         assert (reply.outcome, reply.page) == (Outcome.DEVICE, NOISE)
@@ -106,9 +105,9 @@ def test_a_pool_that_met_its_limit_is_shrunk_to_its_threshold_oldest_pages_first
 def test_a_page_that_was_looked_at_stays_for_another_round() -> None:
     pages = Pages(4)
     area = pages.area("swap")
-    put(area, 0, 1, 2, 3)
+    put_all(area, 0, 1, 2, 3)
     load(area, 0, 1, LoadMode.SHARED)
-    put(area, 7)
+    put_all(area, 7)
     pages.tier.shrink()
     assert pages.pooled(area) == [0, 3]
 
@@ -116,8 +115,8 @@ def test_a_page_that_was_looked_at_stays_for_another_round() -> None:
 def test_same_filled_pages_are_not_written_back_to_make_room() -> None:
     pages = Pages(1, percent=0)
     area = pages.area("swap")
-    put(area, 0, page=ZERO_PAGE)
-    put(area, 1, 2)
+    put_all(area, 0, page=ZERO_PAGE)
+    put_all(area, 1, 2)
     assert pages.tier.shrink() == 1
     assert pages.pooled(area) == [0]
 
@@ -125,7 +124,7 @@ def test_same_filled_pages_are_not_written_back_to_make_room() -> None:
 def test_one_call_does_a_bounded_part_of_the_work() -> None:
     pages = Pages(200, percent=0)
     area = pages.area("swap")
-    put(area, *range(201))
+    put_all(area, *range(201))
     assert pages.tier.shrink(pages_max=40) == 2 * shrinker.CLUSTER_PAGES
     assert pages.tier.pool.wants_shrink
     while pages.tier.pool.wants_shrink:
@@ -138,13 +137,13 @@ def test_areas_give_up_pages_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shrinker, "CLUSTER_PAGES", 1)
     pages = Pages(6, percent=50)
     left, right = pages.area("left"), pages.area("right")
-    put(left, 0, 1, 2, 3)
-    put(right, 0, 1, 2)
+    put_all(left, 0, 1, 2, 3)
+    put_all(right, 0, 1, 2)
     assert pages.tier.shrink() == 3
     assert [pages.pooled(left), pages.pooled(right)] == [[2, 3], [1]]
-    put(left, 4)
-    assert store(right, 1, 2, NOISE, page_checksum(NOISE)).outcome is Outcome.STORED
-    put(left, 5, 6, 7)
+    put_all(left, 4)
+    assert put(right, 1, 2, NOISE).outcome is Outcome.STORED
+    put_all(left, 5, 6, 7)
     assert pages.tier.shrink() == 3
     assert [len(pages.pooled(left)), len(pages.pooled(right))] == [3, 0], "right was first this time"
 
@@ -154,9 +153,9 @@ def test_who_has_used_up_a_quota_gives_first(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(shrinker, "CLUSTER_PAGES", 1)
     pages = Pages(8, percent=50)
     modest, greedy = pages.area("modest"), pages.area("greedy", quota=4)
-    put(modest, 0, 1, 2, 3)
-    put(greedy, 0, 1, 2, 3)
-    put(modest, 4)
+    put_all(modest, 0, 1, 2, 3)
+    put_all(greedy, 0, 1, 2, 3)
+    put_all(modest, 4)
     assert pages.tier.shrink() == 4
     assert [len(pages.pooled(modest)), len(pages.pooled(greedy))] == [3, 1]
 
@@ -164,9 +163,9 @@ def test_who_has_used_up_a_quota_gives_first(monkeypatch: pytest.MonkeyPatch) ->
 def test_who_may_not_write_back_is_never_asked() -> None:
     pages = Pages(4, percent=0)
     kept, other = pages.area("kept", writeback=False), pages.area("other")
-    put(kept, 0, 1)
-    put(other, 0, 1)
-    assert put(kept, 2) == [SlotReply(Outcome.REJECTED, Reason.POOL_LIMIT)]
+    put_all(kept, 0, 1)
+    put_all(other, 0, 1)
+    assert put_all(kept, 2) == [SlotReply(Outcome.REJECTED, Reason.POOL_LIMIT)]
     assert pages.tier.shrink() == 2
     assert [pages.pooled(kept), pages.pooled(other)] == [[0, 1], []]
     assert not pages.tier.pool.wants_shrink, "nobody is left who could give"
@@ -175,16 +174,16 @@ def test_who_may_not_write_back_is_never_asked() -> None:
 def test_a_device_that_refuses_is_given_up_after_some_failures_and_keeps_every_page() -> None:
     pages = Pages(2, percent=0)
     area = pages.area("swap")
-    put(area, 0, 1)
+    put_all(area, 0, 1)
     pages.devices["swap"].is_broken = True
-    assert put(area, 2) == [SlotReply(Outcome.REJECTED, Reason.DEVICE_ERROR)]
+    assert put_all(area, 2) == [SlotReply(Outcome.REJECTED, Reason.DEVICE_ERROR)]
     assert pages.tier.shrink() == 0
     assert pages.pooled(area) == [0, 1]
     assert not pages.tier.pool.wants_shrink
     assert area.counters.reject_reclaim_fail == 2 * RECLAIM_RETRIES_MAX
     assert area.counters.device_errors[DeviceFault.FULL] == RECLAIM_RETRIES_MAX + 1
     pages.devices["swap"].is_broken = False
-    put(area, 3)
+    put_all(area, 3)
     assert pages.tier.pool.wants_shrink, "the next page that is refused is reason to try again"
     assert pages.tier.shrink() == 2
 
@@ -192,10 +191,10 @@ def test_a_device_that_refuses_is_given_up_after_some_failures_and_keeps_every_p
 def test_one_broken_device_does_not_keep_the_others_from_giving() -> None:
     pages = Pages(8, percent=50)
     broken, whole = pages.area("broken"), pages.area("whole")
-    put(broken, 0, 1)
-    put(whole, *range(6))
+    put_all(broken, 0, 1)
+    put_all(whole, *range(6))
     pages.devices["broken"].is_broken = True
-    put(whole, 7)
+    put_all(whole, 7)
     assert pages.tier.shrink() == 4
     assert [len(pages.pooled(broken)), len(pages.pooled(whole))] == [2, 2]
 
@@ -206,8 +205,8 @@ def test_one_broken_device_does_not_keep_the_others_from_giving() -> None:
 def test_an_area_at_its_quota_writes_its_own_oldest_pages_back() -> None:
     pages = Pages(100)
     other, area = pages.area("other"), pages.area("swap", quota=2)
-    put(other, 0, 1, 2)
-    assert [reply.outcome for reply in put(area, 0, 1, 2)] == [Outcome.STORED] * 3
+    put_all(other, 0, 1, 2)
+    assert [reply.outcome for reply in put_all(area, 0, 1, 2)] == [Outcome.STORED] * 3
     assert [pages.pooled(other), pages.pooled(area)] == [[0, 1, 2], [1, 2]]
     assert pages.tier.pool.limit_hits == 0
 
@@ -215,9 +214,9 @@ def test_an_area_at_its_quota_writes_its_own_oldest_pages_back() -> None:
 def test_an_area_whose_device_refuses_is_held_to_its_quota() -> None:
     pages = Pages(100)
     area = pages.area("swap", quota=2)
-    put(area, 0, 1)
+    put_all(area, 0, 1)
     pages.devices["swap"].refused = {0, 1}
-    assert put(area, 2) == [SlotReply(Outcome.DEVICE, Reason.AREA_LIMIT)]
+    assert put_all(area, 2) == [SlotReply(Outcome.DEVICE, Reason.AREA_LIMIT)]
     assert pages.pooled(area) == [0, 1]
     assert (area.counters.rejects[Reason.AREA_LIMIT], area.counters.reject_reclaim_fail) == (1, 1)
 
@@ -225,8 +224,8 @@ def test_an_area_whose_device_refuses_is_held_to_its_quota() -> None:
 def test_a_page_larger_than_the_quota_pushes_nobody_out() -> None:
     pages = Pages(100)
     area, _ = pages.tier.swapon(HOST, "swap", 8, AreaOptions(pool_bytes_max=PAGE_BYTES - 1))
-    put(area, 0, page=(b"short; " * PAGE_BYTES)[:PAGE_BYTES])
-    assert put(area, 1) == [SlotReply(Outcome.DEVICE, Reason.AREA_LIMIT)]
+    put_all(area, 0, page=(b"short; " * PAGE_BYTES)[:PAGE_BYTES])
+    assert put_all(area, 1) == [SlotReply(Outcome.DEVICE, Reason.AREA_LIMIT)]
     assert pages.pooled(area) == [0]
 
 
@@ -234,16 +233,16 @@ def test_a_quota_of_nothing_keeps_same_filled_pages_only() -> None:
     """As memory.zswap.max = 0."""
     pages = Pages(100)
     area = pages.area("swap", quota=0)
-    assert put(area, 0) == [SlotReply(Outcome.DEVICE, Reason.AREA_LIMIT)]
-    assert put(area, 1, page=ZERO_PAGE) == [SlotReply(Outcome.STORED)]
+    assert put_all(area, 0) == [SlotReply(Outcome.DEVICE, Reason.AREA_LIMIT)]
+    assert put_all(area, 1, page=ZERO_PAGE) == [SlotReply(Outcome.STORED)]
 
 
 def test_without_writeback_a_page_above_the_quota_is_rejected() -> None:
     """As memory.zswap.writeback = 0: the folio stays dirty on the host."""
     pages = Pages(100)
     area = pages.area("swap", quota=1, writeback=False)
-    put(area, 0)
-    assert put(area, 1) == [SlotReply(Outcome.REJECTED, Reason.AREA_LIMIT)]
+    put_all(area, 0)
+    assert put_all(area, 1) == [SlotReply(Outcome.REJECTED, Reason.AREA_LIMIT)]
     assert not write_back(area, 0)
     assert pages.pooled(area) == [0]
     assert pages.devices["swap"].written() == {}
@@ -256,9 +255,9 @@ def test_without_writeback_a_page_above_the_quota_is_rejected() -> None:
 def test_a_drain_writes_everything_back_in_parts_and_says_how_far_it_came() -> None:
     pages = Pages(100)
     area, kept = pages.area("swap"), pages.area("kept", writeback=False)
-    put(area, *range(5))
-    put(area, 5, page=ZERO_PAGE)
-    put(kept, 0, 1)
+    put_all(area, *range(5))
+    put_all(area, 5, page=ZERO_PAGE)
+    put_all(kept, 0, 1)
     load(area, 0, 1, LoadMode.CLAIM, request_id=7)
     *parts, last = pages.tier.drain(4)
     assert [part.written for part in parts] == [4, 6]
@@ -271,7 +270,7 @@ def test_a_drain_writes_everything_back_in_parts_and_says_how_far_it_came() -> N
 def test_what_a_device_does_not_take_at_a_drain_is_counted_and_the_rest_is_written() -> None:
     pages = Pages(100)
     area = pages.area("swap")
-    put(area, *range(8))
+    put_all(area, *range(8))
     pages.devices["swap"].refused = {2, 3}
     *_, last = pages.tier.drain()
     assert last == DrainProgress(written=6, failed=2)
@@ -281,8 +280,8 @@ def test_what_a_device_does_not_take_at_a_drain_is_counted_and_the_rest_is_writt
 def test_a_device_that_takes_nothing_at_a_drain_is_given_up() -> None:
     pages = Pages(200)
     broken, whole = pages.area("broken"), pages.area("whole")
-    put(broken, *range(100))
-    put(whole, *range(3))
+    put_all(broken, *range(100))
+    put_all(whole, *range(3))
     pages.devices["broken"].is_broken = True
     *_, last = pages.tier.drain()
     assert last == DrainProgress(written=3, failed=100)
@@ -293,8 +292,8 @@ def test_an_area_that_is_closed_during_a_drain_is_left_alone() -> None:
     """Its pages are nobody's any more, and its place on the device may be another's."""
     pages = Pages(100)
     closed, other = pages.area("closed"), pages.area("other")
-    put(closed, *range(5))
-    put(other, 0)
+    put_all(closed, *range(5))
+    put_all(other, 0)
     drain = pages.tier.drain(2)
     assert next(drain).written == 2
     pages.tier.drop_area("closed")
@@ -324,7 +323,7 @@ def test_a_batch_that_the_device_refuses_is_kept_nowhere() -> None:
     """One that the pool alone has would be acknowledged and lost with the server."""
     pages = Pages(100, durability=Durability.WRITE_THROUGH)
     area = pages.area("swap")
-    put(area, 0)
+    put_all(area, 0)
     pages.devices["swap"].refused = {3}
     checksum = page_checksum(NOISE)
     replies = store_many(area, [0, 1, 2, 3], [1, 1, 0, 1], [NOISE] * 4, [checksum, checksum, checksum, checksum])
@@ -341,7 +340,7 @@ def test_a_batch_that_the_device_refuses_is_kept_nowhere() -> None:
 def test_what_was_written_through_leaves_the_pool_without_another_write() -> None:
     pages = Pages(4, durability=Durability.WRITE_THROUGH)
     area = pages.area("swap")
-    put(area, *range(5))
+    put_all(area, *range(5))
     written = pages.devices["swap"].batches
     assert pages.tier.shrink() == 2
     assert pages.devices["swap"].batches == written
@@ -353,7 +352,7 @@ def test_an_exclusive_load_takes_what_was_written_through_along() -> None:
     """Gone when the reply leaves: a repeat reads the device as never written, or is told."""
     pages = Pages(4, durability=Durability.WRITE_THROUGH)
     area = pages.area("swap")
-    put(area, 0, 1)
+    put_all(area, 0, 1)
     assert load(area, 0, 1, LoadMode.EXCLUSIVE, require_generation=True).outcome is Outcome.HIT
     assert (pages.tier.pool.bytes, list(pages.devices["swap"].written())) == (PAGE_BYTES, [1])
     repeat = load(area, 0, 1, LoadMode.EXCLUSIVE)
@@ -366,7 +365,7 @@ def test_an_exclusive_load_leaves_a_page_that_was_written_back() -> None:
     """The host takes it for clean and backed, as a page that any swap device answered."""
     pages = Pages(4, durability=Durability.WRITE_THROUGH)
     area = pages.area("swap")
-    put(area, 0)
+    put_all(area, 0)
     assert write_back(area, 0)
     for _ in range(2):
         assert load(area, 0, 1, LoadMode.EXCLUSIVE, require_generation=True).page == NOISE

@@ -3,20 +3,21 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.builders import page_of
+from tests.server.builders import put
 
 from swaptier_server.tier import tier as tier_module
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.load import load, lookup
-from swaptier_server.tier.store import store
 from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.errors import AreaExists, AreaNotOwned, ClientReplaced, InvalidRequest, LimitReached, UnknownArea
-from swaptier_wire.types import PAGE_BYTES, AreaOptions, LoadMode, Outcome, page_checksum
+from swaptier_wire.types import AreaOptions, LoadMode, Outcome
 
 ALICE, BOB = Client("alice", 1), Client("bob", 1)
 ALICE_REBOOTED = Client("alice", 2)
 DEFAULT = AreaOptions()
-PAGE = (b"a page of alice's; " * PAGE_BYTES)[:PAGE_BYTES]
+PAGE = page_of(1)
 
 
 def new_tier(pool_bytes_max: int = 1 << 20, areas_max: int = 64, slots_per_area_max: int = 1 << 20) -> Tier:
@@ -25,7 +26,7 @@ def new_tier(pool_bytes_max: int = 1 << 20, areas_max: int = 64, slots_per_area_
 
 def open_with_page(tier: Tier, client: Client = ALICE, name: str = "swap") -> Area:
     area, _ = tier.swapon(client, name, 8, DEFAULT)
-    assert store(area, 0, 1, PAGE, page_checksum(PAGE)).outcome is Outcome.STORED
+    assert put(area, 0, 1, PAGE).outcome is Outcome.STORED
     return area
 
 
@@ -141,14 +142,14 @@ def test_areas_share_one_pool() -> None:
     tier = new_tier(pool_bytes_max=100)
     first = open_with_page(tier, ALICE, "first")
     second, _ = tier.swapon(BOB, "second", 8, DEFAULT)
-    outcomes = [store(second, offset, 1, PAGE, page_checksum(PAGE)).outcome for offset in range(8)]
+    outcomes = [put(second, offset, 1, PAGE).outcome for offset in range(8)]
     assert outcomes[0] is Outcome.STORED
     assert outcomes[-1] is Outcome.DEVICE
     assert tier.pool.reached_full
     assert tier.pool.limit_hits
-    assert store(first, 1, 1, PAGE, page_checksum(PAGE)).outcome is Outcome.DEVICE
+    assert put(first, 1, 1, PAGE).outcome is Outcome.DEVICE
     assert tier.swapoff(BOB, "second") == outcomes.count(Outcome.STORED)
-    assert store(first, 1, 2, PAGE, page_checksum(PAGE)).outcome is Outcome.STORED
+    assert put(first, 1, 2, PAGE).outcome is Outcome.STORED
     tier.check_invariants()
 
 
