@@ -126,7 +126,7 @@ class Cell:
                 }
                 for step in self.steps
             ],
-            "bounds": dict(asdict(question.bounds)),
+            "bounds": asdict(question.bounds),
             "expected": str(self.expected),
             "what": self.what or None,
             "repeat": question.command(),

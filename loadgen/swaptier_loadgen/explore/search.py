@@ -32,7 +32,8 @@ RUN_AHEAD_MAX = 64
 REPORT_EVERY = 256
 """Replays between two calls of the progress report."""
 
-NOBODY = -1
+NO_TASK = -1
+"""Before the first step no task ran."""
 
 
 class Bound(StrEnum):
@@ -58,7 +59,7 @@ Schedule = tuple[Transition, ...]
 
 
 class Found(NamedTuple):
-    """A violation, and the shortest way to it."""
+    """A violation, and a shortest schedule that leads to it."""
 
     violation: Violation
     schedule: Schedule
@@ -84,7 +85,7 @@ class Result:
     replays: int = 0
     """Worlds built: what the search costs."""
     depth: int = 0
-    """Steps of the longest shortest way to a state."""
+    """Steps of the longest of the shortest schedules, one to each state."""
     seconds: float = 0.0
     bound: Bound | None = None
     """What cut the search off; None: everything was met."""
@@ -129,10 +130,10 @@ class _Search:
     numbers: dict[int, int] = field(default_factory=dict)
     """Number of each key met, in the order of meeting."""
     parents: list[int] = field(default_factory=list)
-    ways: list[Transition] = field(default_factory=list)
+    last_steps: list[Transition] = field(default_factory=list)
     """How each was reached from its parent."""
     spent: list[int] = field(default_factory=list)
-    """Preemptions on the way."""
+    """Preemptions in the schedule to each."""
     enabled: list[tuple[int, ...] | None] = field(default_factory=list)
     """Who can go on from each; None once expanded."""
     ahead: dict[int, list[_Met]] = field(default_factory=dict)
@@ -168,9 +169,9 @@ class _Search:
         except Violation as violation:
             self.result.found = Found(violation, ())
             return
-        key = self._key(world, NOBODY, 0)
-        self._meet(_Met(key, tuple(world.enabled()), (), None), NOBODY, Transition(NOBODY), 0)
-        self.ahead[0] = self._run_ahead(world, key, NOBODY, 0)
+        key = self._key(world, NO_TASK, 0)
+        self._meet(_Met(key, tuple(world.enabled()), (), None), NO_TASK, Transition(NO_TASK), 0)
+        self.ahead[0] = self._run_ahead(world, key, NO_TASK, 0)
         layer = [0]
         while layer and self.result.found is None and self.result.bound in (None, Bound.PREEMPTIONS):
             following: list[int] = []
@@ -186,7 +187,7 @@ class _Search:
 
     def _find_livelock(self) -> None:
         """Everything was met: is there a state from which no schedule ends?"""
-        number = self.edges.first_without_end(len(self.ways), self.ended)
+        number = self.edges.first_without_end(len(self.last_steps), self.ended)
         if number is not None:
             what = "from here on the tasks go on for ever: no schedule ends"
             self.result.found = Found(Violation(Kind.LIVELOCK, what), self._schedule_to(number))
@@ -210,7 +211,7 @@ class _Search:
         assert enabled is not None, "a state is expanded once"
         self.enabled[number] = None
         schedule = self._schedule_to(number)
-        last, spent = self.ways[number].task, self.spent[number]
+        last, spent = self.last_steps[number].task, self.spent[number]
         pending = [Transition(task) for task in enabled if self._is_allowed(enabled, last, spent, task)]
         if len(pending) < len(enabled):
             self.result.bound = Bound.PREEMPTIONS
@@ -230,9 +231,9 @@ class _Search:
             if met.violation is not None:
                 self.result.found = Found(met.violation, (*schedule, transition))
                 return
-            self.edges.add(number, self.numbers.get(met.key, len(self.ways)))
+            self.edges.add(number, self.numbers.get(met.key, len(self.last_steps)))
             if met.key not in self.numbers:
-                reached = len(self.ways)
+                reached = len(self.last_steps)
                 following.append(reached)
                 self._meet(met, number, transition, now_spent)
                 if world is not None:
@@ -298,12 +299,12 @@ class _Search:
                 violation = caught
         return _Met(key, enabled, others, violation)
 
-    def _meet(self, met: _Met, parent: int, way: Transition, spent: int) -> None:
+    def _meet(self, met: _Met, parent: int, step: Transition, spent: int) -> None:
         if not met.enabled:
-            self.ended.append(len(self.ways))
-        self.numbers[met.key] = len(self.ways)
+            self.ended.append(len(self.last_steps))
+        self.numbers[met.key] = len(self.last_steps)
         self.parents.append(parent)
-        self.ways.append(self._intern(way))
+        self.last_steps.append(self._intern(step))
         self.spent.append(spent)
         self.enabled.append(met.enabled)
 
@@ -311,12 +312,12 @@ class _Search:
         return self.interned.setdefault(transition, transition)
 
     def _schedule_to(self, number: int) -> Schedule:
-        """Return the way to a state that was met."""
-        ways: list[Transition] = []
+        """Return the schedule that leads to a state that was met."""
+        schedule: list[Transition] = []
         while number > 0:
-            ways.append(self.ways[number])
+            schedule.append(self.last_steps[number])
             number = self.parents[number]
-        return tuple(reversed(ways))
+        return tuple(reversed(schedule))
 
     def _key(self, world: World, last: int, spent: int) -> int:
         """Return the state's key; where preemptions are bounded, what is left of them is part of the state."""

@@ -129,11 +129,11 @@ def slot_reused_under_a_fault(host: Host) -> Workload:
     def direct() -> Path[None]:
         yield from write_all(host, process, 1, version=1)
         yield from swap_out_everything(host)
-        slow.let_start()
+        slow.go_on()
         yield from slow.wait_until(lambda: slow.is_held)
-        fast.let_start()
+        fast.go_on()
         yield from fast.wait_until(lambda: fast.is_done or fast.is_asleep)
-        slow.let_go()
+        slow.go_on()
         yield from fast.wait_until(lambda: fast.is_done)
         yield from slow.wait_until(lambda: slow.is_done)
         folio = yield from access_page(host, process, 0, write=False)
@@ -176,20 +176,15 @@ class HeldPath:
         self._hold_at = hold_at
         self._progress = WaitQueue("progress")
         self._go = WaitQueue("go")
-        self._may_start = False
-        self._may_go = False
+        self._stages = 0
+        """How far it may go: to its start, then past the point where it is held."""
         self.is_held = False
         self.is_asleep = False
         self.is_done = False
 
-    def let_start(self) -> None:
-        """Let it begin."""
-        self._may_start = True
-        self._go.wake_all()
-
-    def let_go(self) -> None:
-        """Let it pass the point where it is held; it is not held again."""
-        self._may_go = True
+    def go_on(self) -> None:
+        """Let it begin; the second time, let it pass the point where it is held, for good."""
+        self._stages += 1
         self._go.wake_all()
 
     def wait_until(self, reached: Callable[[], bool]) -> Path[None]:
@@ -199,7 +194,7 @@ class HeldPath:
 
     def run(self) -> Path[None]:
         """Run the path; this is what a driver gets."""
-        while not self._may_start:
+        while self._stages < 1:
             yield Wait(self._go)
         reply: Reply = None
         while True:
@@ -211,7 +206,7 @@ class HeldPath:
             if isinstance(effect, Preempt) and effect.point == self._hold_at:
                 self.is_held = True
                 self._progress.wake_all()
-                while not self._may_go:
+                while self._stages < 2:
                     yield Wait(self._go)
                 self.is_held = False
                 continue
