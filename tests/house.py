@@ -39,7 +39,7 @@ ROOMS = {
         "": ("cli",),
         "cli": ("race", "measure", "explore", "lockstep", "host", "faults"),
         "race": ("host", "faults"),
-        "measure": ("lockstep",),
+        "measure": ("lockstep", "host"),
         "explore": ("lockstep",),
         "host": ("faults",),
         "faults": (),

@@ -45,8 +45,8 @@ CORE_IMPORTS = {
 }
 """What the pure core may use: no I/O, no clock, no threads, no event loop, no protobuf. `random` has its own rule."""
 
-CLAIM_IMPORTS = CORE_IMPORTS | {"hdrh", "hmac", "ipaddress", "pydantic"}
-"""What a pure module of a shell may use: containers, checked records and comparisons of secrets besides."""
+CLAIM_IMPORTS = CORE_IMPORTS | {"annotated_types", "cyclopts", "hdrh", "hmac", "ipaddress", "pydantic"}
+"""What pure modules of a shell may use besides: containers, checked records and their flags, comparisons of secrets."""
 
 INSPECTORS = {
     "swaptier_loadgen.explore.transcript": {"textwrap"},

@@ -11,7 +11,6 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.race.metrics import LatestReports, RaceCollector
 from swaptier_loadgen.race.settings import RaceSettings
 
@@ -71,22 +70,7 @@ def server_names() -> Iterator[set[str]]:
 @pytest.fixture(scope="module")
 def loadgen_names() -> set[str]:
     """What a race exposes before its first fault."""
-    settings = RaceSettings(
-        policies=tuple(POLICIES),
-        target=None,
-        name="race",
-        hosts=1,
-        processes=1,
-        threads=2,
-        pages=64,
-        resident=32,
-        ops=1,
-        duration_seconds=None,
-        seed=1,
-        install_failure_rate=0.0,
-        preemption_rate=0.0,
-        corpus=None,
-    )
+    settings = RaceSettings(hosts=1)
     registry = CollectorRegistry()
     registry.register(RaceCollector(settings, LatestReports.of(settings)))
     return _names(generate_latest(registry).decode())

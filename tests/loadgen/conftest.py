@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import TypeAlias
 
 import pytest
+from tests.loadgen.builders import host_spec
 
 from swaptier_client.mm.effects import Request, RequestReply
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.host.content import Contents, cut
 from swaptier_loadgen.host.emulated import EmulatedHost
-from swaptier_loadgen.host.messages import HostSpec
 from swaptier_loadgen.host.report import Ended
 from swaptier_loadgen.host.workload import WorkloadKind
 from swaptier_loadgen.lockstep.tiers import InProcessTiers
@@ -50,37 +50,16 @@ def run_host() -> RunHost:
     """What runs one host of a policy to its end, with changes to a small workload, and judges it."""
 
     async def run(policy: str, **changes: object) -> RunSummary:
-        spec = HostSpec.model_validate(
-            {
-                "host": 0,
-                "policy": policy,
-                "target": "",
-                "client_id": "c",
-                "client_epoch": 1,
-                "area": "a",
-                "slots": 192,
-                "processes": 2,
-                "threads": 4,
-                "pages": 64,
-                "resident": 24,
-                "ops": 2000,
-                "duration_seconds": None,
-                "seed": 1,
-                "install_failure_rate": 0.05,
-                "preemption_rate": 0.1,
-                "corpus_files": (),
-                **changes,
-            }
-        )
+        spec = host_spec(policy, **{"resident": 24, "slots": 192, **changes})
         tier = Tier(TierLimits(pool_bytes_max=1 << 20), epoch=1)
         options = AreaOptions(device_free_on_read=POLICIES[policy].device_free_on_read)
         area, _ = tier.swapon(Client("c", 1), "a", spec.slots, options)
-        twin = [NextTurnLink(InProcessTiers([area]))] if spec.workload is WorkloadKind.TWO_HOSTS else []
+        twin = [NextTurnLink(InProcessTiers([area]))] if spec.settings.workload is WorkloadKind.TWO_HOSTS else []
         host = EmulatedHost(spec, CONTENTS, NextTurnLink(InProcessTiers([area])), twin=twin)
         await host.run()
-        await (host.swapoff() if spec.swapoff else host.exit_processes())
+        await (host.swapoff() if spec.settings.swapoff else host.exit_processes())
         leaked = tier.swapoff(Client("c", 1), "a")
         report = replace(host.final_report(), ended=Ended.FINISHED, leaked_pages=leaked)
-        return summarise(policy, [report], workload=spec.workload)
+        return summarise(policy, [report], workload=spec.settings.workload)
 
     return run

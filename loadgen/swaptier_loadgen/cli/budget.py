@@ -3,86 +3,68 @@
 Touches the terminal, the corpus and the result file. Everything else runs in this process, without a network.
 """
 
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from swaptier_client.mm.policy import POLICIES
-from swaptier_loadgen.cli.flag_values import parse_policies
-from swaptier_loadgen.host.content import PROCESS_PAGES_MAX, Contents, PageId
+from swaptier_loadgen.cli.output import check_writable, console, write_json
+from swaptier_loadgen.cli.parameters import JsonFile, Policies
+from swaptier_loadgen.cli.statuses import STATUS_AS_SPECIFIED, STATUS_NOT_AS_SPECIFIED, Refusal
+from swaptier_loadgen.host.content import Contents, PageId
 from swaptier_loadgen.host.corpus import CorpusUnreadable, corpus_files, read_corpus
+from swaptier_loadgen.host.settings import RUN, flag
 from swaptier_loadgen.measure.budget import BudgetRow, BudgetSettings, Refused, run_budget
-from swaptier_loadgen.race.report import STATUS_AS_SPECIFIED, STATUS_SAFE_POLICY_FAILED, STATUS_USAGE
-from swaptier_loadgen.race.settings import UsageProblem, check_range, check_writable
 
-PIPE_COLUMNS = 120
-"""Width where there is no terminal."""
-
-ACCESSES_MAX = 10**8
-"""Hours. More is a typing error."""
-
-DEFAULT_POLICIES = "shared,exclusive-if-swapcache"
+DEFAULT_POLICIES = ("shared", "exclusive-if-swapcache")
 """The two modes on the path where they differ; the other policies load through the swapcache as one of them does."""
 
 DEFAULTS = BudgetSettings()
 
-EPILOG = "Exit status: 0 every byte was right; 1 one was not; 2 wrong usage."
+EPILOGUE = """Exit status: 0 every byte was right; 1 one was not; 2 wrong usage.
+
+Examples:
+
+  swaptier-loadgen budget --budget-percent 50
+  swaptier-loadgen budget --policy all --write-percent 0 --json budget.json"""
 
 
 def budget(
-    policy: Annotated[
-        str, typer.Option(help=f"Policies to compare, separated by commas, or all: {', '.join(POLICIES)}.")
-    ] = DEFAULT_POLICIES,
-    pages: Annotated[int, typer.Option(help="Pages of the one process.")] = DEFAULTS.pages,
-    budget_percent: Annotated[
-        int, typer.Option(help="Resident pages and pool together, of the memory that all pages take uncompressed.")
-    ] = DEFAULTS.budget_percent,
-    accesses: Annotated[int, typer.Option(help="Accesses after every page was written once.")] = DEFAULTS.accesses,
-    write_percent: Annotated[int, typer.Option(help="Accesses that write.")] = DEFAULTS.write_percent,
-    seed: Annotated[int, typer.Option(help="Of accesses and page contents.")] = DEFAULTS.seed,
+    *,
+    policy: Policies = DEFAULT_POLICIES,
+    settings: Annotated[BudgetSettings, Parameter(name="*")] = DEFAULTS,
     corpus: Annotated[
-        Path | None, typer.Option(help="File or folder to take page contents from; else the interpreter's own files.")
+        Path | None, flag(RUN, "File or folder to take page contents from; else the interpreter's own files.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")] = None,
-) -> None:
+    json_file: JsonFile = None,
+) -> int:
     """Give resident pages and compressed copies one budget, and count what each load mode makes of it."""
-    settings = BudgetSettings(pages, budget_percent, accesses, write_percent, seed)
+    check_writable(json_file)
     try:
-        names = parse_policies(policy)
-        check_range("--pages", pages, 1, PROCESS_PAGES_MAX)
-        check_range("--budget-percent", budget_percent, 1, 100)
-        check_range("--accesses", accesses, 1, ACCESSES_MAX)
-        check_range("--write-percent", write_percent, 0, 100)
-        check_writable(json_file)
-        contents = Contents(seed, read_corpus(corpus_files(corpus)))
+        contents = Contents(settings.seed, read_corpus(corpus_files(corpus)))
 
         def content_of(address: int, version: int) -> bytes:
             return contents.page(PageId(0, 1, address), version)
 
-        rows = [run_budget(POLICIES[name], settings, content_of) for name in names]
-    except (UsageProblem, CorpusUnreadable, Refused) as problem:
-        typer.echo(f"swaptier-loadgen: {problem}", err=True)
-        raise typer.Exit(STATUS_USAGE) from None
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False, markup=False)
-    console.print(
-        f"seed {seed}: {accesses} accesses to {pages} pages, {write_percent} % of them writes, "
+        rows = [run_budget(POLICIES[name], settings, content_of) for name in policy]
+    except (CorpusUnreadable, Refused) as problem:
+        raise Refusal(str(problem)) from None
+    out = console()
+    out.print(
+        f"seed {settings.seed}: {settings.accesses} accesses to {settings.pages} pages, "
+        f"{settings.write_percent} % of them writes, "
         f"{settings.budget_bytes >> 10} KiB for resident pages and pool together",
         soft_wrap=True,
     )
-    console.print(_table(rows))
-    console.print(closing_sentence(rows), soft_wrap=True)
-    if json_file is not None:
-        document = {"settings": asdict(settings), "runs": [asdict(row) for row in rows]}
-        json_file.write_text(json.dumps(document, indent=2) + "\n")
-    raise typer.Exit(STATUS_SAFE_POLICY_FAILED if any(row.wrong_pages for row in rows) else STATUS_AS_SPECIFIED)
+    out.print(_table(rows))
+    out.print(closing_sentence(rows), soft_wrap=True)
+    write_json(json_file, {"settings": settings.model_dump(), "runs": [asdict(row) for row in rows]})
+    return STATUS_NOT_AS_SPECIFIED if any(row.wrong_pages for row in rows) else STATUS_AS_SPECIFIED
 
 
 def _table(rows: list[BudgetRow]) -> Table:

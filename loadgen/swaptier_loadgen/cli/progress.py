@@ -76,7 +76,7 @@ class Watcher:
             own_server_pid=tiers.own_pids[0] if tiers.own_pids else None,
             own_server_pids=list(tiers.own_pids),
             metrics=self._metrics,
-            seed=self._settings.seed,
+            seed=self._settings.host.seed,
         )
 
     def on_report(self, policy: str, host: int, report: HostReport) -> None:
@@ -92,7 +92,7 @@ class Watcher:
         if policy not in self._bars:
             self._bars[policy] = self._progress.add_task(policy, total=self._total(), faults=0, wrong=0)
         reports = [self._latest.reports[policy, index] for index in range(self._settings.hosts)]
-        done = sum(one.race_seconds if self._settings.ops is None else one.ops for one in reports)
+        done = sum(one.race_seconds if self._settings.host.ops is None else one.ops for one in reports)
         self._progress.update(
             self._bars[policy],
             completed=done,
@@ -134,11 +134,11 @@ class Watcher:
         self._log.warning("stopping after what is under way; again to stop at once", signal=name)
 
     def _total(self) -> float:
-        settings = self._settings
-        if settings.ops is not None:
-            return settings.ops
-        assert settings.duration_seconds is not None, "one of the two is given"
-        return settings.duration_seconds * settings.hosts
+        host = self._settings.host
+        if host.ops is not None:
+            return host.ops
+        assert host.duration_seconds is not None, "one of the two is given"
+        return host.duration_seconds * self._settings.hosts
 
     def _say(self, event: str, **facts: object) -> None:
         if not self._is_terminal:

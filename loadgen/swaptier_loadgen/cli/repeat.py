@@ -1,32 +1,32 @@
-"""The one command that repeats a race: what it was given, and its seed.
+"""The one command that repeats a race: what was given, and its seed.
 
-Touches nothing: it reads what the command line's parser found.
+Touches nothing: it reads the settings. A variable may be gone when the race is repeated, and stands as its flag; where
+the results of the first run are is no setting, and a second run has nothing to do there.
 """
 
 import shlex
+from collections.abc import Iterator
 
-import typer
+from pydantic import BaseModel
 
-RESULTS = ("json_file", "metrics")
-"""Where the results of the first run are; a second one has nothing to do there."""
-
-GIVEN = ("COMMANDLINE", "ENVIRONMENT")
-"""Sources of a value that was given; a variable may be gone when the race is repeated, and stands as its flag."""
+from swaptier_loadgen.host.settings import flag_of
+from swaptier_loadgen.race.settings import RaceSettings
 
 
-def repeat_command(context: typer.Context) -> str:
+def repeat_command(settings: RaceSettings) -> str:
     """Return the command that races the same again, with a seed in any case, quoted for a shell."""
-    words = context.command_path.split()  # program and command
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        source = context.get_parameter_source(name)
-        is_given = source is not None and source.name in GIVEN
-        if name in RESULTS or not (is_given or name == "seed"):
+    return shlex.join(["swaptier-loadgen", "race", *_words(settings)])
+
+
+def _words(settings: BaseModel) -> Iterator[str]:
+    for name, field in type(settings).model_fields.items():
+        value, flag = getattr(settings, name), flag_of(name, field)
+        if isinstance(value, BaseModel):
+            yield from _words(value)
+        elif name not in settings.model_fields_set and name != "seed":
             continue
-        value = context.params[name]
-        if isinstance(value, bool):
-            words += (parameter.opts if value else parameter.secondary_opts)[:1]
-            continue
-        for one in value if isinstance(value, list | tuple) else [value]:
-            words += [parameter.opts[0], str(one)]
-    return shlex.join(words)
+        elif isinstance(value, bool):
+            yield flag if value else f"--no-{flag.removeprefix('--')}"
+        else:
+            text = ",".join(value) if isinstance(value, tuple) else str(value)
+            yield from [f"{flag}={text}"] if text.startswith("-") else [flag, text]

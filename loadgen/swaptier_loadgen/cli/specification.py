@@ -5,16 +5,11 @@ real tier. Results go to standard output.
 """
 
 import asyncio
-import json
-import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +18,10 @@ from swaptier_client.connection import StreamSettings
 from swaptier_client.driver import Driver
 from swaptier_client.mm.policy import POLICIES, Policy
 from swaptier_client.transport import TierStream
-from swaptier_loadgen.cli.flag_values import parse_endpoint, parse_policies
+from swaptier_loadgen.cli.output import check_writable, console, say, write_json
+from swaptier_loadgen.cli.parameters import JsonFile, Policies, TierAddress
+from swaptier_loadgen.cli.statuses import STATUS_AS_SPECIFIED, STATUS_NOT_AS_SPECIFIED, STATUS_UNREACHABLE, Refusal
+from swaptier_loadgen.host.settings import TIERS, flag
 from swaptier_loadgen.measure.specification import Measures
 from swaptier_loadgen.measure.specification_table import (
     BUILDS,
@@ -39,58 +37,46 @@ from swaptier_loadgen.measure.specification_table import (
     cells_of,
     run_in_process,
 )
-from swaptier_loadgen.race.report import (
-    STATUS_AS_SPECIFIED,
-    STATUS_SAFE_POLICY_FAILED,
-    STATUS_UNREACHABLE,
-    STATUS_USAGE,
-)
-from swaptier_loadgen.race.settings import UsageProblem, check_writable
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions
 
-PIPE_COLUMNS = 140
-"""Width where there is no terminal."""
+EPILOGUE = f"""Exit status: 0 every cell is as specified; 1 one is not; 2 wrong usage; 3 tier unreachable, or it \
+refused. M = {M}, F = {F}, K = {K}, N = {N}.
 
-EPILOG = (
-    "Exit status: 0 every cell is as specified; 1 one is not; 2 wrong usage; 3 tier unreachable, or it refused. "
-    f"M = {M}, F = {F}, K = {K}, N = {N}."
-)
+Examples:
+
+  swaptier-loadgen specification --policy exclusive,shared
+  swaptier-loadgen specification --target tier:50051 --json cells.json"""
 
 
 def specification(
-    policy: Annotated[str, typer.Option(help=f"Policies, separated by commas, or all: {', '.join(POLICIES)}.")] = "all",
+    *,
+    policy: Policies = tuple(POLICIES),
     target: Annotated[
-        str | None,
-        typer.Option(help="Tier to measure against, HOST:PORT or unix:PATH. Without it, all in one process."),
+        TierAddress | None,
+        flag(
+            TIERS,
+            "Tier to measure against, HOST:PORT or unix:PATH. Without it, all in one process.",
+            metavar="ADDRESS",
+        ),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")] = None,
-) -> None:
+    json_file: JsonFile = None,
+) -> int:
     """Measure W1 to W4 for every policy, and show each value beside the one that its specification says."""
-    try:
-        names = parse_policies(policy)
-        if target is not None:
-            parse_endpoint("--target", target, unix=True)
-        check_writable(json_file)
-    except UsageProblem as problem:
-        typer.echo(f"swaptier-loadgen: {problem}", err=True)
-        raise typer.Exit(STATUS_USAGE) from None
+    check_writable(json_file)
     if target is not None:
-        typer.echo(f"measuring against the tier at {target}", err=True)
+        say(f"measuring against the tier at {target}")
     try:
-        rows = asyncio.run(_measure([POLICIES[name] for name in names], target))
+        rows = asyncio.run(_measure([POLICIES[name] for name in policy], target))
     except SwapTierError as error:
-        typer.echo(f"swaptier-loadgen: {error}", err=True)
-        raise typer.Exit(STATUS_UNREACHABLE) from None
+        raise Refusal(str(error), STATUS_UNREACHABLE) from None
     wrong = [cell for row in rows for cell in row if not cell.is_as_specified]
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False, markup=False)
-    console.print(_table(rows))
-    console.print(_closing_sentence(rows, wrong, target), soft_wrap=True)
-    if json_file is not None:
-        cells = [{**asdict(cell), "specified": cell.specified_text} for row in rows for cell in row]
-        sizes = {"M": M, "F": F, "K": K, "N": N}
-        json_file.write_text(json.dumps({"target": target, "sizes": sizes, "cells": cells}, indent=2) + "\n")
-    raise typer.Exit(STATUS_SAFE_POLICY_FAILED if wrong else STATUS_AS_SPECIFIED)
+    out = console()
+    out.print(_table(rows))
+    out.print(_closing_sentence(rows, wrong, target), soft_wrap=True)
+    cells = [{**asdict(cell), "specified": cell.specified_text} for row in rows for cell in row]
+    write_json(json_file, {"target": target, "sizes": {"M": M, "F": F, "K": K, "N": N}, "cells": cells})
+    return STATUS_NOT_AS_SPECIFIED if wrong else STATUS_AS_SPECIFIED
 
 
 async def _measure(policies: list[Policy], target: str | None) -> list[list[SpecifiedCell]]:

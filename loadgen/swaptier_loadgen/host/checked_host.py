@@ -34,7 +34,7 @@ from swaptier_client.mm.swapoff import swapoff
 from swaptier_loadgen.faults.hazards import LostPage, PageName
 from swaptier_loadgen.host.content import PageId
 from swaptier_loadgen.host.counter_words import CounterWords
-from swaptier_loadgen.host.install_failures import InstallFailures, rates_of
+from swaptier_loadgen.host.install_failures import InstallFailures
 from swaptier_loadgen.host.latency import LatencyRecorder
 from swaptier_loadgen.host.messages import HostSpec, device_area
 from swaptier_loadgen.host.observed_link import ObservedLink
@@ -57,26 +57,27 @@ class CheckedHost:
     def __init__(
         self, spec: HostSpec, number: int, oracle: Oracle, latency: LatencyRecorder, tiers: Sequence[TierLink]
     ) -> None:
-        chance = random.Random(f"{spec.seed}/{number}/install")
+        settings = spec.settings
+        chance = random.Random(f"{settings.seed}/{number}/install")
         self._area = spec.area
         self._survives_restarts = spec.survives_restarts
         self._links = [ObservedLink(tier, self._on_stale) for tier in tiers]
         self.number = number
         self.oracle = oracle
-        self.words = CounterWords() if spec.workload is WorkloadKind.STRESS_RACE else None
+        self.words = CounterWords() if settings.workload is WorkloadKind.STRESS_RACE else None
         policy = POLICIES[spec.policy]
         self.mm = Host(
-            replace(policy, requires_generation=policy.requires_generation or spec.require_generation),
+            replace(policy, requires_generation=policy.requires_generation or settings.require_generation),
             [SwapDevice(type_, spec.slots, priority=spec.priority(type_)) for type_ in range(len(tiers))],
-            resident_pages_max=spec.resident,
+            resident_pages_max=settings.resident,
             now_ns=monotonic_ns,
-            readahead=Readahead(spec.readahead),
-            has_zeromap=spec.zeromap,
-            install_failure=InstallFailures(rates_of(spec.install_failure_rate, spec.install_failures), chance),
+            readahead=Readahead(settings.readahead),
+            has_zeromap=settings.zeromap,
+            install_failure=InstallFailures(settings.install_failure_rates, chance),
             on_only_copy_dropped=self._on_only_copy_dropped,
             on_entry_taken=self._on_entry_taken,
         )
-        self._driver = Driver(self._links, seed=spec.seed + number, preemption=Preemption(spec.preemption_rate))
+        self._driver = Driver(self._links, seed=settings.seed + number, preemption=Preemption(settings.preemption_rate))
         self._latency = latency
         self._moved: dict[int, deque[int]] = {}
         """Where the pages are that were moved in each process, until they are read there."""

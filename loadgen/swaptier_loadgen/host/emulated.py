@@ -75,8 +75,10 @@ class EmulatedHost:
         if twin:
             self._hosts.append(CheckedHost(spec, twin_number(spec.host), self._oracle, self._latency, twin))
         self._spaces = [
-            AddressSpace(self._host, self._host.mm.spawn(), share(spec.pages, spec.processes, index), index)
-            for index in range(spec.processes)
+            AddressSpace(
+                self._host, self._host.mm.spawn(), share(spec.settings.pages, spec.settings.processes, index), index
+            )
+            for index in range(spec.settings.processes)
         ]
         self._forks = 0
         self._ops_done = 0
@@ -106,7 +108,7 @@ class EmulatedHost:
         if len(self._hosts) > 1 and not self.is_stopping:
             await self._clone(self._hosts[1])
         self._race_began_ns, self._faults_before_race = monotonic_ns(), self._faults()
-        if self._spec.workload is WorkloadKind.STRESS_RACE:
+        if self._spec.settings.workload is WorkloadKind.STRESS_RACE:
             await self._stress_race()
         else:
             await self._each_thread(self._race)
@@ -162,7 +164,7 @@ class EmulatedHost:
         """Run *work* for every thread at once; the first failure ends them all."""
         async with asyncio.TaskGroup() as threads:
             for space in self._spaces:
-                for thread in range(self._spec.threads):
+                for thread in range(self._spec.settings.threads):
                     threads.create_task(work(space, thread))
 
     async def _write_all(self, space: AddressSpace, thread: int) -> None:
@@ -175,13 +177,13 @@ class EmulatedHost:
     async def _race(self, space: AddressSpace, thread: int) -> None:
         """Make this thread's accesses, as many or as long as asked."""
         spec = self._spec
-        index = space.number * spec.threads + thread
-        forks = FORKS if spec.workload is WorkloadKind.FORKS else {}
+        index = space.number * spec.settings.threads + thread
+        forks = FORKS if spec.settings.workload is WorkloadKind.FORKS else {}
         ops: Iterable[MemoryAccess] = stream(
-            AccessPattern(space.pages, **forks), spec.seed, space.host.number, space.process.pid, thread
+            AccessPattern(space.pages, **forks), spec.settings.seed, space.host.number, space.process.pid, thread
         )
         if spec.ops is not None:
-            ops = islice(ops, share(spec.ops, len(self._spaces) * spec.threads, index))
+            ops = islice(ops, share(spec.ops, len(self._spaces) * spec.settings.threads, index))
         for number, op in enumerate(ops):
             if self._is_over():
                 return
@@ -195,7 +197,7 @@ class EmulatedHost:
 
     def _is_over(self) -> bool:
         """Tell whether threads end before their next access."""
-        seconds = self._spec.duration_seconds
+        seconds = self._spec.settings.duration_seconds
         is_late = seconds is not None and monotonic_ns() >= self._race_began_ns + int(seconds * 1e9)
         return self.is_stopping or is_late
 
@@ -221,7 +223,9 @@ class EmulatedHost:
             return
         self._forks += 1
         child = space._replace(process=await space.host.fork(space.process))
-        ops = stream(AccessPattern(space.pages), self._spec.seed, space.host.number, space.process.pid, stream_number)
+        ops = stream(
+            AccessPattern(space.pages), self._spec.settings.seed, space.host.number, space.process.pid, stream_number
+        )
         for op in islice(ops, CHILD_OPS):
             if self.is_stopping:
                 break
@@ -230,7 +234,7 @@ class EmulatedHost:
 
     async def _stress_race(self) -> None:
         """Have all threads add one to every page while everything is paged out; the sweep then looks at the words."""
-        adders_left = self._spec.threads * len(self._spaces)
+        adders_left = self._spec.settings.threads * len(self._spaces)
 
         async def add(space: AddressSpace, thread: int) -> None:
             nonlocal adders_left
@@ -252,7 +256,7 @@ class EmulatedHost:
         spec, pages = self._spec, space.pages
         passes: Iterable[int] = count()
         if spec.ops is not None:
-            passes = range(max(1, spec.ops // (spec.threads * spec.pages)))
+            passes = range(max(1, spec.ops // (spec.settings.threads * spec.settings.pages)))
         addresses = range(pages) if thread % 2 == 0 else range(pages - 1, -1, -1)
         for _ in passes:
             for address in addresses:
@@ -283,7 +287,7 @@ class EmulatedHost:
 
     def _own_pages(self, space: AddressSpace, thread: int) -> Iterator[int]:
         """Return the pages of a process that fall to *thread* where each page is visited once."""
-        return iter(range(thread, space.pages, self._spec.threads))
+        return iter(range(thread, space.pages, self._spec.settings.threads))
 
     def _faults(self) -> int:
         return sum(host.mm.counters.faults for host in self._hosts)

@@ -35,11 +35,3 @@ class InstallFailures:
                 # A moved page is read where it is now and then dropped: it is not taken a second time.
                 return None if address >= MOVE_DISTANCE and cause in TAKES_THE_ENTRY else cause
         return None
-
-
-def rates_of(lock_contended: float, others: Mapping[str, float]) -> dict[InstallFailure, float]:
-    """Return the rates by cause; *lock_contended* comes first, so that it fails what it fails alone."""
-    return {
-        InstallFailure.LOCK_CONTENDED: lock_contended or others.get(InstallFailure.LOCK_CONTENDED, 0.0),
-        **{InstallFailure(cause): rate for cause, rate in others.items() if cause != InstallFailure.LOCK_CONTENDED},
-    }

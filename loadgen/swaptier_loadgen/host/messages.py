@@ -8,9 +8,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from swaptier_client.mm.readahead import ReadaheadMode
-from swaptier_loadgen.host.workload import WorkloadKind
-from swaptier_wire.types import AreaOptions
+from swaptier_loadgen.host.settings import HostSettings
 
 REPORT_SECONDS = 0.5
 """Often enough for a scrape every second; a report costs a host about a millisecond."""
@@ -55,10 +53,11 @@ def device_area(area: str, type_: int) -> str:
 
 
 class HostSpec(BaseModel):
-    """What one host process is to do. Fields as in `RaceSettings`, cut down to this host."""
+    """What one host process is to do: the settings of all hosts, and what is this one's own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    settings: HostSettings
     host: int
     policy: str
     target: str
@@ -66,34 +65,21 @@ class HostSpec(BaseModel):
     client_epoch: int
     area: str
     slots: int
-    processes: int
-    threads: int
-    pages: int
-    resident: int
+    """Of each swap device."""
     ops: int | None
-    """Of this host, shared by its threads."""
-    duration_seconds: float | None
-    seed: int
-    install_failure_rate: float
-    preemption_rate: float
-    corpus_files: tuple[str, ...]
-    workload: WorkloadKind = WorkloadKind.RANDOM
-    install_failures: dict[str, float] = Field(default_factory=dict)
-    readahead: ReadaheadMode = ReadaheadMode.NONE
-    zeromap: bool = False
-    swapoff: bool = False
-    require_generation: bool = False
+    """This host's share of the accesses, shared by its threads."""
+    corpus_files: tuple[str, ...] = ()
     deadline_seconds: float | None = None
     """For each answer of a tier; the stream's own without."""
-    give_up_seconds: float = 0.0
-    area_options: AreaOptions = AreaOptions()
+    patience_seconds: float = 0.0
+    """How long to wait for a tier that is gone; 0: its end is the host's."""
     security_files: dict[str, str] = Field(default_factory=dict)
     """Paths by the field of `Security` that they are for."""
 
     @property
     def survives_restarts(self) -> bool:
         """The host waits for a tier that ends and counts what it lost; otherwise its end is the host's."""
-        return self.give_up_seconds > 0
+        return self.patience_seconds > 0
 
     @property
     def tiers(self) -> tuple[Target, ...]:

@@ -48,11 +48,11 @@ STALLED_STATUS = 75
 
 async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
     """Run what *spec* says and report it; returns after the last report."""
-    contents = Contents(spec.seed, read_corpus([Path(name) for name in spec.corpus_files]))
-    options = spec.area_options._replace(device_free_on_read=POLICIES[spec.policy].device_free_on_read)
+    contents = Contents(spec.settings.seed, read_corpus([Path(name) for name in spec.corpus_files]))
+    options = spec.settings.area_options._replace(device_free_on_read=POLICIES[spec.policy].device_free_on_read)
     settings = StreamSettings(
         deadline_seconds=spec.deadline_seconds or DEADLINE_SECONDS,
-        give_up_seconds=spec.give_up_seconds,
+        give_up_seconds=spec.patience_seconds,
         security=Security(**{field: Path(name) for field, name in spec.security_files.items()}),
     )
 
@@ -73,13 +73,13 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
 
     tiers = streams_to_all()
     # The clone says that it is the same client, so the server opens the same areas again.
-    twin = streams_to_all() if spec.workload is WorkloadKind.TWO_HOSTS else []
+    twin = streams_to_all() if spec.settings.workload is WorkloadKind.TWO_HOSTS else []
     host = EmulatedHost(spec, contents, *tiers, twin=twin)
     gc.freeze()  # nothing made so far dies before the end: spare the collector the sight of it
     leaked_pages = 0
     ended, message = Ended.FINISHED, ""
     helpers = [
-        asyncio.create_task(_report_often(host, [*tiers, *twin], STALL_SECONDS_MAX + spec.give_up_seconds)),
+        asyncio.create_task(_report_often(host, [*tiers, *twin], STALL_SECONDS_MAX + spec.patience_seconds)),
         asyncio.create_task(_ask_often(host, tiers)),
         asyncio.create_task(_stop_when_told(stdin, host, [*tiers, *twin])),
     ]
@@ -90,7 +90,7 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
             host.tiers_are_durable = all(tier.writes_through for tier in tiers)
             await host.run()
             if not host.is_stopping:
-                await (host.swapoff() if spec.swapoff else host.exit_processes())
+                await (host.swapoff() if spec.settings.swapoff else host.exit_processes())
             await _note_written_back(host, tiers)
             leaked_pages = 0 if host.is_stopping else await _swapoff_areas(tiers)
     except* OutOfMemory as failures:

@@ -12,12 +12,17 @@ more.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from swaptier_client.mm.access import access_page, write_page
 from swaptier_client.mm.folio import Folio, Process
 from swaptier_client.mm.host import Host
 from swaptier_client.mm.policy import Policy
 from swaptier_client.mm.swap_map import SwapDevice
+from swaptier_loadgen.host.content import PROCESS_PAGES_MAX
+from swaptier_loadgen.host.settings import RUN, flag
 from swaptier_loadgen.lockstep.driver import Lockstep, TaskState
 from swaptier_loadgen.lockstep.tiers import one_area
 from swaptier_wire.types import PAGE_BYTES
@@ -32,17 +37,26 @@ SKEW = 3
 """Addresses are pages times u to this power, u uniform: the first tenth of the pages gets 46 % of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetSettings:
+ACCESSES_MAX = 10**8
+"""Hours. More is a typing error."""
+
+
+class BudgetSettings(BaseModel):
     """One comparison."""
 
-    pages: int = 2048
-    """Of the one process."""
-    budget_percent: int = 75
-    """Of the memory its pages take uncompressed."""
-    accesses: int = 60_000
-    write_percent: int = 20
-    seed: int = 1
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pages: Annotated[int, flag(RUN, "Pages of the one process."), Field(ge=1, le=PROCESS_PAGES_MAX)] = 2048
+    budget_percent: Annotated[
+        int,
+        flag(RUN, "Resident pages and pool together, of the memory that all pages take uncompressed."),
+        Field(ge=1, le=100),
+    ] = 75
+    accesses: Annotated[int, flag(RUN, "Accesses after every page was written once."), Field(ge=1, le=ACCESSES_MAX)] = (
+        60_000
+    )
+    write_percent: Annotated[int, flag(RUN, "Accesses that write."), Field(ge=0, le=100)] = 20
+    seed: Annotated[int, flag(RUN, "Of accesses and page contents.")] = 1
 
     @property
     def budget_bytes(self) -> int:

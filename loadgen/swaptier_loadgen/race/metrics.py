@@ -174,11 +174,11 @@ class RaceCollector(Collector):
         for policy in self._settings.policies:
             safe = is_safe(
                 policy,
-                self._settings.workload,
-                requires_generation=self._settings.require_generation,
+                self._settings.host.workload,
+                requires_generation=self._settings.host.require_generation,
                 loses_answers=bool(self._settings.faults),
             )
-            metric.add_metric([policy, str(safe).lower(), str(self._settings.seed), version], 1)
+            metric.add_metric([policy, str(safe).lower(), str(self._settings.host.seed), version], 1)
         return metric
 
 

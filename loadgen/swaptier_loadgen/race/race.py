@@ -143,10 +143,10 @@ class Race:
         return summarise(
             policy,
             [task.result() for task in tasks],
-            workload=self._settings.workload,
+            workload=self._settings.host.workload,
             fault_settings=self._settings.faults,
             injected=dict(self._injected.counts - before),
-            require_generation=self._settings.require_generation,
+            require_generation=self._settings.host.require_generation,
         )
 
     async def _run_host(self, spec: HostSpec) -> HostReport:
@@ -199,26 +199,12 @@ class Race:
             client_id=f"{settings.name}-{index}",
             client_epoch=self._epoch,
             area=area_name(settings.name, policy, index),
-            slots=settings.slots,
-            processes=settings.processes,
-            threads=settings.threads,
-            pages=settings.pages,
-            resident=settings.resident,
-            ops=None if settings.ops is None else share(settings.ops, settings.hosts, index),
-            duration_seconds=settings.duration_seconds,
-            seed=settings.seed,
-            install_failure_rate=settings.install_failure_rate,
-            preemption_rate=settings.preemption_rate,
+            slots=settings.host.slots,
+            settings=settings.host,
+            ops=None if settings.host.ops is None else share(settings.host.ops, settings.hosts, index),
             corpus_files=self._corpus_files,
-            workload=settings.workload,
-            install_failures=dict(settings.install_failures),
-            readahead=settings.readahead,
-            zeromap=settings.zeromap,
-            swapoff=settings.swapoff,
-            require_generation=settings.require_generation,
             deadline_seconds=FAULTY_DEADLINE_SECONDS if settings.faults else None,
-            give_up_seconds=settings.patience_seconds,
-            area_options=settings.area_options,
+            patience_seconds=settings.patience_seconds,
             security_files={field: str(path) for field, path in asdict(security).items() if path is not None},
         )
 

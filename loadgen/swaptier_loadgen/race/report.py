@@ -1,41 +1,18 @@
-"""What is published of a race besides its table: the JSON document and the exit status.
+"""What is published of a race besides its table: the JSON document and its words.
 
 Pure, but for `versions`, which asks what is installed.
 """
 
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 from swaptier_loadgen.host.report import Ended
 from swaptier_loadgen.race.results import RunSummary, document_of
 from swaptier_loadgen.race.settings import RaceSettings
-from swaptier_loadgen.race.verdict import Verdict
 
 SCHEMA_VERSION = 1
 """Of the JSON document; rises when a field changes its meaning or goes."""
-
-STATUS_AS_SPECIFIED = 0
-STATUS_SAFE_POLICY_FAILED = 1
-STATUS_USAGE = 2
-STATUS_UNREACHABLE = 3
-STATUS_DEFECT = 70
-"""A defect of ours: sysexits' EX_SOFTWARE."""
-STATUS_INTERRUPTED = 130
-
-
-def exit_status(summaries: Iterable[RunSummary]) -> int:
-    """Return the exit status of a race that was not interrupted: the worst thing first."""
-    summaries = list(summaries)
-    verdicts = {summary.verdict for summary in summaries}
-    if verdicts & {Verdict.CORRUPTED, Verdict.LOST, Verdict.LEAKED}:
-        return STATUS_SAFE_POLICY_FAILED
-    if any(summary.ended in (Ended.UNREACHABLE, Ended.REFUSED) for summary in summaries):
-        return STATUS_UNREACHABLE
-    if any(summary.ended is Ended.OUT_OF_MEMORY for summary in summaries):
-        return STATUS_USAGE
-    return STATUS_AS_SPECIFIED
 
 
 def not_raced(settings: RaceSettings, summaries: Iterable[RunSummary]) -> list[str]:
@@ -46,14 +23,10 @@ def not_raced(settings: RaceSettings, summaries: Iterable[RunSummary]) -> list[s
 
 def document(settings: RaceSettings, summaries: Sequence[RunSummary]) -> dict[str, object]:
     """Return the JSON document of a race."""
-    workload = asdict(settings)
-    del workload["security"]  # paths of certificates and tokens are private
-    workload["corpus"] = None if settings.corpus is None else str(settings.corpus)
-    workload["faults"] = str(settings.faults)
     return {
         "schema_version": SCHEMA_VERSION,
-        "seed": settings.seed,
-        "workload": workload,
+        "seed": settings.host.seed,
+        "workload": settings.document(),
         "versions": versions(),
         "runs": [document_of(summary) for summary in summaries],
         "not_raced": not_raced(settings, summaries),
@@ -78,9 +51,9 @@ def why_out_of_memory(settings: RaceSettings, summary: RunSummary) -> str:
     flags = []
     if settings.server_flags.pool_limit is not None:
         flags.append(f"--pool-limit {settings.server_flags.pool_limit} (raise it)")
-    if settings.area_options.pool_bytes_max is not None:
-        flags.append(f"--zswap-max {settings.area_options.pool_bytes_max} (raise it)")
-    if not settings.area_options.writeback:
+    if settings.host.zswap_max is not None:
+        flags.append(f"--zswap-max {settings.host.zswap_max} (raise it)")
+    if not settings.host.zswap_writeback:
         flags.append("--no-zswap-writeback (leave it out, and what the pool refuses goes to the device)")
     advice = f". What a tier refuses stays on the host; look at {', '.join(flags)}" if flags else ""
     return f"{summary.policy}: out of memory: {summary.message}{advice}"

@@ -1,15 +1,18 @@
 """What a race hands on to the servers that it starts itself: how much they hold, and where.
 
-Touches the environment and a process: the server's own `--check-config` says whether it would take them.
+Touches the environment and a process: the server's own check of its configuration says whether it would take them.
 """
 
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict
+
+from swaptier_loadgen.host.settings import TIERS, flag
 
 OWN_ADDRESSES = ("--listen", "127.0.0.1:0", "--metrics", "off")
 """Of a server that only its own race talks to."""
@@ -31,22 +34,41 @@ class FlagsRefused(Exception):
     """The server would not take its flags. One line that names the flag."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerFlags:
+class ServerFlags(BaseModel):
     """Flags of `swaptier-server`, as they were given to the race; None where they were not."""
 
-    pool_limit: str | None = None
-    device: str | None = None
-    durability: str | None = None
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pool_limit: Annotated[
+        str | None,
+        flag(TIERS, "Of each server that the race starts, as in 2MiB; see swaptier-server --help.", metavar="SIZE"),
+    ] = None
+    device: Annotated[
+        str | None,
+        flag(
+            TIERS,
+            "Of each server that the race starts: memory, or sqlite:PATH, which outlives it.",
+            metavar="DEVICE",
+        ),
+    ] = None
+    durability: Annotated[
+        str | None,
+        flag(
+            TIERS,
+            "Of each server that the race starts: memory or write-through. Without --device, write-through goes to a "
+            "file that is there for this race only.",
+            metavar="NAME",
+        ),
+    ] = None
 
     def __bool__(self) -> bool:
         """Whether any was given."""
-        return any(True for _ in self._given())
+        return bool(self._given())
 
     @property
     def needs_swap_file(self) -> bool:
         """Every page goes to a device that outlives the server, and none was named: the race makes one for itself."""
-        return self.durability == "write-through" and self.device is None
+        return self.is_durable and self.device is None
 
     @property
     def is_durable(self) -> bool:
@@ -69,21 +91,16 @@ class ServerFlags:
 
     def arguments(self, number: int, folder: Path | None) -> list[str]:
         """Return the command line of the server with this *number*; *folder* is for a swap file of the race's own."""
-        flags = [*self._given()]
+        values = self._given()
         if self.needs_swap_file:
-            assert folder is not None, "whoever needs a swap file is given a folder"
-            flags.append(("--device", f"sqlite:{folder / SWAP_FILE_NAME}"))
-        # Two servers never share a swap file.
-        numbered = [
-            (flag, f"{value}.{number}" if number and value.startswith("sqlite:") else value) for flag, value in flags
-        ]
-        return [word for pair in numbered for word in pair]
+            assert folder is not None, "a race that needs a swap file has a folder for it"
+            values["device"] = f"sqlite:{folder / SWAP_FILE_NAME}"
+        words = []
+        for name, value in values.items():
+            # Two servers never share a swap file.
+            own = f"{value}.{number}" if number and value.startswith("sqlite:") else value
+            words += [f"--{name.replace('_', '-')}", own]
+        return words
 
-    def _given(self) -> Iterator[tuple[str, str]]:
-        for flag, value in (
-            ("--pool-limit", self.pool_limit),
-            ("--device", self.device),
-            ("--durability", self.durability),
-        ):
-            if value is not None:
-                yield flag, value
+    def _given(self) -> dict[str, str]:
+        return {name: value for name, value in self if value is not None}

@@ -6,10 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from tests.loadgen.command_line import invoke
 
 from swaptier_client.connection import GIVE_UP_SECONDS
-from swaptier_loadgen.cli.app import app
 from swaptier_loadgen.explore.replay import NotReplayable, replay_file
 from swaptier_loadgen.race.server_process import own_server
 
@@ -18,7 +17,7 @@ FINDING_FIELDS = {"violations", "kind", "steps", "trace"}
 
 
 def explore(*arguments: str) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["explore", *arguments])
+    done = invoke("explore", *arguments)
     return done.exit_code, done.output
 
 
@@ -67,17 +66,17 @@ def test_the_json_has_the_fields_of_the_contract(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--world", "nowhere"), "'nowhere' is not known"),
-        (("--policy", "hope"), "'hope' is not known"),
+        (("--world", "nowhere"), "there is no 'nowhere'"),
+        (("--policy", "hope"), "there is no 'hope'"),
         (("--policy", "exclusiv"), "did you mean exclusive?"),
         (("--world", "slot-reus"), "did you mean slot-reuse?"),
-        (("--threads", "0"), "--threads 0 is not within"),
+        (("--threads", "0"), "--threads must be 1 to 16, not 0"),
         (("--replay", "result.json"), "--replay needs --target"),
         (("--target", "127.0.0.1:1"), "--target is where --replay goes"),
         (("--json", "/no/such/folder/file"), "cannot be written"),
         (("--json", "/"), "is a folder"),
-        (("--seconds", "0"), "--seconds 0 is not above 0"),
-        (("--seconds", "nan"), "--seconds nan is not above 0"),
+        (("--seconds", "0"), "--seconds must be above 0, not 0"),
+        (("--seconds", "nan"), "--seconds must be a number, not nan"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments: tuple[str, ...], words: str) -> None:
@@ -131,6 +130,6 @@ def test_a_replay_without_a_tier_is_status_3_at_once(tmp_path: Path) -> None:
     status, output = explore("--replay", str(file), "--target", "unix:/does/not/exist")
     assert status == 3
     asks, answer = output.splitlines()
-    assert asks == "replaying against the tier at unix:/does/not/exist"
+    assert asks == "swaptier-loadgen: replaying against the tier at unix:/does/not/exist"
     assert "no swap tier answers at unix:/does/not/exist" in answer
     assert time.monotonic() - began < GIVE_UP_SECONDS / 2, "it waited for somebody to come"

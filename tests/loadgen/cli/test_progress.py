@@ -3,15 +3,14 @@
 import dataclasses
 
 from structlog.testing import capture_logs
-from tests.loadgen.race.test_report import SETTINGS
+from tests.loadgen.builders import race_settings
 
 from swaptier_loadgen.cli.progress import Watcher
-from swaptier_loadgen.faults.spec import Faults
 from swaptier_loadgen.host.report import Ended, HostReport
 from swaptier_loadgen.race.metrics import LatestReports
 from swaptier_loadgen.race.settings import RaceSettings
 
-WAITING = dataclasses.replace(SETTINGS, give_up_seconds=7.0)
+WAITING = race_settings(give_up_seconds=7.0)
 
 HERE, GONE = HostReport(), HostReport(tiers_gone=["tier:1"])
 
@@ -41,4 +40,4 @@ def test_a_tier_that_hosts_gave_up_is_not_said_to_be_back() -> None:
 
 def test_connections_that_are_cut_on_purpose_are_no_outage() -> None:
     """They are counted in the report; here they would fill the screen."""
-    assert said(dataclasses.replace(WAITING, faults=Faults.parse("disconnect=1/s")), (0, GONE), (0, HERE)) == []
+    assert said(race_settings(give_up_seconds=7.0, fault="disconnect=1/s"), (0, GONE), (0, HERE)) == []

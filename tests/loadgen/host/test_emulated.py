@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from tests.loadgen.builders import host_spec
 
 from swaptier_client.mm.effects import Load, Request, RequestReply, Store
 from swaptier_client.mm.policy import POLICIES
+from swaptier_loadgen.cli.statuses import exit_status
 from swaptier_loadgen.host.checked_host import CheckedHost
 from swaptier_loadgen.host.content import Contents, cut
 from swaptier_loadgen.host.emulated import EmulatedHost
@@ -21,7 +23,6 @@ from swaptier_loadgen.host.messages import HostSpec
 from swaptier_loadgen.host.oracle import Corruption, Fate, Oracle
 from swaptier_loadgen.host.report import Ended, HostReport
 from swaptier_loadgen.lockstep.tiers import InProcessTiers
-from swaptier_loadgen.race.report import exit_status
 from swaptier_loadgen.race.results import RunSummary, summarise
 from swaptier_loadgen.race.verdict import Verdict
 from swaptier_server.tier.swap_file import Client
@@ -63,31 +64,6 @@ class InProcessLink:
         return reply
 
 
-def spec(policy: str, **changes: object) -> HostSpec:
-    return HostSpec.model_validate(
-        {
-            "host": 0,
-            "policy": policy,
-            "target": "",
-            "client_id": "c",
-            "client_epoch": 1,
-            "area": "a",
-            "slots": 128,
-            "processes": 2,
-            "threads": 4,
-            "pages": 64,
-            "resident": 16,
-            "ops": 2000,
-            "duration_seconds": None,
-            "seed": 1,
-            "install_failure_rate": 0.05,
-            "preemption_rate": 0.1,
-            "corpus_files": (),
-            **changes,
-        }
-    )
-
-
 async def run(what: HostSpec, saboteur: Saboteur = honest) -> tuple[HostReport, RunSummary]:
     """Run one host to its end and return its last report and what it comes to."""
     tier = Tier(TierLimits(pool_bytes_max=1 << 20), epoch=1)
@@ -104,7 +80,7 @@ async def run(what: HostSpec, saboteur: Saboteur = honest) -> tuple[HostReport, 
 @pytest.mark.parametrize("policy", [name for name, policy in POLICIES.items() if policy.is_safe])
 async def test_a_safe_policy_loses_nothing_and_leaves_nothing_behind(policy: str) -> None:
     """Installs fail, threads collide, pages are discarded: every byte read is right, and the tier ends up empty."""
-    report, summary = await run(spec(policy))
+    report, summary = await run(host_spec(policy))
     assert summary.verdict is Verdict.SAFE
     assert report.counter("install_failures_owed") > 0
     assert report.pages_checked > 2000
@@ -115,7 +91,7 @@ async def test_a_safe_policy_loses_nothing_and_leaves_nothing_behind(policy: str
 
 async def test_in_exclusive_each_page_a_failed_install_took_is_accounted_for() -> None:
     """Owed = read back wrong + discarded; nothing else goes wrong, and nothing wrong is left unexplained."""
-    report, summary = await run(spec("exclusive"))
+    report, summary = await run(host_spec("exclusive"))
     assert summary.verdict is Verdict.AS_SPECIFIED
     owed = report.counter("install_failures_owed")
     assert owed > 20
@@ -126,7 +102,7 @@ async def test_in_exclusive_each_page_a_failed_install_took_is_accounted_for() -
 
 async def test_the_same_seed_makes_the_same_accesses_and_the_same_findings() -> None:
     """In one process, without preemptions (they end in time, too), a race repeats exactly."""
-    (one, _), (other, _) = [await run(spec("exclusive", seed=9, preemption_rate=0.0)) for _ in range(2)]
+    (one, _), (other, _) = [await run(host_spec("exclusive", seed=9, preemption_rate=0.0)) for _ in range(2)]
     assert one.counters == other.counters
     assert one.corruptions_by_kind == other.corruptions_by_kind
     assert one.examples == other.examples
@@ -163,7 +139,7 @@ async def test_a_safe_policy_on_a_tier_that_lies_is_reported_as_corrupted(
     answer: Callable[[LoadReply], LoadReply], corruption: Corruption
 ) -> None:
     """Negative control: one wrong answer is one finding, status 1."""
-    report, summary = await run(spec("shared", install_failure_rate=0.0), spoil(answer))
+    report, summary = await run(host_spec("shared", install_failure_rate=0.0), spoil(answer))
     assert summary.verdict is Verdict.CORRUPTED
     assert exit_status([summary]) == 1
     assert report.corruptions_by_kind[corruption] == summary.corrupted_pages > 0
@@ -185,7 +161,7 @@ async def test_a_tier_that_returns_the_previous_version_is_caught() -> None:
             previous[offset], current[offset] = current.get(offset, page), page
         return reply
 
-    report, summary = await run(spec("shared", install_failure_rate=0.0), saboteur)
+    report, summary = await run(host_spec("shared", install_failure_rate=0.0), saboteur)
     assert summary.verdict is Verdict.CORRUPTED
     assert report.corruptions_by_kind[Corruption.TIER_FOREIGN] + report.corruptions_by_kind[Corruption.TIER_OLD] > 0
 
@@ -193,7 +169,7 @@ async def test_a_tier_that_returns_the_previous_version_is_caught() -> None:
 async def test_a_page_the_tier_cannot_read_is_a_told_loss_and_no_corruption() -> None:
     """Negative control: the safe policy lost pages and said so, status 1."""
     lost = spoil(lambda reply: reply._replace(outcome=Outcome.ERROR, reason=Reason.CHECKSUM, page=None, checksum=0))
-    report, summary = await run(spec("shared", install_failure_rate=0.0), lost)
+    report, summary = await run(host_spec("shared", install_failure_rate=0.0), lost)
     assert summary.verdict is Verdict.LOST
     assert report.detected_losses_by_reason["crc"] == summary.detected_losses > 0
     assert summary.corrupted_pages == 0
@@ -204,7 +180,7 @@ async def test_pages_the_pool_refuses_are_right_on_the_device() -> None:
     """A pool of nothing: everything goes to the device and comes back right, even under a policy that takes."""
     tier = Tier(TierLimits(pool_bytes_max=0), epoch=1)
     area, _ = tier.swapon(Client("c", 1), "a", 128, AreaOptions())
-    host = EmulatedHost(spec("exclusive"), CONTENTS, InProcessLink(InProcessTiers([area]), honest))
+    host = EmulatedHost(host_spec("exclusive"), CONTENTS, InProcessLink(InProcessTiers([area]), honest))
     await host.run()
     report = host.final_report()
     assert report.counter("pswpin") > report.counter("zswpin")
@@ -215,7 +191,7 @@ async def test_a_host_told_to_stop_sweeps_nothing_and_says_what_was_never_read()
     """Every owed page has a fate, whenever the run ends."""
     tier = Tier(TierLimits(pool_bytes_max=1 << 20), epoch=1)
     area, _ = tier.swapon(Client("c", 1), "a", 128, AreaOptions())
-    what = spec("exclusive", ops=None, duration_seconds=600.0, install_failure_rate=0.3)
+    what = host_spec("exclusive", ops=None, duration_seconds=600.0, install_failure_rate=0.3)
     loads = itertools.count()
 
     def stop_after_a_while(request: Request, reply: RequestReply) -> RequestReply:
@@ -240,7 +216,7 @@ async def test_nothing_read_after_the_tier_started_anew_counts() -> None:
             return LoadReply(Outcome.DEVICE, page=ZERO_PAGE)
         return reply
 
-    host = EmulatedHost(spec("shared"), CONTENTS, InProcessLink(InProcessTiers([area]), forget))
+    host = EmulatedHost(host_spec("shared"), CONTENTS, InProcessLink(InProcessTiers([area]), forget))
     with pytest.raises(ExceptionGroup) as ended:
         await host.run()
     assert ended.group_contains(TierUnreachable)
@@ -275,7 +251,7 @@ async def test_a_restart_excuses_the_loss_of_what_the_tier_had_alone_and_of_noth
         return reply
 
     link = InProcessLink(tiers, restart_once)
-    host = EmulatedHost(spec("shared", give_up_seconds=1.0), CONTENTS, link)
+    host = EmulatedHost(host_spec("shared", patience_seconds=1.0), CONTENTS, link)
     await host.run()
     report = replace(host.final_report(), ended=Ended.FINISHED)
     assert 0 < report.lost_with_tier <= report.detected_losses_by_reason["epoch"]
@@ -301,7 +277,7 @@ async def test_a_stale_answer_names_the_page_that_is_in_the_slot_and_none_that_w
     for is_discarded in (False, True):
         answer, asked = asyncio.get_running_loop().create_future(), asyncio.Event()
         area, _ = Tier(TierLimits(pool_bytes_max=1 << 20), epoch=1).swapon(Client("c", 1), "a", 128, AreaOptions())
-        what = spec("exclusive", install_failure_rate=0.0, preemption_rate=1.0)
+        what = host_spec("exclusive", install_failure_rate=0.0, preemption_rate=1.0)
         link = HoldingLink(InProcessTiers([area]), honest)
         host = CheckedHost(what, 0, Oracle(CONTENTS.page), LatencyRecorder(), [link])
         process = host.mm.spawn()
@@ -321,7 +297,7 @@ async def test_a_stale_answer_names_the_page_that_is_in_the_slot_and_none_that_w
 async def test_what_was_read_ahead_while_its_page_was_discarded_is_reclaimed_before_leaks_are_counted() -> None:
     """A busy folio stays in the swapcache when its last user goes; that is no leak, since reclaim will find it."""
     area, _ = Tier(TierLimits(pool_bytes_max=1 << 20), epoch=1).swapon(Client("c", 1), "a", 128, AreaOptions())
-    what = spec("shared", readahead="vma", install_failure_rate=0.0, preemption_rate=0.0)
+    what = host_spec("shared", readahead="vma", install_failure_rate=0.0, preemption_rate=0.0)
     host = CheckedHost(
         what, 0, Oracle(CONTENTS.page), LatencyRecorder(), [InProcessLink(InProcessTiers([area]), honest)]
     )

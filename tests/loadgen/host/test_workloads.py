@@ -13,7 +13,7 @@ from swaptier_loadgen.race.verdict import Verdict
 
 SAFE = [name for name, policy in POLICIES.items() if policy.is_safe]
 UNPINNED = [name for name, policy in POLICIES.items() if not policy.pins]
-EVERY_CAUSE = {str(cause): 0.02 for cause in INJECTABLE}
+EVERY_CAUSE = tuple(f"{cause}=0.02" for cause in INJECTABLE)
 
 RunHost = Callable[..., Awaitable[RunSummary]]
 
@@ -37,7 +37,7 @@ async def test_the_seeds_bug_loses_a_page_whatever_the_cause_as_long_as_the_page
     run_host: RunHost, cause: str
 ) -> None:
     """A moved page is owed at its new address: it is read back wrong there."""
-    run = await run_host("exclusive", install_failure_rate=0, install_failures={cause: 0.05})
+    run = await run_host("exclusive", install_failure_rate=0, install_failures=(f"{cause}=0.05",))
     assert run.verdict is Verdict.AS_SPECIFIED
     assert run.corrupted_pages > 0
     assert run.corruptions_without_install_failure == 0
@@ -48,7 +48,7 @@ async def test_the_seeds_bug_loses_a_page_whatever_the_cause_as_long_as_the_page
 async def test_a_page_that_its_owner_zaps_under_a_fault_is_no_corruption(run_host: RunHost) -> None:
     """The bug of March 2024 does no harm where nobody needs the page any more: it reads zeros, as it must."""
     # One thread: no lock is contended, so that no other install fails.
-    failures = {"zapped": 0.05}
+    failures = ("zapped=0.05",)
     run = await run_host("exclusive", processes=1, threads=1, install_failure_rate=0, install_failures=failures)
     assert run.corrupted_pages == 0
     assert run.install_failures > 0
@@ -81,14 +81,14 @@ async def test_an_unsafe_policy_fails_the_swap_race_stress(run_host: RunHost, po
 @pytest.mark.parametrize("mode", [ReadaheadMode.CLUSTER, ReadaheadMode.VMA])
 async def test_readahead_reads_ahead_and_loses_nothing(run_host: RunHost, mode: ReadaheadMode) -> None:
     """Every load of no-bypass goes through the swapcache, with its neighbours."""
-    run = await run_host("no-bypass", readahead=mode, install_failures={"moved": 0.02})
+    run = await run_host("no-bypass", readahead=mode, install_failures=("moved=0.02",))
     assert run.verdict is Verdict.SAFE, run.examples
     assert run.counters["swap_ra"] > run.counters["swap_ra_hit"] > 0
 
 
 async def test_pages_of_zeros_are_never_sent_with_a_zeromap(run_host: RunHost) -> None:
     """Discarded pages that were read, and not written again, go out as zeros."""
-    run = await run_host("shared", zeromap=True, install_failures={"zapped": 0.05})
+    run = await run_host("shared", zeromap=True, install_failures=("zapped=0.05",))
     assert run.verdict is Verdict.SAFE, run.examples
     assert run.counters["swpin_zero"] <= run.counters["swpout_zero"]
 
@@ -96,7 +96,7 @@ async def test_pages_of_zeros_are_never_sent_with_a_zeromap(run_host: RunHost) -
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_swapoff_brings_every_page_back_and_leaves_nothing_in_the_tier(run_host: RunHost, policy: str) -> None:
     """All processes live on, every page is in memory and is read once more, and the area is empty."""
-    run = await run_host(policy, swapoff=True, install_failures={"moved": 0.02})
+    run = await run_host(policy, swapoff=True, install_failures=("moved=0.02",))
     assert run.leaked_pages == 0
     if POLICIES[policy].is_safe:
         assert run.verdict is Verdict.SAFE, run.examples

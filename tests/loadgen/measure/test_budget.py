@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from tests.loadgen.command_line import invoke
 
 from swaptier_client.mm.policy import POLICIES
-from swaptier_loadgen.cli.app import app
 from swaptier_loadgen.measure.budget import BudgetRow, BudgetSettings, Refused, run_budget
 from swaptier_loadgen.measure.specification import page_version
 from swaptier_wire.types import PAGE_BYTES
@@ -61,7 +60,7 @@ def test_the_command_compares_the_two_modes_in_one_table_and_one_sentence(tmp_pa
     """The corpus' pages, status 0, and the same numbers in the JSON document."""
     file = tmp_path / "budget.json"
     arguments = ["--pages", "512", "--accesses", "3000", "--budget-percent", "85", "--json", str(file)]
-    result = CliRunner().invoke(app, ["budget", *arguments])
+    result = invoke("budget", *arguments)
     assert result.exit_code == 0, result.output
     assert "fewer refaults than shared" in result.stdout
     assert "shared has" in result.stdout.splitlines()[-1]
@@ -84,7 +83,7 @@ def test_the_command_compares_the_two_modes_in_one_table_and_one_sentence(tmp_pa
 )
 def test_the_command_refuses_what_makes_no_sense(arguments: list[str]) -> None:
     """Status 2, one line, nothing on standard output."""
-    result = CliRunner().invoke(app, ["budget", *arguments])
+    result = invoke("budget", *arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1

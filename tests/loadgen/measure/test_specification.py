@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from typer.testing import CliRunner
+from tests.loadgen.command_line import invoke
 
 from swaptier_client.connection import GIVE_UP_SECONDS
 from swaptier_client.mm.policy import POLICIES, Policy
-from swaptier_loadgen.cli.app import app
 from swaptier_loadgen.cli.specification import run_over_grpc
 from swaptier_loadgen.measure import specification_table
 from swaptier_loadgen.measure.specification import Measures
@@ -112,7 +111,7 @@ async def test_only_exclusive_corrupts_and_only_store_back_compresses_again(run:
 
 def test_the_command_shows_every_cell_beside_its_specification(tmp_path: Path) -> None:
     """In one process: status 0, a row for each policy, and the same in the JSON document."""
-    result = CliRunner().invoke(app, ["specification", "--json", str(tmp_path / "cells.json")])
+    result = invoke("specification", "--json", str(tmp_path / "cells.json"))
     assert result.exit_code == 0, result.output
     assert "…" not in result.stdout
     assert f"all {len(POLICIES) * len(MEASURES)} cells are as specified" in result.stdout
@@ -130,7 +129,7 @@ def test_the_command_shows_every_cell_beside_its_specification(tmp_path: Path) -
 def test_the_command_fails_when_a_cell_is_not_as_specified(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: a specification that says something else. Status 1, and the first such cell is named."""
     monkeypatch.setitem(specification_table.W1, "exclusive", (0, 0, M, 0, F, 0))
-    result = CliRunner().invoke(app, ["specification", "--policy", "exclusive"])
+    result = invoke("specification", "--policy", "exclusive")
     assert result.exit_code == 1
     assert f"1 of {len(MEASURES)} cells are not as specified, the first in W1 for exclusive" in result.stdout
 
@@ -138,9 +137,9 @@ def test_the_command_fails_when_a_cell_is_not_as_specified(monkeypatch: pytest.M
 def test_the_command_says_that_the_tier_cannot_be_reached() -> None:
     """Status 3, at once: whom it asks, and that nobody is there."""
     began = time.monotonic()
-    result = CliRunner().invoke(app, ["specification", "--target", "unix:/does/not/exist", "--policy", "shared"])
+    result = invoke("specification", "--target", "unix:/does/not/exist", "--policy", "shared")
     assert result.exit_code == 3
     asks, answer = result.stderr.splitlines()
-    assert asks == "measuring against the tier at unix:/does/not/exist"
+    assert asks == "swaptier-loadgen: measuring against the tier at unix:/does/not/exist"
     assert "no swap tier answers at unix:/does/not/exist" in answer
     assert time.monotonic() - began < GIVE_UP_SECONDS / 2, "it waited for somebody to come"

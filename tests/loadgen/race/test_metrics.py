@@ -1,30 +1,16 @@
 """/metrics of the load generator: every series exists from the start, and follows the reports."""
 
-import dataclasses
 import urllib.request
 
 import pytest
 from prometheus_client import CollectorRegistry
+from tests.loadgen.builders import race_settings
 
 from swaptier_loadgen.host.report import HostReport
 from swaptier_loadgen.race.metrics import LatestReports, MetricsPortTaken, RaceCollector, serve
-from swaptier_loadgen.race.settings import RaceSettings
 
-SETTINGS = RaceSettings(
-    policies=("shared", "exclusive"),
-    target=None,
-    name="race",
-    hosts=2,
-    processes=1,
-    threads=1,
-    pages=8,
-    resident=4,
-    ops=1,
-    duration_seconds=None,
-    seed=5,
-    install_failure_rate=0,
-    preemption_rate=0,
-    corpus=None,
+SETTINGS = race_settings(
+    policies=("shared", "exclusive"), processes=1, threads=1, pages=8, resident=4, seed=5, install_failure_rate=0
 )
 
 
@@ -116,7 +102,7 @@ def test_metrics_follow_the_reports(latest: LatestReports, registry: CollectorRe
 
 def test_what_is_raced_is_told() -> None:
     """One info series a policy, with its safety, the seed and the version; areas carry the race's name."""
-    named = dataclasses.replace(SETTINGS, name="mine")
+    named = SETTINGS.model_copy(update={"name": "mine"})
     registry = CollectorRegistry()
     registry.register(RaceCollector(named, LatestReports.of(named)))
     info = {

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.loadgen.command_line import Result, invoke
 from tests.server.pki import Authority, token_of, write_tokens
-from typer.testing import CliRunner, Result
 
-from swaptier_loadgen.cli.app import app
 from swaptier_loadgen.race import server_process
 from swaptier_loadgen.race import tiers as race_tiers
 from swaptier_loadgen.race.server_process import own_server
@@ -25,7 +24,7 @@ WITHOUT_INSTALL_FAILURES = ["--install-failure-rate", "0"]
 def race(tmp_path: Path, *arguments: str) -> tuple[Result, dict[str, Any]]:  # JSON
     """Run a small race; return how the command ended and its document."""
     file = tmp_path / "race.json"
-    result = CliRunner().invoke(app, ["race", *SMALL, "--json", str(file), *arguments])
+    result = invoke("race", *SMALL, "--json", str(file), *arguments)
     return result, json.loads(file.read_text())
 
 
@@ -57,11 +56,8 @@ def test_a_server_that_is_killed_again_and_again_loses_no_page_of_claim_where_st
     """The race starts it again, on a swap file of its own, which is gone afterwards; hosts wait and ask again."""
     file = tmp_path / "race.json"
     arguments = [*SMALL[:-2], "--duration", "4", "--policy", "claim", "--durability", "write-through"]
-    result = CliRunner().invoke(
-        app,
-        ["race", *arguments, "--json", str(file), "--fault", f"{ON_THE_WAY},disconnect=2/s,kill-server=every:1s"],
-        env={"TMPDIR": str(tmp_path)},
-    )
+    faults = f"{ON_THE_WAY},disconnect=2/s,kill-server=every:1s"
+    result = invoke("race", *arguments, "--json", str(file), "--fault", faults, variables={"TMPDIR": str(tmp_path)})
     assert result.exit_code == 0, result.output
     (run,) = json.loads(file.read_text())["runs"]
     assert run["damage"]["kill-server"] >= 2
@@ -76,7 +72,7 @@ def test_what_a_killed_server_had_in_memory_is_told_lost_and_nothing_is_read_ins
     """Under every policy: the host sees another epoch and requires its generations from then on."""
     arguments = ["--policy", "claim,shared", "--fault", "kill-server=every:1s", "--duration", "3"]
     file = tmp_path / "race.json"
-    result = CliRunner().invoke(app, ["race", *SMALL[:-2], *arguments, "--json", str(file)])
+    result = invoke("race", *SMALL[:-2], *arguments, "--json", str(file))
     assert result.exit_code == 0, result.output
     for run in json.loads(file.read_text())["runs"]:
         assert run["verdict"] == "tells (none silent)" and not run["tiers_are_durable"]
@@ -105,7 +101,7 @@ def test_several_servers_are_each_killed_and_each_has_a_swap_file(tmp_path: Path
     arguments = ["--policy", "claim", "--servers", "2", "--durability", "write-through", "--device", f"sqlite:{device}"]
     file = tmp_path / "race.json"
     faults = ["--fault", "kill-server=every:1s,drop-reply=0.02", "--duration", "3"]
-    result = CliRunner().invoke(app, ["race", *SMALL[:-2], *arguments, *faults, "--json", str(file)])
+    result = invoke("race", *SMALL[:-2], *arguments, *faults, "--json", str(file))
     assert result.exit_code == 0, result.output
     (run,) = json.loads(file.read_text())["runs"]
     assert run["verdict"] == "safe"
@@ -123,9 +119,7 @@ def test_a_server_that_cannot_be_started_again_ends_the_race(tmp_path: Path, mon
 
     monkeypatch.setattr(server_process.OwnServer, "kill_and_restart", kill_only)
     monkeypatch.setattr(race_tiers, "OwnServer", server_process.OwnServer)
-    result = CliRunner().invoke(
-        app, ["race", *SMALL[:-2], "--policy", "claim", "--duration", "60", "--fault", "kill-server=every:1s"]
-    )
+    result = invoke("race", *SMALL[:-2], "--policy", "claim", "--duration", "60", "--fault", "kill-server=every:1s")
     assert result.exit_code == 3, result.output
     assert "did not come back" in result.stderr
 
@@ -167,11 +161,11 @@ async def test_a_race_shows_a_secured_tier_who_it_is(tmp_path: Path) -> None:
         (["--durability", "sometimes"], ["--durability", "sometimes"]),
         (["--device", "tape"], ["--device", "tape"]),
         (["--device", "memory", "--durability", "write-through"], ["--durability", "--device"]),
-        (["--zswap-max", "-1"], ["--zswap-max '-1'", "as in 64MiB"]),
-        (["--zswap-max", "64Mi"], ["--zswap-max '64Mi'", "as in 64MiB"]),
+        (["--zswap-max", "-1"], ["--zswap-max", "not -1", "as in 64MiB"]),
+        (["--zswap-max", "64Mi"], ["--zswap-max", "not 64Mi", "as in 64MiB"]),
         (["--zswap-max", "99TiB"], ["--zswap-max must be 0 to"]),
         (["--no-zswap-writeback", "--durability", "write-through"], ["--no-zswap-writeback", "--durability"]),
-        (["--give-up", "-1"], ["--give-up -1"]),
+        (["--give-up", "-1"], ["--give-up", "not -1"]),
         (["--give-up", "0", "--fault", "drop-reply=0.1"], ["--give-up 0"]),
         (["--tls-ca", "/does/not/exist"], ["--tls-ca", "--target"]),
         (["--target", "127.0.0.1:1", "--tls-ca", "/does/not/exist"], ["--tls-ca", "/does/not/exist"]),
@@ -181,7 +175,7 @@ async def test_a_race_shows_a_secured_tier_who_it_is(tmp_path: Path) -> None:
 )
 def test_faults_and_flags_that_do_not_fit_are_refused_in_one_line(arguments: list[str], words: list[str]) -> None:
     """Status 2, nothing is started."""
-    result = CliRunner().invoke(app, ["race", *arguments])
+    result = invoke("race", *arguments)
     assert result.exit_code == 2, result.output
     assert result.stderr.count("\n") == 1, result.stderr
     for word in words:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from tests.loadgen.command_line import Result, invoke
 
-from swaptier_loadgen.cli.app import app
 from swaptier_loadgen.host.report import KERNEL_COUNTERS
 from swaptier_loadgen.race.server_process import own_server
 
@@ -21,7 +20,7 @@ SMALL = ("--hosts", "2", "--processes", "1", "--threads", "4", "--pages", "64", 
 def race(tmp_path: Path, *arguments: str) -> tuple[Result, dict[str, Any]]:  # JSON
     """Run a small race; return how the command ended and its document."""
     file = tmp_path / "race.json"
-    result = CliRunner().invoke(app, ["race", *SMALL, "--json", str(file), *arguments])
+    result = invoke("race", *SMALL, "--json", str(file), *arguments)
     return result, json.loads(file.read_text())
 
 
@@ -147,7 +146,7 @@ def test_own_servers_are_used_in_turn_and_left_empty(tmp_path: Path) -> None:
         (["--era", "6.9", "--policy", "shared"], ["exclude"]),
         (["--workload", "stress"], ["'stress'", "did you mean stress-race?", "two-hosts"]),
         (["--readahead", "clustr"], ["'clustr'", "did you mean cluster?"]),
-        (["--policy", "xyzzy"], ["'xyzzy'. Policies"]),
+        (["--policy", "xyzzy"], ["'xyzzy'. Choose from"]),
         (["--install-failure", "move=0.1"], ["'move'", "did you mean moved?"]),
         (["--install-failure", "read_error=0.1"], ["'read_error'"]),
         (["--install-failure", "moved"], ["CAUSE=RATE"]),
@@ -160,7 +159,7 @@ def test_own_servers_are_used_in_turn_and_left_empty(tmp_path: Path) -> None:
 )
 def test_options_that_make_no_sense_are_refused_in_one_line(arguments: list[str], words: list[str]) -> None:
     """Status 2, nothing is started."""
-    result = CliRunner().invoke(app, ["race", *arguments])
+    result = invoke("race", *arguments)
     assert result.exit_code == 2, result.output
     assert result.stderr.count("\n") == 1
     for word in words:

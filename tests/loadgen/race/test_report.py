@@ -1,36 +1,18 @@
 """Verdicts, exit statuses and the JSON document."""
 
-import dataclasses
 import json
-from pathlib import Path
 
 import pytest
+from tests.loadgen.builders import race_settings
 from tests.loadgen.summaries import run
 
-from swaptier_client.mm.policy import POLICIES
+from swaptier_loadgen.cli.statuses import exit_status
 from swaptier_loadgen.host.report import Ended
-from swaptier_loadgen.race.report import document, exit_status, why_out_of_memory
+from swaptier_loadgen.race.report import document, why_out_of_memory
 from swaptier_loadgen.race.server_flags import ServerFlags
-from swaptier_loadgen.race.settings import RaceSettings
 from swaptier_loadgen.race.verdict import Verdict
-from swaptier_wire.types import AreaOptions
 
-SETTINGS = RaceSettings(
-    policies=tuple(POLICIES),
-    target=None,
-    name="race",
-    hosts=2,
-    processes=2,
-    threads=8,
-    pages=512,
-    resident=96,
-    ops=1000,
-    duration_seconds=None,
-    seed=42,
-    install_failure_rate=0.02,
-    preemption_rate=0.1,
-    corpus=Path("somewhere"),
-)
+SETTINGS = race_settings(seed=42)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +101,7 @@ def test_the_document_has_the_fields_its_readers_rely_on() -> None:
 
 def test_the_document_names_the_policies_without_a_result() -> None:
     """A race that ended early does not pass them over in silence."""
-    settings = dataclasses.replace(SETTINGS, policies=("shared", "exclusive", "claim"))
+    settings = race_settings(policies=("shared", "exclusive", "claim"))
     assert document(settings, [run("shared")])["not_raced"] == ["exclusive", "claim"]
     assert document(settings, [run("shared"), run("exclusive"), run("claim")])["not_raced"] == []
 
@@ -128,11 +110,7 @@ def test_whoever_runs_out_of_memory_is_told_why_and_which_of_the_given_flags_to_
     """Flags that were not given are not named, and other ends say nothing."""
     full = run("shared", Ended.OUT_OF_MEMORY, message="none could be reclaimed")
     assert why_out_of_memory(SETTINGS, full) == "shared: out of memory: none could be reclaimed"
-    settings = dataclasses.replace(
-        SETTINGS,
-        area_options=AreaOptions(pool_bytes_max=20_000, writeback=False),
-        server_flags=ServerFlags(pool_limit="1MiB"),
-    )
+    settings = race_settings(zswap_max=20_000, zswap_writeback=False, server_flags=ServerFlags(pool_limit="1MiB"))
     for flag in ("--pool-limit 1MiB", "--zswap-max 20000", "--no-zswap-writeback"):
         assert flag in why_out_of_memory(settings, full)
     assert why_out_of_memory(settings, run("shared")) == ""
