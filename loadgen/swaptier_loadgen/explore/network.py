@@ -34,12 +34,12 @@ class Network(InProcessTiers):
     """The tier's side of an effect, when replies get lost, requests arrive twice or late, and servers die."""
 
     def __init__(
-        self, host: Host, server: Server, areas: list[Area], failures: Failures, told_restart: Callable[[Host], None]
+        self, host: Host, server: Server, areas: list[Area], failures: Failures, on_restart: Callable[[Host], None]
     ) -> None:
         super().__init__(areas)
         self._host = host
-        self._told_restart = told_restart
-        """Called when the host hears of a restart."""
+        self._on_restart = on_restart
+        """Called before the host hears of a restart."""
         self._failures = failures
         self.server = server
         self.server_epoch = server.tier.epoch
@@ -95,7 +95,7 @@ class Network(InProcessTiers):
     def tell_of_restart(self) -> None:
         """Tell the host that the server is another, if it is: the stream had to be opened anew."""
         if self.is_server_new:
-            self._told_restart(self._host)
+            self._on_restart(self._host)
             self.server_epoch = self.server.tier.epoch
             backing.tier_restarted(self._host, 0)
 
