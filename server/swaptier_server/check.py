@@ -1,4 +1,4 @@
-"""What `--check-config` tells: every value with where it came from, and whether the files can be used.
+"""What `check-config` shows: every value with where it came from, and whether the files can be used.
 
 Touches the environment, the files that the configuration names, and for a moment the ports it wants. Nothing is served
 or made, and no secret is shown: of a token file the tenants' names, of a key its path.
@@ -6,7 +6,7 @@ or made, and no secret is shown: of a token file the tenants' names, of a key it
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,16 +26,13 @@ class Finding(NamedTuple):
     is_problem: bool = False
 
 
-def effective_values(
-    config: ServerConfig, arguments: Sequence[str], environ: Mapping[str, str] | None = None
-) -> Iterator[str]:
+def effective_values(config: ServerConfig, arguments: Sequence[str]) -> Iterator[str]:
     """Yield a line for each field of *config*: its flag, its value, and where that came from."""
-    variables = {name.upper() for name in (os.environ if environ is None else environ)}
     width = max(len(flag(field)) for field in ServerConfig.model_fields)
     for field in ServerConfig.model_fields:
         if any(is_flag_of(field, argument) for argument in arguments):
             source = "flag"
-        elif variable(field) in variables:
+        elif variable(field) in os.environ:
             source = variable(field)
         else:
             source = "default"

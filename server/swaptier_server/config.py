@@ -1,38 +1,19 @@
-"""What can be configured: one typed record, filled from flags, then `SWAPTIER_*` variables, then defaults.
+"""What can be configured: one record, each setting declared once with its type, default, bounds, help and group.
 
-Touches the command line and the environment, nothing else: no file, no socket. Every refusal is one line that names
-the flag or the variable it came from; `__main__` prints it and exits with status 2.
+Touches nothing. A field is a flag of the command line and a variable `SWAPTIER_*`; the record is passed whole.
 """
 
-import inspect
-import os
-from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    ByteSize,
-    Field,
-    GetCoreSchemaHandler,
-    PlainValidator,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import CoreSchema, core_schema
-from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict, SettingsError
+from cyclopts import Group, Parameter
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PlainValidator, model_validator
 
-from swaptier_server.errors import ConfigError
+from swaptier_server.logs import LogFormat
 from swaptier_wire.addresses import Address
-from swaptier_wire.suggestion import did_you_mean
 from swaptier_wire.types import BATCH_SLOTS_MAX
-from swaptier_wire.version import program_version
 
-PROGRAM = "swaptier-server"
 ENV_PREFIX = "SWAPTIER_"
-LOADGEN_PREFIX = "SWAPTIER_LOADGEN_"
-"""Of the load generator's variables, which looks after them itself."""
 
 POOL_BYTES_MAX = 1 << 44
 """16 TiB: beyond any machine, so a size with the wrong unit is refused at once."""
@@ -45,25 +26,26 @@ CALLS_MAX = 512
 SECONDS_MAX = 7 * 86_400
 """A week: longer waits are typing errors."""
 
+LISTENING = Group.create_ordered("Listening")
+DEVICE = Group.create_ordered("Pool and device")
+CALLERS = Group.create_ordered("Who may call")
+LIMITS = Group.create_ordered("Limits")
+LIFE = Group.create_ordered("Logs and the end")
 
-def _file_name(text: str) -> str:
-    if not text:
+
+def _file_name(given: object) -> object:
+    if given == "":
         raise ValueError("expected the name of a file, got nothing")
-    return text
+    return given
 
 
-def _metrics_address(given: object) -> Address | None:
+def _metrics_address(given: str | None) -> Address | None:
     if given is None or given == "off":
         return None
     try:
-        return Address.parse(str(given), allows_unix=False)
+        return Address.parse(given, allows_unix=False)
     except ValueError as error:
         raise ValueError(f"{error}; off serves no metrics") from None
-
-
-ListenAddress = Annotated[Address, PlainValidator(Address.parse)]
-MetricsAddress = Annotated[Address | None, PlainValidator(_metrics_address)]
-FileName = Annotated[Path, BeforeValidator(_file_name)]
 
 
 class Size(ByteSize):
@@ -71,20 +53,6 @@ class Size(ByteSize):
 
     def __str__(self) -> str:
         return self.human_readable(separator="").replace(".0", "")
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Validate as any ByteSize, and say what one is if it is none."""
-        return core_schema.no_info_wrap_validator_function(
-            _size_or_what_one_is, super().__get_pydantic_core_schema__(source, handler)
-        )
-
-
-def _size_or_what_one_is(given: object, validate: core_schema.ValidatorFunctionWrapHandler) -> object:
-    try:
-        return validate(given)
-    except ValidationError:
-        raise ValueError(f"expected bytes, 0 or more, or a size as in 64MiB, 1.5GiB or 64MB, got {given!r}") from None
 
 
 class Device(str):
@@ -110,13 +78,16 @@ class Device(str):
         """Of the file; None for memory."""
         return None if self == "memory" else self.removeprefix("sqlite:")
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Validate with `parse`."""
-        return core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema())
+
+def _flag(group: Group, metavar: str | None = None, *, shows_default: bool = True) -> Parameter:
+    """Return what the command line needs to know of a field besides its name, type and description."""
+    return Parameter(group=group, metavar=metavar, show_default=str if shows_default else False)
 
 
-class ServerConfig(BaseSettings):
+_File = Annotated[Path | None, BeforeValidator(_file_name)]
+
+
+class ServerConfig(BaseModel):
     """Serve a remote swap tier: zswap's compressed pool and the swapfile behind it, over gRPC.
 
     When ready, prints one line of JSON to stdout: {"listening": ADDRESS, "metrics": ADDRESS or null, "epoch": N}.
@@ -124,106 +95,106 @@ class ServerConfig(BaseSettings):
     when the server stops; a drain writes them to --device sqlite:PATH first, where the next server finds them.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        cli_prog_name=PROGRAM,
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_exit_on_error=False,
-        cli_hide_none_type=True,
-        cli_parse_none_str="not given",
-        frozen=True,
-        extra="forbid",
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    listen: ListenAddress = Field(
+    listen: Annotated[Address, PlainValidator(Address.parse), _flag(LISTENING, "ADDRESS")] = Field(
         Address("127.0.0.1:50051"), description="where to serve gRPC: HOST:PORT (0: any free port) or unix:PATH"
     )
-    metrics: MetricsAddress = Field(
+    metrics: Annotated[Address | None, PlainValidator(_metrics_address), _flag(LISTENING, "ADDRESS")] = Field(
         Address("127.0.0.1:9464"), description="where to serve Prometheus metrics: HOST:PORT, or off"
     )
-    pool_limit: Size = Field(
+    insecure: Annotated[bool, _flag(LISTENING, shows_default=False)] = Field(
+        False, description="serve beyond this machine although anyone there could read and replace pages"
+    )
+    pool_limit: Annotated[Size, _flag(DEVICE, "SIZE")] = Field(
         Size(64 << 20),
         ge=0,
         le=POOL_BYTES_MAX,
-        description="compressed bytes the pool may hold, as in 64MiB; pages it refuses go to the areas' devices, "
-        "which this does not limit",
+        description="compressed bytes the pool may hold, as in 64MiB; pages it refuses go to the areas' devices, which "
+        "this does not limit",
     )
-    accept_threshold_percent: int = Field(
+    accept_threshold_percent: Annotated[int, _flag(DEVICE, "PERCENT")] = Field(
         90, ge=1, le=100, description="a pool that reached its limit accepts again below this part of it"
     )
-    device: Device = Field(
+    keep_incompressible: Annotated[bool, _flag(DEVICE, shows_default=False)] = Field(
+        True, description="keep pages that do not compress in the pool as they are; --no-... sends them to the device"
+    )
+    device: Annotated[Device, PlainValidator(Device.parse), _flag(DEVICE, "DEVICE")] = Field(
         Device("memory"),
         description="where pages go that the pool refuses or gives up: memory, or sqlite:PATH, which outlives this "
         "process",
     )
-    durability: Literal["memory", "write-through"] = Field(
+    durability: Annotated[Literal["memory", "write-through"], _flag(DEVICE)] = Field(
         "memory",
         description="a store is acknowledged when the pool has the page (memory), or when --device has it too "
         "(write-through)",
     )
-    survive_power_loss: bool = Field(
+    survive_power_loss: Annotated[bool, _flag(DEVICE, shows_default=False)] = Field(
         False,
         description="sync --device with every batch, so that what it was given survives a loss of power too, and not "
         "only the end of this process; many times slower",
     )
-    lease_seconds: float = Field(
+    lease_seconds: Annotated[float, _flag(DEVICE, "SECONDS")] = Field(
         10, gt=0, le=SECONDS_MAX, allow_inf_nan=False, description="how long a claimed page waits to be acknowledged"
     )
-    insecure: bool = Field(
-        False, description="serve beyond this machine although anyone there could read and replace pages"
+    tls_cert: Annotated[_File, _flag(CALLERS, "FILE", shows_default=False)] = Field(
+        None, description="certificate chain of this server, PEM; turns TLS on"
     )
-    tls_cert: FileName | None = Field(None, description="certificate chain of this server, PEM; turns TLS on")
-    tls_key: FileName | None = Field(None, description="its private key, PEM, not encrypted")
-    tls_client_ca: FileName | None = Field(
+    tls_key: Annotated[_File, _flag(CALLERS, "FILE", shows_default=False)] = Field(
+        None, description="its private key, PEM, not encrypted"
+    )
+    tls_client_ca: Annotated[_File, _flag(CALLERS, "FILE", shows_default=False)] = Field(
         None, description="authorities, PEM; every client then needs a certificate of one of them"
     )
-    tokens: FileName | None = Field(
-        None, description="tokens that let clients in, a line NAME:SHA256 each; see --hash-token"
+    tokens: Annotated[_File, _flag(CALLERS, "FILE", shows_default=False)] = Field(
+        None, description="tokens that let clients in, a line NAME:SHA256 each; see swaptier-server hash-token"
     )
-    areas_max: int = Field(64, ge=1, le=AREAS_MAX, description="areas open at once")
-    slots_per_area_max: int = Field(1 << 20, ge=1, le=SLOTS_PER_AREA_MAX, description="slots of the largest area")
-    batch_slots_max: int = Field(
+    areas_max: Annotated[int, _flag(LIMITS, "NUMBER")] = Field(64, ge=1, le=AREAS_MAX, description="areas open at once")
+    slots_per_area_max: Annotated[int, _flag(LIMITS, "NUMBER")] = Field(
+        1 << 20, ge=1, le=SLOTS_PER_AREA_MAX, description="slots of the largest area"
+    )
+    batch_slots_max: Annotated[int, _flag(LIMITS, "NUMBER")] = Field(
         BATCH_SLOTS_MAX,
         ge=1,
         le=BATCH_SLOTS_MAX,
         description="slots of the largest message; their pages and 64 KiB are its bytes",
     )
-    tenant_areas_max: int = Field(16, ge=1, le=AREAS_MAX, description="areas that one tenant may have open")
-    tenant_slots_max: int = Field(
+    tenant_areas_max: Annotated[int, _flag(LIMITS, "NUMBER")] = Field(
+        16, ge=1, le=AREAS_MAX, description="areas that one tenant may have open"
+    )
+    tenant_slots_max: Annotated[int, _flag(LIMITS, "NUMBER")] = Field(
         4 << 20, ge=1, le=SLOTS_PER_AREA_MAX, description="slots of all areas of one tenant together"
     )
-    tenant_pool_limit: Size | None = Field(
+    tenant_pool_limit: Annotated[Size | None, _flag(LIMITS, "SIZE", shows_default=False)] = Field(
         None,
         ge=0,
         le=POOL_BYTES_MAX,
         description="compressed bytes that the areas of one tenant may take of the pool together; each then needs a "
         "quota of its own, pool_bytes_max at Swapon",
     )
-    tenant_requests_max: int = Field(
+    tenant_requests_max: Annotated[int, _flag(LIMITS, "NUMBER")] = Field(
         64, ge=1, le=CALLS_MAX, description="requests outside streams that one tenant may have in flight"
     )
-    tenant_streams_max: int = Field(
+    tenant_streams_max: Annotated[int, _flag(LIMITS, "NUMBER")] = Field(
         32,
         ge=1,
         le=CALLS_MAX,
         description="streams that one tenant may have open; one whose answers nobody reads costs 2 MB",
     )
-    keep_incompressible: bool = Field(
-        True, description="keep pages that do not compress in the pool as they are; --no-... sends them to the device"
-    )
-    area_idle_seconds: float = Field(
+    area_idle_seconds: Annotated[float, _flag(LIMITS, "SECONDS")] = Field(
         300,
         ge=0,
         le=SECONDS_MAX,
         allow_inf_nan=False,
         description="forget a client's areas after so long without stream or request; 0: never",
     )
-    drain_seconds: float = Field(
+    drain_seconds: Annotated[float, _flag(LIFE, "SECONDS")] = Field(
         10, ge=0, le=SECONDS_MAX, allow_inf_nan=False, description="on SIGTERM, how long to wait for requests in flight"
     )
-    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least important level shown")
+    log_format: Annotated[LogFormat, _flag(LIFE)] = Field("auto", description="auto: console on a terminal, else json")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _flag(LIFE)] = Field(
+        "info", description="least important level shown"
+    )
 
     @property
     def tls_files(self) -> tuple[Path, Path, Path | None] | None:
@@ -273,96 +244,6 @@ class ServerConfig(BaseSettings):
         return self
 
 
-class _Parser(ArgumentParser):
-    """An argument parser that raises instead of exiting."""
-
-    def error(self, message: str) -> NoReturn:
-        """Refuse the command line."""
-        raise SettingsError(message)
-
-
-def load_config(arguments: Sequence[str]) -> ServerConfig:
-    """Return the configuration from *arguments* (without the program's name), the environment and the defaults.
-
-    Raises:
-        ConfigError: something cannot be used; names the flag or variable.
-        SystemExit: status 0, after --help or --version.
-    """
-    parser = _Parser(
-        prog=PROGRAM,
-        description=inspect.getdoc(ServerConfig),
-        epilog=f"Every flag can be given as a variable, as in {ENV_PREFIX}POOL_LIMIT=64MiB; the flag wins.",
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {program_version()}")
-    _add_errands(parser)
-    try:
-        source = CliSettingsSource[ArgumentParser](ServerConfig, root_parser=parser)
-        return CliApp.run(ServerConfig, cli_args=list(arguments), cli_settings_source=source)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, arguments)) from None
-    except SettingsError as error:
-        raise ConfigError(f"{_suggest(str(error))}; see {PROGRAM} --help") from None
-
-
-_ERRANDS = ("--check-config", "--hash-token")
-
-
-class Errand(NamedTuple):
-    """What else than serving the command line asks for."""
-
-    is_check: bool = False
-    """Tell the effective configuration and whether it can be used."""
-    hash_token_of: str | None = None
-    """Read a token from standard input, and tell the line that lets it in as this tenant."""
-
-
-def split_errand(arguments: Sequence[str]) -> tuple[Errand, list[str]]:
-    """Return what *arguments* ask for besides the configuration, and the rest of them.
-
-    Raises:
-        ConfigError: an errand lacks its value.
-    """
-    parser = _Parser(prog=PROGRAM, add_help=False, allow_abbrev=False)
-    _add_errands(parser)
-    try:
-        found, rest = parser.parse_known_args(list(arguments))
-    except SettingsError as error:
-        raise ConfigError(f"{error}; see {PROGRAM} --help") from None
-    return Errand(getattr(found, "check_config", False), getattr(found, "hash_token", None)), rest
-
-
-def _add_errands(parser: ArgumentParser) -> None:
-    """Let *parser* know, and its help show, what `split_errand` takes."""
-    parser.add_argument(
-        "--check-config",
-        action="store_true",
-        default=SUPPRESS,
-        help="tell every value and where it came from, check files and addresses, and exit: 0 fine, 2 not",
-    )
-    parser.add_argument(
-        "--hash-token",
-        metavar="NAME",
-        default=SUPPRESS,
-        help="read a token from standard input, write its line for --tokens that lets it in as tenant NAME, and exit",
-    )
-
-
-def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return the `SWAPTIER_*` variables that this program does not know, with a likely meant one if there is.
-
-    Not an error: other programs of the family share the prefix. The load generator's are none of ours.
-    """
-    known = [variable(name) for name in ServerConfig.model_fields]
-    unknown = []
-    for name in sorted(os.environ if environ is None else environ):
-        is_ours = name.upper().startswith(ENV_PREFIX) and not name.upper().startswith(LOADGEN_PREFIX)
-        if is_ours and name.upper() not in known:
-            unknown.append(f"{name}{did_you_mean(name.upper(), known)}")
-    return unknown
-
-
 def flag(field: str) -> str:
     """Return the flag of a field."""
     return f"--{field.replace('_', '-')}"
@@ -377,24 +258,3 @@ def is_flag_of(field: str, argument: str) -> bool:
     """Tell whether *argument* gives *field* its value."""
     negation = f"--no-{flag(field).removeprefix('--')}"
     return argument in {flag(field), negation} or argument.startswith(f"{flag(field)}=")
-
-
-def _explain(error: ValidationError, arguments: Sequence[str]) -> str:
-    """Return one line for the first thing *error* complains about."""
-    first = error.errors()[0]
-    what = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:  # of values that do not fit each other
-        return what
-    field = str(first["loc"][0])
-    given = any(is_flag_of(field, argument) for argument in arguments)
-    detail = what if "got" in what or first["type"] == "value_error" else f"{what}, got {first['input']!r}"
-    return f"{flag(field) if given else variable(field)}: {detail}"
-
-
-def _suggest(message: str) -> str:
-    """Return argparse's *message*, with the flag that was probably meant."""
-    message = message.removeprefix("error parsing CLI: ")
-    _, found, rest = message.partition("unrecognized arguments: ")
-    word = rest.split(maxsplit=1)[0].partition("=")[0] if rest else ""
-    flags = [flag(name) for name in ServerConfig.model_fields]
-    return f"{message}{did_you_mean(word, [*flags, *_ERRANDS])}" if found else message

@@ -20,21 +20,25 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from swaptier_server.access.certificates import CertificateUnusable, try_out
+from swaptier_wire.addresses import Address
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEADLINE_SECONDS = 3.0
 """Shorter than the engine's own limit, so that the reason still gets printed."""
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - recognised here, not bound to
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - recognised here, not bound to
 """Where a server that listens everywhere can be reached from its own container."""
 
 
 def target(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Return the address to ask."""
-    listening = arguments[0] if arguments else environ.get("SWAPTIER_LISTEN", DEFAULT_TARGET)
-    if listening.startswith("unix:"):
+    """Return the address to ask.
+
+    Raises:
+        ValueError: what is given is none.
+    """
+    listening = Address.parse(arguments[0] if arguments else environ.get("SWAPTIER_LISTEN", DEFAULT_TARGET))
+    if listening.is_unix or listening.host not in _EVERYWHERE:
         return listening
-    host, colon, port = listening.rpartition(":")
-    return f"{_EVERYWHERE.get(host, host)}{colon}{port}"
+    return f"{_EVERYWHERE[listening.host]}:{listening.port}"
 
 
 def security(environ: Mapping[str, str]) -> tuple[grpc.ChannelCredentials, list[tuple[str, str]]] | None:
@@ -81,7 +85,11 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) > 1 or (arguments and arguments[0].startswith("-")):
         sys.stderr.write("usage: python -m swaptier_server.healthcheck [HOST:PORT | unix:PATH]\n")
         return 2
-    address = target(arguments, os.environ)
+    try:
+        address = target(arguments, os.environ)
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     status = check(address, os.environ)
     if status == "SERVING":
         return 0

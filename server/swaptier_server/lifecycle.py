@@ -23,7 +23,7 @@ from swaptier_server.access.access import Access
 from swaptier_server.access.tenants import TenantLimits, Tenants
 from swaptier_server.access.tls import Tls
 from swaptier_server.backing import SwapFileWatch, Upkeep, open_swap_file
-from swaptier_server.config import ServerConfig
+from swaptier_server.config import CALLS_MAX, ServerConfig
 from swaptier_server.errors import ConfigError
 from swaptier_server.listening import check_can_listen, explain
 from swaptier_server.logs import get_log
@@ -128,7 +128,7 @@ class TierServer:
         )
         guard = Guard(SERVICE, RpcMetrics(self.registry, SERVICES), self.traffic, self._access, tenants)
         self._grpc: Final = Listener(
-            lambda: make_grpc_server(service, self._health, guard, config.batch_slots_max), self._bind
+            lambda: make_grpc_server(service, self._health, guard, config.batch_slots_max, CALLS_MAX), self._bind
         )
 
     @classmethod

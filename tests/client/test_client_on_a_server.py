@@ -11,7 +11,7 @@ from swaptier_client.connection import StreamSettings
 from swaptier_client.driver import Driver, Preemption
 from swaptier_client.mm.effects import Batch, Invalidate, Load, Path, Store, SwapEntry, ask, batch, load
 from swaptier_client.transport import TierStream
-from swaptier_server.config import load_config
+from swaptier_server.cli import load_config
 from swaptier_server.lifecycle import TierServer
 from swaptier_server.tier.load import load as load_from_area
 from swaptier_wire.errors import AreaExists, ClientReplaced, TierUnreachable

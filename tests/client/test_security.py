@@ -13,7 +13,7 @@ from swaptier_client.connection import StreamSettings
 from swaptier_client.mm.effects import Load, Store, SwapEntry
 from swaptier_client.security import Security, SecurityUnusable
 from swaptier_client.transport import TierStream
-from swaptier_server.config import load_config
+from swaptier_server.cli import load_config
 from swaptier_server.lifecycle import TierServer
 from swaptier_wire.errors import SwapTierError, TierUnreachable, Unauthenticated
 from swaptier_wire.types import PAGE_BYTES, LoadMode, Outcome

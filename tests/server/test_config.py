@@ -1,8 +1,12 @@
 """The configuration: flags before variables before defaults, and refusals that name where the mistake is."""
 
+import shutil
+import subprocess
+
 import pytest
 
-from swaptier_server.config import ServerConfig, load_config, unknown_variables, variable
+from swaptier_server.cli import load_config, main, unknown_variables
+from swaptier_server.config import ServerConfig, flag, variable
 from swaptier_server.errors import ConfigError
 
 
@@ -29,22 +33,58 @@ def test_a_flag_wins_over_a_variable_and_a_variable_over_the_default(monkeypatch
 
 def test_the_defaults_are_those_that_the_help_shows(capsys: pytest.CaptureFixture[str]) -> None:
     """--help names every flag with its default, in the units that one would write."""
-    with pytest.raises(SystemExit) as caught:
-        load_config(["--help"])
-    assert caught.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    for flag in type(load_config([])).model_fields:
-        assert f"--{flag.replace('_', '-')}" in text
-    assert "(default: 64MiB)" in text
-    assert "(default: 127.0.0.1:50051)" in text
+    text = help_text(capsys)
+    for name in ServerConfig.model_fields:
+        assert flag(name) in text
+    assert "[default: 64MiB]" in text
+    assert "[default: 127.0.0.1:50051]" in text
 
 
-def test_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """--version says program and version and exits 0."""
-    with pytest.raises(SystemExit) as caught:
-        load_config(["--version"])
-    assert caught.value.code == 0
+@pytest.mark.parametrize("width", [50, 80, 132])
+def test_the_help_fits_the_terminal_and_breaks_no_name(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Grouped, no line longer than the terminal is wide, every name whole, two examples at the end."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = help_text(capsys).splitlines()
+    assert max(map(len, lines)) <= width
+    words = {word for line in lines for word in line.split()}
+    assert {flag(name) for name in ServerConfig.model_fields} <= words
+    assert "--no-keep-incompressible" in words
+    for group in ("Listening", "Pool and device", "Who may call", "Limits"):
+        assert any(line.startswith(f"╭─ {group} ─") for line in lines)
+    assert sum(line.startswith("  swaptier-server ") for line in lines[lines.index("Examples:") :]) == 2
+
+
+def help_text(capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["--help"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["version", "--version"])
+def test_version_is_one_line(how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Program and version."""
+    assert main([how]) == 0
     assert capsys.readouterr().out.startswith("swaptier-server ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_that_has_read_the_completion_completes(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the shell is installed, it accepts the script; bash also completes flags, values and commands."""
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    subprocess.run([shell, "-n"], input=script, text=True, check=True)
+    if shell == "bash":
+        for words, completed in (("ch", "check-config"), ("--pool", "--pool-limit"), ("serve --dur", "--durability")):
+            typed = f"swaptier-server {words}".split()
+            ask = (
+                f"COMP_WORDS=({' '.join(typed)}); COMP_CWORD={len(typed) - 1}; _swaptier_server; "
+                'printf "%s\\n" "${COMPREPLY[@]}"'
+            )
+            told = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+            assert told.stdout.split() == [completed]
 
 
 @pytest.mark.parametrize(("text", "size"), [("65536", 65536), ("64KiB", 65536), ("1.5MiB", 1572864), ("0", 0)])
@@ -82,15 +122,15 @@ def test_sizes_take_units(text: str, size: int) -> None:
         (["--survive-power-loss"], "--survive-power-loss needs --device sqlite:PATH"),
         (["--device", "disk"], "--device: expected memory or sqlite:PATH"),
         (["--device", "swap.db"], "did you mean sqlite:swap.db?"),
-        (["--chek-config"], "did you mean --check-config?"),
+        (["--check-config"], "did you mean check-config?"),
         (["--tenant-areas-max", "2"], "--tenant-areas-max needs --tokens or --tls-client-ca"),
         (["--tokens", "t", "--tenant-streams-max", "0"], "--tenant-streams-max: "),
         (["--batch-slots-max", "257"], "--batch-slots-max: "),
         (["--listen"], "--listen"),
         (["stray"], "stray"),
-        (["--keep-incompressible=no"], "--keep-incompressible"),
+        (["--keep-incompressible=maybe"], "--keep-incompressible"),
         (["--pool-limt", "6"], "did you mean --pool-limit?"),
-        (["--pool", "6"], "unrecognized arguments: --pool 6"),
+        (["--pool", "6"], "there is no flag --pool"),
     ],
 )
 def test_a_mistake_is_refused_in_one_line_that_names_the_flag(arguments: list[str], named: str) -> None:
@@ -152,3 +192,8 @@ def test_a_boolean_has_a_flag_for_each_answer() -> None:
     """--keep-incompressible and --no-keep-incompressible."""
     assert load_config(["--keep-incompressible"]).keep_incompressible
     assert not load_config(["--no-keep-incompressible"]).keep_incompressible
+
+
+def test_of_a_flag_that_is_given_twice_the_last_counts() -> None:
+    """A script can add to a command that it does not know."""
+    assert load_config(["--areas-max", "2", "--areas-max", "3", "--insecure", "--no-insecure"]).areas_max == 3

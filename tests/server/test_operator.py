@@ -20,7 +20,7 @@ from swaptier_server.swapfile.medium import ROOM_BYTES
 ANYWHERE = ("--listen", "127.0.0.1:0", "--metrics", "off")
 
 
-# --check-config
+# check-config
 
 
 def test_a_good_configuration_is_told_with_its_sources(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_good_configuration_is_told_with_its_sources(tmp_path: Path) -> None:
     cert, key = authority.issue("tier", "tier.example", "127.0.0.1")
     tokens = write_tokens(tmp_path / "tokens", "alice", "bob")
     result = run(
-        *("--check-config", *ANYWHERE, "--tls-cert", str(cert), f"--tls-key={key}", "--no-keep-incompressible"),
+        *("check-config", *ANYWHERE, "--tls-cert", str(cert), f"--tls-key={key}", "--no-keep-incompressible"),
         SWAPTIER_TOKENS=str(tokens),
         SWAPTIER_TLS_CLIENT_CA=str(authority.path),
         SWAPTIER_POOL_LIMT="1",
@@ -59,7 +59,7 @@ def test_every_problem_of_a_configuration_is_a_line_and_the_status_is_2(tmp_path
     with running() as server:
         flags = ("--tls-cert", str(cert), "--tls-key", str(key), "--tokens", str(tmp_path / "tokens"))
         listen = ("--listen", server.listening, "--metrics", "off")
-        checked = run("--check-config", *listen, *flags, "--device", device)
+        checked = run("check-config", *listen, *flags, "--device", device)
         started = run(*listen, *flags)
     assert checked.returncode == started.returncode == 2
     problems = checked.stderr.splitlines()
@@ -75,7 +75,7 @@ def test_every_problem_of_a_configuration_is_a_line_and_the_status_is_2(tmp_path
 def test_what_is_wrong_stands_below_everything_else(tmp_path: Path) -> None:
     """Where both outputs meet, as on a terminal; after some forty lines of values a problem above them is not seen."""
     (tmp_path / "tokens").write_text("alice")
-    command = [*COMMAND, "--check-config", *ANYWHERE, "--tokens", str(tmp_path / "tokens")]
+    command = [*COMMAND, "check-config", *ANYWHERE, "--tokens", str(tmp_path / "tokens")]
     both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     told = subprocess.run(command, env=environment(), text=True, check=False, **both).stdout.splitlines()
     assert told[-2] == "this configuration cannot be used"
@@ -84,14 +84,14 @@ def test_what_is_wrong_stands_below_everything_else(tmp_path: Path) -> None:
 
 def test_a_pool_that_takes_nothing_is_pointed_out() -> None:
     """It is allowed, and hardly ever meant."""
-    assert "pool: takes no page" in run("--check-config", *ANYWHERE, "--pool-limit", "0").stdout
-    assert "pool: takes no page" not in run("--check-config", *ANYWHERE, "--pool-limit", "1").stdout
+    assert "pool: takes no page" in run("check-config", *ANYWHERE, "--pool-limit", "0").stdout
+    assert "pool: takes no page" not in run("check-config", *ANYWHERE, "--pool-limit", "1").stdout
 
 
 def test_a_device_is_tried_and_neither_made_nor_changed(tmp_path: Path) -> None:
     """One that another server has is a problem; one that is not there yet is not."""
     path = tmp_path / "swap"
-    flags = ("--check-config", *ANYWHERE, "--device", f"sqlite:{path}")
+    flags = ("check-config", *ANYWHERE, "--device", f"sqlite:{path}")
     assert "will be made" in run(*flags).stdout
     assert not path.exists()
     with running("--device", f"sqlite:{path}") as server:
@@ -108,7 +108,7 @@ def test_files_that_too_many_may_touch_are_pointed_out(tmp_path: Path) -> None:
     """A key that everybody can read, tokens that everybody can add to; neither keeps a server from starting."""
     cert, key = Authority(tmp_path).issue("tier", "localhost")
     tokens = write_tokens(tmp_path / "tokens", "alice")
-    flags = ("--check-config", *ANYWHERE, "--tls-cert", str(cert), "--tls-key", str(key), "--tokens", str(tokens))
+    flags = ("check-config", *ANYWHERE, "--tls-cert", str(cert), "--tls-key", str(key), "--tokens", str(tokens))
     for key_mode, tokens_mode, hints in ((0o600, 0o644, []), (0o644, 0o666, [key, tokens])):
         key.chmod(key_mode)
         tokens.chmod(tokens_mode)
@@ -124,7 +124,7 @@ def test_a_device_without_room_to_grow_is_pointed_out(tmp_path: Path) -> None:
     with tmpfs(tmp_path, ROOM_BYTES - MIB) as disk:
         device = ("--device", f"sqlite:{disk.mount_point}/swap")
         for _ in range(2):
-            result = run("--check-config", *ANYWHERE, *device, inside=disk.inside)
+            result = run("check-config", *ANYWHERE, *device, inside=disk.inside)
             assert (result.returncode, result.stderr) == (0, "")
             assert "will take no new pages until 32 MiB are free" in result.stdout
             with running(*device, inside=disk.inside) as server:
@@ -146,29 +146,29 @@ def test_a_device_that_cannot_be_had_is_told_by_the_check_as_by_the_start(
     """One line with the flag, the path and what is wrong; no number of an error, no traceback."""
     (tmp_path / "diary").write_text("dear diary\n" * 1000)
     flags = (*ANYWHERE, "--device", f"sqlite:{device.format(tmp_path)}")
-    for result in (run("--check-config", *flags), run(*flags)):
+    for result in (run("check-config", *flags), run(*flags)):
         assert result.returncode == 2
         [line] = result.stderr.splitlines()
         assert line.startswith("swaptier-server: --device: cannot ")
         assert "Errno" not in line
-    assert says in run("--check-config", *flags).stderr
+    assert says in run("check-config", *flags).stderr
     assert (tmp_path / "diary").read_text() == "dear diary\n" * 1000
 
 
 def test_values_that_do_not_fit_each_other_are_refused_by_the_check_too() -> None:
     """There is no effective configuration to tell then."""
-    result = run("--check-config", "--listen", "0.0.0.0:0")
+    result = run("check-config", "--listen", "0.0.0.0:0")
     assert result.returncode == 2
     assert result.stdout == ""
     assert "or say --insecure" in result.stderr
 
 
-# --hash-token
+# hash-token
 
 
 def test_a_token_is_hashed_from_standard_input_and_its_line_lets_it_in(tmp_path: Path) -> None:
     """Never from the command line, which everybody on the machine can read."""
-    command = [*COMMAND, "--hash-token", "alice"]
+    command = [*COMMAND, "hash-token", "alice"]
     made = subprocess.run(
         command, input=f"{token_of('alice')}\n", capture_output=True, text=True, check=True, env=environment()
     )

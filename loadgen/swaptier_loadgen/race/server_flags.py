@@ -82,9 +82,10 @@ class ServerFlags(BaseModel):
             FlagsRefused: see there.
         """
         with tempfile.TemporaryDirectory(prefix="swaptier-") as folder:
-            command = [sys.executable, "-m", "swaptier_server", *OWN_ADDRESSES, *self.arguments(0, Path(folder))]
+            flags = (*OWN_ADDRESSES, *self.arguments(0, Path(folder)))
+            command = [sys.executable, "-m", "swaptier_server", "check-config", *flags]
             asked = subprocess.run(  # noqa: S603 - our own command
-                [*command, "--check-config"], env=own_environment(), capture_output=True, text=True, check=False
+                command, env=own_environment(), capture_output=True, text=True, check=False
             )
         if asked.returncode:
             raise FlagsRefused(asked.stderr.strip().rpartition("\n")[2].removeprefix("swaptier-server: "))

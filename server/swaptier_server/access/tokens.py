@@ -82,14 +82,14 @@ def parse_tokens(text: str) -> Tokens:
         if not _NAME.fullmatch(tenant) or not _SHA256.fullmatch(digest):
             raise TokensUnusable(
                 f"line {number} is not NAME:SHA256, a name of up to {TENANT_CHARACTERS_MAX} letters, digits and ._@- "
-                "and 64 hexadecimal digits; make one with --hash-token NAME"
+                "and 64 hexadecimal digits; make one with swaptier-server hash-token NAME"
             )
         if holders.setdefault(bytes.fromhex(digest), tenant) != tenant:
             raise TokensUnusable(f"line {number} gives the token of another line to another tenant")
         if len(holders) > TOKENS_MAX:
             raise TokensUnusable(f"there are more than {TOKENS_MAX} tokens")
     if not holders:
-        raise TokensUnusable("there is no token in it, so nobody could call; make one with --hash-token NAME")
+        raise TokensUnusable("there is no token in it; make one with swaptier-server hash-token NAME")
     return Tokens(holders)
 
 

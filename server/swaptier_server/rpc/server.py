@@ -25,8 +25,6 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
 )
 SERVICE: Final[str] = SERVICES[0].full_name
 
-CALLS_MAX: Final = 512
-"""Streams and unary calls of all clients at once; more are refused, which beats an unbounded queue."""
 MESSAGE_OVERHEAD_BYTES: Final = 64 * 1024
 """Of the largest message besides its pages: columns of about 30 bytes a slot, and a header."""
 WINDOW_BYTES: Final = 256 * 1024
@@ -80,10 +78,11 @@ def make_grpc_server(
     health: health_aio.HealthServicer,
     guard: aio.ServerInterceptor,
     batch_slots_max: int,
+    calls_max: int,
 ) -> aio.Server:
-    """Return a server of all services, behind *guard*; nothing is bound yet."""
+    """Return a server of all services, behind *guard*, for at most *calls_max* at once; nothing is bound yet."""
     options = channel_options(batch_slots_max)
-    server = aio.server(interceptors=[guard], options=options, maximum_concurrent_rpcs=CALLS_MAX)
+    server = aio.server(interceptors=[guard], options=options, maximum_concurrent_rpcs=calls_max)
     swaptier_pb2_grpc.add_SwapTierServiceServicer_to_server(tier, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection([service.full_name for service in SERVICES], server)

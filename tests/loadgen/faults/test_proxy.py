@@ -15,7 +15,7 @@ from swaptier_loadgen.faults.hazards import Hazard, PageName
 from swaptier_loadgen.faults.injection import FaultyStream, InjectedFaults, Route
 from swaptier_loadgen.faults.proxy import FaultyLink
 from swaptier_loadgen.faults.spec import Faults
-from swaptier_server.config import load_config
+from swaptier_server.cli import load_config
 from swaptier_server.lifecycle import TierServer
 from swaptier_server.tier.load import load as load_from_area
 from swaptier_wire.errors import AreaExists, DeadlinePassed, Draining, SwapTierError, TierUnreachable

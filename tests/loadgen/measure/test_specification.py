@@ -15,7 +15,7 @@ from swaptier_loadgen.cli.specification import run_over_grpc
 from swaptier_loadgen.measure import specification_table
 from swaptier_loadgen.measure.specification import Measures
 from swaptier_loadgen.measure.specification_table import BUILDS, MEASURES, Build, F, M, cells_of, run_in_process
-from swaptier_server.config import load_config
+from swaptier_server.cli import load_config
 from swaptier_server.lifecycle import TierServer
 
 Run: TypeAlias = Callable[[Policy, Build], Awaitable[Measures]]

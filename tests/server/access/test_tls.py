@@ -28,7 +28,7 @@ def refusal(cert: Path, key: Path, client_ca: Path | None = None) -> str:
 
 
 def test_good_files_tell_names_and_end(authority: Authority) -> None:
-    """What --check-config shows."""
+    """What check-config shows."""
     material = read_tls(*authority.issue("tier", "localhost", "127.0.0.1"), authority.path)
     assert material.names == ("localhost", "127.0.0.1")
     assert material.expires.year == 3000

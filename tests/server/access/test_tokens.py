@@ -13,7 +13,7 @@ OTHER = "fedcba9876543210" * 4
 
 
 def test_a_hashed_token_lets_its_tenant_in_and_no_other_token_does() -> None:
-    """The line that --hash-token writes is the line that the file needs."""
+    """The line that hash-token writes is the line that the file needs."""
     tokens = parse_tokens(f"# ours\n\n  {hash_token('alice', TOKEN)}  \n{hash_token('bob', OTHER)}\r\n")
     holder = tokens.holder(TOKEN)
     assert holder is not None

@@ -264,7 +264,7 @@ async def test_a_server_does_not_start_on_what_is_read_only(tmp_path: Path) -> N
         disk.remount("bind,ro")
         new = ("--device", f"sqlite:{disk.mount_point}/new")
         for where in (device(disk), new):
-            started, checked = (run(*FREE, *where, *more, inside=disk.inside) for more in ((), ("--check-config",)))
+            started, checked = (run(*command, *FREE, *where, inside=disk.inside) for command in ((), ("check-config",)))
             assert started.returncode == checked.returncode == 2
             assert len(started.stderr.splitlines()) == len(checked.stderr.splitlines()) == 1
             assert "Read-only file system" in started.stderr

@@ -1,0 +1,214 @@
+"""The command line `swaptier-server`: its commands, variables, and refusals in one line.
+
+Touches the command line, the environment, stdin, stdout and stderr. Exit status: 0 drained, or as asked; 1 gRPC ended
+and could not be started again, or the health check failed; 2 wrong usage, or the configuration cannot be used.
+"""
+
+import asyncio
+import io
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Env
+from cyclopts.exceptions import UnknownOptionError, UnusedCliTokensError
+from pydantic import ValidationError
+from rich.console import Console
+
+from swaptier_server.config import ENV_PREFIX, ServerConfig, flag, is_flag_of, variable
+from swaptier_server.errors import ConfigError
+from swaptier_wire.help_layout import HELP_LAYOUT
+from swaptier_wire.suggestion import did_you_mean
+from swaptier_wire.version import program_version
+
+PROGRAM = "swaptier-server"
+STATUS_CONFIG = 2
+OTHER_PROGRAMS = ("SWAPTIER_LOADGEN_", "SWAPTIER_HEALTH_")
+"""Prefixes of variables that the load generator and the health check look after themselves."""
+SIZE = "expected bytes, 0 or more, or a size as in 64MiB, 1.5GiB or 64MB"
+
+EPILOGUE = f"""Every flag can be given as a variable, as in {ENV_PREFIX}POOL_LIMIT=64MiB; the flag wins.
+
+Examples:
+
+  {PROGRAM} --pool-limit 1GiB --device sqlite:/var/tmp/swap
+  {PROGRAM} check-config --tokens /etc/swaptier/tokens"""
+
+Config = Annotated[ServerConfig, Parameter(name="*")]
+DEFAULTS = ServerConfig.model_validate({})
+
+app = App(
+    name=PROGRAM,
+    help=ServerConfig.__doc__,
+    version=lambda: f"{PROGRAM} {program_version()}",
+    version_format="plaintext",
+    help_format="plaintext",
+    help_formatter=HELP_LAYOUT,
+    help_epilogue=EPILOGUE,
+    config=Env(ENV_PREFIX, command=False, show=False),
+    default_parameter=Parameter(allow_repeating=True),  # the last one counts, so that a script can add to a command
+    print_error=False,
+    exit_on_error=False,
+    result_action="return_value",
+)
+
+
+@app.default
+@app.command
+def serve(*, config: Config = DEFAULTS) -> int:
+    """Serve until SIGTERM or SIGINT; this is what the program does without a command."""
+    from swaptier_server.malloc import keep_freed_memory
+    from swaptier_server.serving import serve_until_signal
+
+    keep_freed_memory()
+    return asyncio.run(serve_until_signal(config, unknown_variables()))
+
+
+@app.command
+def check_config(*, config: Config = DEFAULTS) -> int:
+    """Show every value and where it came from, check files and addresses, and exit: 0 fine, 2 not."""
+    from swaptier_server.check import check_files, effective_values
+
+    for line in effective_values(config, sys.argv[1:]):
+        sys.stdout.write(f"{line}\n")
+    for unknown in unknown_variables():
+        sys.stdout.write(f"not known, and ignored: {unknown}\n")
+    problems = []
+    for finding in check_files(config):
+        if finding.is_problem:
+            problems.append(finding.text)
+        else:
+            sys.stdout.write(f"{finding.text}\n")
+    sys.stdout.write(f"\nthis configuration {'cannot' if problems else 'can'} be used\n")
+    sys.stdout.flush()  # where both outputs meet, the problems stand below everything else
+    for problem in problems:
+        _refuse(problem)
+    return STATUS_CONFIG if problems else 0
+
+
+@app.command
+def hash_token(name: str, /) -> None:
+    """Read a token from standard input and write the line for --tokens that lets it in as tenant NAME.
+
+    Parameters
+    ----------
+    name:
+        The tenant.
+    """
+    from swaptier_server.access.tokens import TOKEN_CHARACTERS_MAX, TokensUnusable, hash_token
+
+    token = sys.stdin.buffer.readline(TOKEN_CHARACTERS_MAX + 2).decode("ascii", "replace").strip()
+    try:
+        sys.stdout.write(f"{hash_token(name, token)}\n")
+    except TokensUnusable as error:
+        raise ConfigError(f"hash-token: {error}") from error
+
+
+@app.command
+def healthcheck(address: str | None = None, /) -> int:
+    """Ask a running server whether it serves, and exit: 0 it does, 1 it does not.
+
+    Parameters
+    ----------
+    address:
+        HOST:PORT or unix:PATH; without, where this container's server listens.
+    """
+    from swaptier_server.healthcheck import main as check
+
+    return check([] if address is None else [address])
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Write the script that completes this program's commands and flags in a shell.
+
+    Parameters
+    ----------
+    shell:
+        For bash: source <(swaptier-server completion bash)
+    """
+    sys.stdout.write(app.generate_completion(shell=shell))
+
+
+@app.command
+def version() -> None:
+    """Show the version."""
+    sys.stdout.write(f"{PROGRAM} {program_version()}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
+    # gRPC's own complaints about addresses, written by C, would stand around our one clear line.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        status: int | None = app(arguments, console=Console())
+    except CycloptsError as error:
+        return _refuse(explain(error, arguments))
+    except ConfigError as error:
+        return _refuse(str(error))
+    return status or 0
+
+
+def load_config(arguments: Sequence[str]) -> ServerConfig:
+    """Return the configuration that `serve` would have with these *arguments* and the environment.
+
+    Raises:
+        ConfigError: something cannot be used; names the flag or variable.
+    """
+    try:
+        _, bound, _ = app.parse_args(["serve", *arguments])
+    except CycloptsError as error:
+        raise ConfigError(explain(error, arguments)) from None
+    config = bound.arguments.get("config", DEFAULTS)
+    assert isinstance(config, ServerConfig)
+    return config
+
+
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the `SWAPTIER_*` variables that this program does not know, with a likely meant one if there is.
+
+    Not an error: other programs of the family share the prefix.
+    """
+    known = [variable(name) for name in ServerConfig.model_fields]
+    ours = [name for name in sorted(environ) if name.upper().startswith(ENV_PREFIX) and name not in known]
+    return [
+        f"{name}{did_you_mean(name.upper(), known)}" for name in ours if not name.upper().startswith(OTHER_PROGRAMS)
+    ]
+
+
+def explain(error: CycloptsError, arguments: Sequence[str]) -> str:
+    """Return why the command line *arguments* was refused: one line that names the flag or the variable."""
+    if isinstance(error.__cause__, ValidationError):
+        return _explain_value(error.__cause__, arguments)
+    if isinstance(error, UnknownOptionError):
+        given = (error.token.keyword or error.token.value).partition("=")[0]
+        known = [name for argument in error.argument_collection or () for name in argument.names]
+        return f"there is no flag {given}{did_you_mean(given, [*known, *app])}; see {PROGRAM} --help"
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        given = error.unused_tokens[0]
+        return f"there is no command {given!r}{did_you_mean(given, app)}; see {PROGRAM} --help"
+    return " ".join(str(error).split())
+
+
+def _explain_value(error: ValidationError, arguments: Sequence[str]) -> str:
+    """Return the first thing that *error* complains about."""
+    first = error.errors()[0]
+    what = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # of values that do not fit each other
+        return what
+    if first["type"] in ("byte_size", "byte_size_unit"):
+        what = SIZE
+    field = str(first["loc"][0])
+    name = flag(field) if any(is_flag_of(field, argument) for argument in arguments) else variable(field)
+    got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+    return f"{name}: {what}{got}"
+
+
+def _refuse(problem: str) -> int:
+    sys.stderr.write(f"{PROGRAM}: {problem}\n")
+    return STATUS_CONFIG
