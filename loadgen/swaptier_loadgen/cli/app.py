@@ -18,6 +18,7 @@ from swaptier_loadgen.cli.output import PROGRAM, say
 from swaptier_loadgen.cli.refusals import explain
 from swaptier_loadgen.cli.statuses import STATUS_AS_SPECIFIED, STATUS_USAGE, Refusal
 from swaptier_loadgen.race.report import versions
+from swaptier_wire.help_layout import HELP_LAYOUT
 from swaptier_wire.suggestion import did_you_mean
 
 VARIABLES = "SWAPTIER_LOADGEN_"
@@ -41,6 +42,7 @@ app = App(
     version=lambda: f"{PROGRAM} {versions()['swaptier']}",
     version_format="plaintext",
     help_format="plaintext",
+    help_formatter=HELP_LAYOUT,
     help_epilogue=EPILOGUE,
     config=[Env(VARIABLES, show=False), _forget_empty_variables],
     default_parameter=Parameter(negative_iterable=(), allow_repeating=True),
