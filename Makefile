@@ -37,7 +37,7 @@ SERVICES ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv run test quick docs explore fuzz soak check lint format type proto lock wheel up down test-containers clean .compose
+.PHONY: help venv run test quick explore fuzz soak docs check lint format type proto lock wheel up down test-containers clean .compose
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS='	' read -r target text; do \
