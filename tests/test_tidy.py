@@ -243,6 +243,21 @@ def prints_only_in_the_cli(module: Module) -> list[str]:
     ]
 
 
+CHANNEL_MAKERS = ("swaptier_wire.channels", "tests.proto.test_status")
+"""The one that all calls take, and a test of grpcio's other client."""
+
+
+def makes_channels_in_one_place(module: Module) -> list[str]:
+    """A channel made elsewhere follows http_proxy and its like: pages go through whatever they name."""
+    if module.name in CHANNEL_MAKERS:
+        return []
+    return [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in module.nodes
+        if isinstance(node, ast.Attribute) and node.attr in ("insecure_channel", "secure_channel")
+    ] + [f"imports {name}" for name in imported_names(module) if name.endswith("secure_channel")]
+
+
 def never_sleeps_in_tests(module: Module) -> list[str]:
     """A test waits for what it waits for. sleep(0) is a yield; a container has only its outside to be watched."""
     if not module.is_test or ("pytest.mark.container" in module.source and "pytestmark" in module.source):
@@ -296,6 +311,7 @@ RULES: list[Rule] = [
     is_absolute,
     catches_what_it_names,
     prints_only_in_the_cli,
+    makes_channels_in_one_place,
     never_sleeps_in_tests,
     mocks_nothing,
     explains_its_exceptions,
@@ -409,6 +425,8 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (is_absolute, SHELL, "from . import driver"),
     (catches_what_it_names, SHELL, "try:\n    f()\nexcept:\n    pass"),
     (prints_only_in_the_cli, SHELL, "print(1)"),
+    (makes_channels_in_one_place, SHELL, "from grpc import aio\nx = aio.insecure_channel('a')"),
+    (makes_channels_in_one_place, TEST, "from grpc.aio import secure_channel"),
     (never_sleeps_in_tests, TEST, "import time\ntime.sleep(0.1)"),
     (never_sleeps_in_tests, TEST, "async def f():\n    await asyncio.sleep(1)"),
     (mocks_nothing, TEST, "from unittest.mock import Mock"),

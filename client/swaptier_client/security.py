@@ -13,6 +13,7 @@ import grpc
 from grpc import aio
 
 from swaptier_wire.addresses import Address
+from swaptier_wire.channels import open_channel
 from swaptier_wire.errors import TierUnreachable
 
 TOKEN_BYTES_MAX = 4096
@@ -76,10 +77,7 @@ class Security:
             SecurityUnusable: see `check`.
         """
         self.check(address)
-        credentials = self.credentials()
-        if credentials is None:
-            return aio.insecure_channel(address, options=options)
-        return aio.secure_channel(address, credentials, options=options)
+        return open_channel(address, self.credentials(), options)
 
     def credentials(self) -> grpc.ChannelCredentials | None:
         """Return what TLS needs, or None for plain text.

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from swaptier_server.config import ENV_PREFIX, ServerConfig, flag, is_flag_of, variable
 from swaptier_server.errors import ConfigError
+from swaptier_wire.environment import withdraw_grpc_variables
 from swaptier_wire.help_layout import HELP_LAYOUT
 from swaptier_wire.suggestion import did_you_mean
 from swaptier_wire.version import program_version
@@ -59,22 +60,26 @@ app = App(
 @app.command
 def serve(*, config: Config = DEFAULTS) -> int:
     """Serve until SIGTERM or SIGINT; this is what the program does without a command."""
+    withdrawn = withdraw_grpc_variables()
     from swaptier_server.malloc import keep_freed_memory
     from swaptier_server.serving import serve_until_signal
 
     keep_freed_memory()
-    return asyncio.run(serve_until_signal(config, unknown_variables()))
+    return asyncio.run(serve_until_signal(config, unknown_variables(), withdrawn))
 
 
 @app.command
 def check_config(*, config: Config = DEFAULTS) -> int:
     """Show every value and where it came from, check files and addresses, and exit: 0 fine, 2 not."""
+    withdrawn = withdraw_grpc_variables()
     from swaptier_server.check import check_files, effective_values
 
     for line in effective_values(config, sys.argv[1:]):
         sys.stdout.write(f"{line}\n")
     for unknown in unknown_variables():
         sys.stdout.write(f"not known, and ignored: {unknown}\n")
+    if withdrawn:
+        sys.stdout.write(f"ignored, since gRPC would change the transport: {', '.join(withdrawn)}\n")
     problems = []
     for finding in check_files(config):
         if finding.is_problem:

@@ -11,16 +11,20 @@ With `SWAPTIER_TLS_CERT` it speaks TLS and believes exactly that certificate, wh
 Rule: it is an ordinary client of grpc.health.v1 and knows nothing of the server's inside.
 """
 
+import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
+from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from swaptier_server.access.certificates import CertificateUnusable, try_out
 from swaptier_wire.addresses import Address
+from swaptier_wire.channels import open_channel
+from swaptier_wire.environment import withdraw_grpc_variables
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEADLINE_SECONDS = 3.0
@@ -41,15 +45,15 @@ def target(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
     return f"{_EVERYWHERE[listening.host]}:{listening.port}"
 
 
-def security(environ: Mapping[str, str]) -> tuple[grpc.ChannelCredentials, list[tuple[str, str]]] | None:
-    """Return what the server of *environ* wants to see, and the name to expect; None where it speaks plain text.
+def security(environ: Mapping[str, str]) -> tuple[grpc.ChannelCredentials | None, list[tuple[str, str]]]:
+    """Return what the server of *environ* wants to see, None where it speaks plain text, and the name to expect.
 
     Raises:
         CertificateUnusable, OSError: a file cannot be used or read.
     """
     server, server_key = (environ.get(f"SWAPTIER_TLS_{what}", "") for what in ("CERT", "KEY"))
     if not server:
-        return None
+        return None, []
     certificate = try_out(Path(server), Path(server_key))
     names = [("grpc.ssl_target_name_override", host.replace("*", "any")) for host in certificate.hosts[:1]]
     if not environ.get("SWAPTIER_TLS_CLIENT_CA"):
@@ -59,23 +63,17 @@ def security(environ: Mapping[str, str]) -> tuple[grpc.ChannelCredentials, list[
     return grpc.ssl_channel_credentials(*(Path(name).read_bytes() for name in (server, key, cert))), names
 
 
-def check(address: str, environ: Mapping[str, str]) -> str:
+async def check(address: str, environ: Mapping[str, str]) -> str:
     """Return the status of the whole server at *address*, "SERVING" when all is well, else why it cannot be told."""
-    # A proxy from the environment must not stand between a container and itself.
-    options: list[tuple[str, int | str]] = [("grpc.enable_http_proxy", 0)]
     try:
-        secured = security(environ)
+        credentials, names = security(environ)
     except (CertificateUnusable, OSError) as error:
         return str(error)
-    if secured is None:
-        channel = grpc.insecure_channel(address, options)
-    else:
-        channel = grpc.secure_channel(address, secured[0], [*options, *secured[1]])
-    with channel:
+    async with open_channel(address, credentials, names) as channel:
         request = health_pb2.HealthCheckRequest(service="")
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=DEADLINE_SECONDS)
-        except grpc.RpcError as error:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=DEADLINE_SECONDS)
+        except aio.AioRpcError as error:
             return f"{error.code().name}: {error.details()}"
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
@@ -90,7 +88,8 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    status = check(address, os.environ)
+    withdraw_grpc_variables()  # the server says so
+    status = asyncio.run(check(address, os.environ))
     if status == "SERVING":
         return 0
     sys.stderr.write(f"{address} is not serving: {status}\n")

@@ -9,7 +9,7 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from swaptier_server.config import ServerConfig
 from swaptier_server.lifecycle import TierServer
@@ -22,12 +22,14 @@ LAST_TASKS_SECONDS_MAX = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-async def serve_until_signal(config: ServerConfig, unknown_variables: Iterable[str]) -> int:
-    """Serve until the first signal, then drain; return the exit status. Warn of *unknown_variables*."""
+async def serve_until_signal(config: ServerConfig, unknown_variables: Iterable[str], withdrawn: Sequence[str]) -> int:
+    """Serve until the first signal, then drain; return the exit status. Warn of variables that do not count."""
     configure_logs(config.log_format, config.log_level)
     log = get_log()
     for variable in unknown_variables:
         log.warning("unknown_variable", variable=variable)
+    if withdrawn:
+        log.warning("variables_ignored", variables=withdrawn, meaning="gRPC would change the transport")
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -7,6 +7,7 @@ import pytest
 from grpc import aio
 
 from swaptier_client.area_calls import AreaCalls, HostArea
+from swaptier_wire.channels import open_channel
 from swaptier_wire.errors import TierUnreachable
 
 AREA = HostArea("host", 1, "area", slots=8)
@@ -18,7 +19,7 @@ async def _channel() -> AsyncIterator[aio.Channel]:
     """A channel to somebody who takes connections and never says a word."""
     server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()[:2]
-    async with aio.insecure_channel(f"{host}:{port}") as channel:
+    async with open_channel(f"{host}:{port}") as channel:
         yield channel
     server.close()
 

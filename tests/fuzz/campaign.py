@@ -28,6 +28,7 @@ from tests.server.pki import bearer, write_tokens
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
+from swaptier_wire.channels import open_channel
 from swaptier_wire.types import PAGE_BYTES, page_checksum
 
 HANG_SECONDS = 20.0
@@ -336,7 +337,7 @@ async def run(
     server = ServerProcess(folder, program)
     began = time.monotonic()
     try:
-        async with aio.insecure_channel(server.address) as attackers, aio.insecure_channel(server.address) as channel:
+        async with open_channel(server.address) as attackers, open_channel(server.address) as channel:
             victim = Victim(channel, outcome)
             await victim.begin()
             await _throw_all(server, victim, attackers, seed, numbers, outcome, progress)

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc as rpc
 from swaptier_wire import errors
+from swaptier_wire.channels import DIRECT, open_channel
 from swaptier_wire.errors import (
     ClientReplaced,
     DeadlinePassed,
@@ -78,7 +79,7 @@ async def served() -> AsyncIterator[Served]:
     rpc.add_SwapTierServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with open_channel(f"127.0.0.1:{port}") as channel:
         yield Served(servicer, port, channel)
     await server.stop(None)
 
@@ -166,7 +167,7 @@ async def test_a_cancelled_call_leaves_the_effect_unknown(served: Served) -> Non
 
 async def test_a_connection_never_made_is_definite(unused_tcp_port: int) -> None:
     """Nothing was sent, so nothing can have been applied."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{unused_tcp_port}") as channel:
+    async with open_channel(f"127.0.0.1:{unused_tcp_port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await rpc.SwapTierServiceStub(channel).Stat(pb.StatRequest(), timeout=10)
     got = from_rpc_error(failed.value)
@@ -254,7 +255,7 @@ def test_a_refusal_on_the_stream_for_an_unknown_reason_is_not_believed() -> None
 def test_a_call_of_the_synchronous_api_is_understood_too(unused_tcp_port_factory: Callable[[], int]) -> None:
     """Grpcio has two clients; a test or a tool may use either."""
     with (
-        grpc.insecure_channel(f"127.0.0.1:{unused_tcp_port_factory()}") as channel,
+        grpc.insecure_channel(f"127.0.0.1:{unused_tcp_port_factory()}", options=DIRECT) as channel,
         pytest.raises(grpc.RpcError) as failed,
     ):
         rpc.SwapTierServiceStub(channel).Stat(pb.StatRequest(), timeout=10)

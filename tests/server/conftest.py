@@ -16,6 +16,7 @@ from swaptier_server.rpc.server import channel_options
 from swaptier_server.tier.device import MemoryDevice
 from swaptier_wire import reply_codec, request_codec, status
 from swaptier_wire.batches import Header, ReplyBatches, RequestBatches
+from swaptier_wire.channels import open_channel
 from swaptier_wire.types import BATCH_SLOTS_MAX, AreaOptions
 
 EPOCH = 7
@@ -111,7 +112,7 @@ async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
             stack.push_async_callback(server.drain)
             assert server.listening is not None
             channel = await stack.enter_async_context(
-                aio.insecure_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX))
+                open_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX))
             )
             return Served(server, channel, clock)
 

@@ -11,6 +11,7 @@ from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server.rpc.server import channel_options
 from swaptier_wire import reply_codec, request_codec
 from swaptier_wire.batches import Header, Loads, Stores
+from swaptier_wire.channels import open_channel
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, LoadMode, LoadReply, Outcome, Reason, page_checksum
 
 SLOTS = 1 << 16
@@ -28,7 +29,7 @@ def noise(offset: int, generation: int) -> bytes:
 def channel_to(address: str) -> aio.Channel:
     """Return a channel of its own: one that another test left reconnecting is not taken."""
     options = [*channel_options(BATCH_SLOTS_MAX), ("grpc.use_local_subchannel_pool", 1)]
-    return aio.insecure_channel(address, options=options)
+    return open_channel(address, options=options)
 
 
 class Host:

@@ -18,6 +18,7 @@ from tests.server.rpc.test_exchange import STUCK_SECONDS, load_message
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server.rpc.server import channel_options
+from swaptier_wire.channels import open_channel
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, page_checksum
 
 COMMAND = (sys.executable, "-m", "swaptier_server")
@@ -88,7 +89,7 @@ def run(*flags: str, inside: Sequence[str] = (), **variables: str) -> "subproces
 
 
 def channel_to(server: Running) -> aio.Channel:
-    return aio.insecure_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX))
+    return open_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX))
 
 
 async def store_two_pages(stub: "swaptier_pb2_grpc.SwapTierServiceAsyncStub") -> None:

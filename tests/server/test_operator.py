@@ -16,6 +16,7 @@ from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server import healthcheck
 from swaptier_server.swapfile.medium import ROOM_BYTES
+from swaptier_wire.channels import open_channel
 
 ANYWHERE = ("--listen", "127.0.0.1:0", "--metrics", "off")
 
@@ -187,7 +188,7 @@ async def test_tokens_change_under_a_running_server(tmp_path: Path, is_told: boo
     """At SIGHUP, and within a second or so without."""
     tokens = write_tokens(tmp_path / "tokens", "alice")
     with running("--tokens", str(tokens)) as server:
-        async with aio.insecure_channel(server.listening) as channel:
+        async with open_channel(server.listening) as channel:
             stub = swaptier_pb2_grpc.SwapTierServiceStub(channel)
             request = pb.SwaponRequest(header=header_message(), slots=1)
             with pytest.raises(aio.AioRpcError):

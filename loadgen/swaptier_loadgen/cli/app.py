@@ -86,6 +86,8 @@ def _unknown_variables() -> list[str]:
     return [f"{name}{did_you_mean(name, known)}" for name in given if name not in known]
 
 
-def main() -> None:
-    """Run the command line of this process and exit."""
+def main(withdrawn: Sequence[str] = ()) -> None:
+    """Run the command line of this process and exit; say which variables were *withdrawn* before."""
+    if withdrawn:
+        say(f"ignored, since gRPC would change the transport: {', '.join(withdrawn)}")
     sys.exit(run(sys.argv[1:]))

@@ -8,6 +8,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Mapping
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -18,6 +19,15 @@ def child_command(module: str, *arguments: str) -> list[str]:
     return [*python, "swaptier_loadgen.race.child_process", str(os.getpid()), *python, module, *arguments]
 
 
+def environment(parents: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a child: it speaks UTF-8 over its pipes and ends at its end, whatever *parents* says.
+
+    PYTHONIOENCODING would encode its reports, PYTHONINSPECT would have it read on after the last.
+    """
+    kept = {name: text for name, text in parents.items() if name not in ("PYTHONIOENCODING", "PYTHONINSPECT")}
+    return {**kept, "PYTHONUTF8": "1"}
+
+
 def main(arguments: list[str]) -> None:
     """Tie this process to the parent named first, then run the rest in its place."""
     parent, *command = arguments
@@ -26,7 +36,7 @@ def main(arguments: list[str]) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != int(parent):
         sys.exit(1)  # the parent ended before the tie was made
-    os.execv(command[0], command)  # noqa: S606  # our own command, no shell wanted
+    os.execve(command[0], command, environment(os.environ))  # noqa: S606  # our own command, no shell wanted
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tests.server.rpc.test_service import TEXT, loads, stores
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_server.access.tokens import hash_token
 from swaptier_server.errors import ConfigError
+from swaptier_wire.channels import open_channel
 from swaptier_wire.errors import Unauthenticated, UnknownArea
 from swaptier_wire.status import from_rpc_error
 
@@ -203,7 +204,7 @@ class Secure:
         credentials = grpc.ssl_channel_credentials(
             self.authority.path.read_bytes(), key.read_bytes(), cert.read_bytes()
         )
-        return Served(served.server, aio.secure_channel(served.address, credentials), served.clock)
+        return Served(served.server, open_channel(served.address, credentials), served.clock)
 
 
 @pytest.fixture
@@ -273,7 +274,7 @@ async def test_a_new_certificate_counts_for_new_connections_without_a_restart(se
     def connect(authority: Authority) -> Served:
         credentials = grpc.ssl_channel_credentials(authority.path.read_bytes())
         options = [("grpc.use_local_subchannel_pool", 1)]
-        return Served(served.server, aio.secure_channel(served.address, credentials, options), served.clock)
+        return Served(served.server, open_channel(served.address, credentials, options), served.clock)
 
     first, second = connect(old), connect(new)
     async with first.channel, second.channel:

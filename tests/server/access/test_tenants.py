@@ -16,6 +16,7 @@ from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_server.access.tenants import HEALTH_CALLS_MAX, TenantLimits, Tenants
 from swaptier_server.rpc.server import SERVICE
 from swaptier_server.rpc.traffic import REQUEST_SECONDS_MAX
+from swaptier_wire.channels import open_channel
 from swaptier_wire.errors import InvalidRequest, LimitReached
 from swaptier_wire.status import decode_exchange_error, from_rpc_error
 from swaptier_wire.types import BATCH_SLOTS_MAX
@@ -271,7 +272,7 @@ async def test_a_message_over_the_limit_ends_its_own_call_only(serve: Serve, tok
         await tenant.swapon()
     stream = served.stub.Exchange(metadata=bob.metadata)
     batch = pb.StoreBatch(offsets=[0], generations=[1], checksums=[1], pages=bytes(100_000))
-    async with aio.insecure_channel(served.address) as channel:
+    async with open_channel(served.address) as channel:
         unlimited = type(served.stub)(channel)
 
         async def requests() -> AsyncIterator[pb.ExchangeRequest]:

@@ -26,6 +26,7 @@ from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server.rpc.server import RETIRED_MAX, SERVICE, channel_options
 from swaptier_wire.addresses import Address
+from swaptier_wire.channels import open_channel
 from swaptier_wire.types import BATCH_SLOTS_MAX
 
 CONNECTIONS = 10_000
@@ -115,12 +116,12 @@ def open_files(pid: int) -> int:
 # Transport security: what a client of the other kind is told
 
 
-def secure_channel(address: str, authority: Authority, pair: tuple[Path, Path] | None = None) -> aio.Channel:
+def channel_by_tls(address: str, authority: Authority, pair: tuple[Path, Path] | None = None) -> aio.Channel:
     blobs = [authority.path.read_bytes()]
     if pair is not None:
         cert, key = pair
         blobs += [key.read_bytes(), cert.read_bytes()]
-    return aio.secure_channel(address, grpc.ssl_channel_credentials(*blobs))
+    return open_channel(address, grpc.ssl_channel_credentials(*blobs))
 
 
 async def refusal(call: Awaitable[object]) -> grpc.StatusCode:
@@ -149,15 +150,15 @@ async def test_clients_with_wrong_security_are_turned_away_and_the_others_served
     address = served.address
     good = ours.issue("good", "bob.example")
     async with (
-        secure_channel(address, ours, good) as channel,
+        channel_by_tls(address, ours, good) as channel,
         bystander(channel) as bob,
     ):
         before = bob.loads
-        assert await failure(aio.insecure_channel(address))
-        assert await failure(secure_channel(address, ours))
-        assert await failure(secure_channel(address, ours, theirs.issue("other", "bob.example")))
-        assert await failure(secure_channel(address, ours, ours.issue("old", "bob.example", is_expired=True)))
-        assert "CERTIFICATE_VERIFY_FAILED" in await failure(secure_channel(address, theirs, good))
+        assert await failure(open_channel(address))
+        assert await failure(channel_by_tls(address, ours))
+        assert await failure(channel_by_tls(address, ours, theirs.issue("other", "bob.example")))
+        assert await failure(channel_by_tls(address, ours, ours.issue("old", "bob.example", is_expired=True)))
+        assert "CERTIFICATE_VERIFY_FAILED" in await failure(channel_by_tls(address, theirs, good))
         for noise in (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", http2.hello(), bytes(5000)):
             await throw(served, noise)
     assert bob.loads > before
@@ -170,9 +171,9 @@ async def test_a_certificate_of_another_name_is_not_believed(serve: Serve, tmp_p
     served = await serve(tls_cert=cert, tls_key=key)
     right_name = [("grpc.ssl_target_name_override", "tier.example")]
     trust = grpc.ssl_channel_credentials(ours.path.read_bytes())
-    async with aio.secure_channel(served.address, trust, right_name) as channel, bystander(channel) as bob:
+    async with open_channel(served.address, trust, right_name) as channel, bystander(channel) as bob:
         before = bob.loads
-        assert "Hostname Verification Check failed" in await failure(secure_channel(served.address, ours))
+        assert "Hostname Verification Check failed" in await failure(channel_by_tls(served.address, ours))
     assert bob.loads > before
 
 
@@ -184,9 +185,9 @@ async def test_a_certificate_that_names_no_tenant_is_unauthenticated_and_the_oth
     cert, key = ours.issue("tier", "127.0.0.1")
     served = await serve(tls_cert=cert, tls_key=key, tls_client_ca=ours.path)
     async with (
-        secure_channel(served.address, ours, ours.issue("good", "bob.example")) as channel,
+        channel_by_tls(served.address, ours, ours.issue("good", "bob.example")) as channel,
         bystander(channel) as bob,
-        secure_channel(served.address, ours, ours.issue("two", "a.example", "b.example")) as nobody,
+        channel_by_tls(served.address, ours, ours.issue("two", "a.example", "b.example")) as nobody,
     ):
         before = bob.loads
         stub = swaptier_pb2_grpc.SwapTierServiceStub(nobody)
@@ -206,20 +207,20 @@ async def test_a_certificate_that_ends_is_refused_from_then_on_and_cuts_off_nobo
     files = ours.issue("tier", "127.0.0.1", expires=end if is_servers else None)
     pair = ours.issue("bob", "bob.example", expires=None if is_servers else end)
     served = await serve(tls_cert=files[0], tls_key=files[1], tls_client_ca=ours.path)
-    async with secure_channel(served.address, ours, pair) as channel, bystander(channel) as bob:
+    async with channel_by_tls(served.address, ours, pair) as channel, bystander(channel) as bob:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while await takes_connections(secure_channel(served.address, ours, pair)):
+            while await takes_connections(channel_by_tls(served.address, ours, pair)):
                 pass
         assert datetime.datetime.now(datetime.UTC) >= end
         before = bob.loads
-        told = await failure(secure_channel(served.address, ours, pair))
+        told = await failure(channel_by_tls(served.address, ours, pair))
         assert "CERTIFICATE_VERIFY_FAILED: certificate has expired" in told or not is_servers
-        assert await failure(secure_channel(served.address, ours, pair))
+        assert await failure(channel_by_tls(served.address, ours, pair))
         renewed = ours.issue("new", "127.0.0.1" if is_servers else "bob.example")
         for path, fresh in zip(files if is_servers else pair, renewed, strict=True):
             fresh.replace(path)
         served.server.keep_house()
-        assert await takes_connections(secure_channel(served.address, ours, pair))
+        assert await takes_connections(channel_by_tls(served.address, ours, pair))
     assert bob.loads > before
 
 
@@ -235,7 +236,7 @@ async def test_tls_to_a_server_without_is_told_so(serve: Serve, tmp_path: Path) 
     """And the server goes on in plain text."""
     served = await serve()
     async with bystander(served.channel):
-        assert "WRONG_VERSION_NUMBER" in await failure(secure_channel(served.address, Authority(tmp_path)))
+        assert "WRONG_VERSION_NUMBER" in await failure(channel_by_tls(served.address, Authority(tmp_path)))
 
 
 # Calls: what a tenant is told, and what the one next door sees of it
@@ -289,9 +290,9 @@ async def test_whatever_a_tenant_is_refused_the_one_next_door_works_on(tokens: P
     """Each refusal has its status, each time; between any two of them the other tenant gets its pages."""
     with running("--tokens", str(tokens)) as server:
         async with (
-            aio.insecure_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX)) as channel,
+            open_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX)) as channel,
             bystander(channel, bearer("bob")) as bob,
-            aio.insecure_channel(server.listening, options=[("grpc.use_local_subchannel_pool", 1)]) as other,
+            open_channel(server.listening, options=[("grpc.use_local_subchannel_pool", 1)]) as other,
         ):
             for what, (attempt, code) in ATTEMPTS.items():
                 loads = bob.loads
@@ -383,9 +384,9 @@ async def test_method_names_that_are_no_text_end_the_service_for_nobody(
         def channel() -> aio.Channel:
             options = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100)]
             if authority is None:
-                return aio.insecure_channel(server.listening, options=options)
+                return open_channel(server.listening, options=options)
             trust = grpc.ssl_channel_credentials(authority.path.read_bytes())
-            return aio.secure_channel(server.listening, trust, options=options)
+            return open_channel(server.listening, trust, options=options)
 
         async with channel() as first, bystander(first) as bob:
             for path in (b"/\xff\xfe/x", b"/a/\xc3\x28", *[b"\xff"] * RETIRED_MAX):
@@ -428,7 +429,7 @@ async def test_a_tenant_that_reads_no_answers_holds_up_only_itself(tokens: Path)
     streams = 16
     with running("--tokens", str(tokens), "--tenant-streams-max", str(streams)) as server:
         async with (
-            aio.insecure_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX)) as channel,
+            open_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX)) as channel,
             bystander(channel, bearer("bob")) as bob,
         ):
             before, loads = resident_bytes(server.process.pid), bob.loads
@@ -445,7 +446,7 @@ async def reading_nothing(server: Running, streams: int) -> list[aio.Channel]:
     channels = []
     for _ in range(streams):
         options = [*channel_options(BATCH_SLOTS_MAX), ("grpc.use_local_subchannel_pool", 1)]
-        channel = aio.insecure_channel(server.listening, options=options)
+        channel = open_channel(server.listening, options=options)
         channels.append(channel)
     calls = await asyncio.gather(*(write_until_stuck(channel, bearer("alice")) for channel in channels))
     assert len(calls) == streams
@@ -471,7 +472,7 @@ async def test_idle_connections_are_cheap_and_in_nobodys_way(
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
         host, _, port = server.listening.rpartition(":")
         async with (
-            aio.insecure_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX)) as channel,
+            open_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX)) as channel,
             bystander(channel, bearer("bob")) as bob,
         ):
             before, loads = resident_bytes(server.process.pid), bob.loads
@@ -493,7 +494,7 @@ async def test_idle_connections_are_cheap_and_in_nobodys_way(
             for writer in writers:
                 writer.transport.abort()
             loads = bob.loads
-            async with aio.insecure_channel(server.listening) as another:
+            async with open_channel(server.listening) as another:
                 stub = swaptier_pb2_grpc.SwapTierServiceStub(another)
                 header = store_message(0, 1, area="b").header
                 assert await stub.Swapon(pb.SwaponRequest(header=header, slots=1), metadata=bearer("bob"))
@@ -504,7 +505,7 @@ async def test_a_server_without_a_file_to_spare_serves_whom_it_has_and_recovers(
     """Connections beyond its limit wait; when others end, it takes them."""
     with running() as server:
         async with (
-            aio.insecure_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX)) as channel,
+            open_channel(server.listening, options=channel_options(BATCH_SLOTS_MAX)) as channel,
             bystander(channel) as bob,
         ):
             present = open_files(server.process.pid)
@@ -515,7 +516,7 @@ async def test_a_server_without_a_file_to_spare_serves_whom_it_has_and_recovers(
             await bob.more_than(loads + 50)
             for one in sockets:
                 one.close()
-            async with aio.insecure_channel(server.listening) as another:
+            async with open_channel(server.listening) as another:
                 stub = swaptier_pb2_grpc.SwapTierServiceStub(another)
                 header = store_message(0, 1, area="b").header
                 request = pb.SwaponRequest(header=header, slots=1)

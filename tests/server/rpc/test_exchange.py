@@ -10,6 +10,7 @@ from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_wire import request_codec, status
 from swaptier_wire.batches import Header, Loads, RequestBatches, Stores
+from swaptier_wire.channels import open_channel
 from swaptier_wire.errors import Draining
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, LoadMode, page_checksum
 
@@ -172,7 +173,7 @@ async def test_a_message_over_the_limit_breaks_the_stream_and_nothing_else(serve
     before = await served.stat()
     call = served.stub.Exchange()
     batch = pb.StoreBatch(offsets=[0], generations=[1], checksums=[1], pages=bytes(2 << 20))
-    async with aio.insecure_channel(str(served.server.listening)) as channel:
+    async with open_channel(str(served.server.listening)) as channel:
         unlimited = type(served.stub)(channel)
         call = unlimited.Exchange()
         await call.write(pb.ExchangeRequest(header=header_message(), store=batch))

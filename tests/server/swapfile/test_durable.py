@@ -17,6 +17,7 @@ from swaptier_server.errors import ConfigError
 from swaptier_server.lifecycle import TierServer
 from swaptier_wire import reply_codec, request_codec
 from swaptier_wire.batches import Acknowledges, Header, Loads, Stores
+from swaptier_wire.channels import open_channel
 from swaptier_wire.types import LoadMode, LoadReply, Outcome, Reason, SlotReply, page_checksum
 
 PAGE = page_of(1)
@@ -96,7 +97,7 @@ async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             server = await TierServer.start(settings, epoch=7, now_ns=clock)
             stack.push_async_callback(server.drain)
             assert server.listening is not None
-            channel = await stack.enter_async_context(aio.insecure_channel(server.listening))
+            channel = await stack.enter_async_context(open_channel(server.listening))
             return Host(server, channel, clock)
 
         yield start_one
