@@ -24,6 +24,7 @@ from swaptier_loadgen.host.report_field import Metric, declarations
 from swaptier_loadgen.race.report import versions
 from swaptier_loadgen.race.settings import RaceSettings, area_name
 from swaptier_loadgen.race.verdict import is_safe
+from swaptier_wire.addresses import Address
 
 
 class MetricsPortTaken(Exception):
@@ -188,11 +189,11 @@ def serve(address: str, collector: RaceCollector) -> str:
     Raises:
         MetricsPortTaken: the address cannot be bound.
     """
-    host, _, port = address.rpartition(":")
+    where = Address.parse(address, allows_unix=False)
     registry = CollectorRegistry()
     registry.register(collector)
     try:
-        server, _ = start_http_server(int(port), host.strip("[]"), registry)
+        server, _ = start_http_server(where.port, where.host, registry)
     except OSError as error:
         raise MetricsPortTaken(f"--metrics {address} cannot be bound: {error.strerror or error}") from error
-    return f"{host}:{server.server_port}"
+    return where.with_port(server.server_port)
