@@ -1,12 +1,13 @@
 """One connection to a tier server with its ordered stream: takes messages from the queue, deals out answers, ends once.
 
-Touches the network (grpc.aio) and the event loop's clock. Rules of conduct:
+Touches the network (grpc.aio) and the event loop's timers. Rules of conduct:
 
 - The pump sends a message whenever fewer than `window_messages` are unanswered and something waits; no timer holds
   anything back.
 - Nothing is sent twice. The owner of the queue decides what becomes of what is unanswered when the connection ends.
 - An operation whose own deadline passes ends alone, with its outcome unknown, whatever message it is in. A message
-  without an answer for as long ends the connection: nothing behind it can be trusted to arrive.
+  without an answer for as long ends the connection: nothing behind it can be trusted to arrive. Neither happens
+  before the answers are read that came while this host was stopped.
 - The server answers in order. An answer that others overtake is lost, once more of them came than can be reordered on
   the way; one that comes to a message that is not waited for is late or came twice, and is not looked at.
 """
@@ -27,6 +28,7 @@ from swaptier_client.message import Message
 from swaptier_client.metrics import StreamCounters
 from swaptier_client.security import PLAIN, Security
 from swaptier_wire import status
+from swaptier_wire.awake import AwakeClock
 from swaptier_wire.errors import DeadlinePassed, ServerDefect, TierUnreachable, UnknownArea
 from swaptier_wire.reply_codec import decode_exchange_response
 from swaptier_wire.request_codec import encode_exchange_request
@@ -44,6 +46,9 @@ CONNECT_SECONDS = 5.0
 
 GIVE_UP_SECONDS = 30.0
 """Without a connection: a server that is restarted by hand or by its supervisor is back within it."""
+
+SETTLE_SECONDS = 0.1
+"""Until the deadlines are looked at again, when this host has just been stopped."""
 
 OVERTAKERS_MAX = 1
 """Answers that may overtake another one. The server never lets them; a middlebox may swap two."""
@@ -101,8 +106,9 @@ class Connection:
         request_ids: Iterator[int],
         counters: StreamCounters,
         listener: Listener,
+        awake: AwakeClock,
     ) -> None:
-        """Serve the queue *waiting* of *area* once connected to *address*; *request_ids* rise."""
+        """Serve the queue *waiting* of *area* once connected to *address*; *request_ids* rise; *awake* has the time."""
         self.unanswered: dict[int, Message] = {}
         """By request id; the oldest is first."""
         self._address = address
@@ -112,6 +118,7 @@ class Connection:
         self._request_ids = request_ids
         self._counters = counters
         self._listener = listener
+        self._awake = awake
         self._loop = asyncio.get_running_loop()
         self._last_request_id = 0
         self._end: End | None = None
@@ -184,9 +191,10 @@ class Connection:
                 self._pump_may_send.clear()
                 await self._pump_may_send.wait()
                 continue
-            now = self._loop.time()
-            for op in self._waiting.take_late(now):
-                op.fail(self._late("it was not sent", definite=True))
+            now = self._awake.seconds()
+            if self._awake.is_settled:
+                for op in self._waiting.take_late(now):
+                    op.fail(self._late("it was not sent", definite=True))
             ops = self._waiting.take_message(self._batch_slots_max)
             self._listener.on_progress()
             if not ops:  # all were late or cancelled
@@ -242,7 +250,7 @@ class Connection:
             replies = decode_exchange_response(response, message.request)
             self._counters.count_received(replies)
             message.resolve(replies)
-        self._counters.round_trip_us.observe(int((self._loop.time() - message.sent_at) * 1e6))
+        self._counters.round_trip_us.observe(int((self._awake.seconds() - message.sent_at) * 1e6))
         del self.unanswered[response.request_id]
         self._give_up_overtaken(response.request_id)
         self._pump_may_send.set()
@@ -291,17 +299,21 @@ class Connection:
             return
         seconds = self._settings.deadline_seconds
         deadline = min(min(message.deadline, message.sent_at + seconds) for message in self.unanswered.values())
-        if self._watchdog is not None and self._watchdog.when() > deadline:
+        due = self._loop.time() + max(deadline - self._awake.seconds(), SETTLE_SECONDS * (not self._awake.is_settled))
+        if self._watchdog is not None and self._watchdog.when() > due:
             # An older operation was held back until now.
             self._watchdog.cancel()
             self._watchdog = None
         if self._watchdog is None:
-            self._watchdog = self._loop.call_at(deadline, self._check_deadlines)
+            self._watchdog = self._loop.call_at(due, self._check_deadlines)
 
     def _check_deadlines(self) -> None:
         """End what is late: the connection if its oldest message is, else the operations that are."""
         self._watchdog = None
-        now, seconds = self._loop.time(), self._settings.deadline_seconds
+        if not self._awake.is_settled:
+            self._set_watchdog()
+            return
+        now, seconds = self._awake.seconds(), self._settings.deadline_seconds
         oldest = next(iter(self.unanswered.values()), None)
         if oldest is not None and now >= oldest.sent_at + seconds:
             oldest.fail(lambda: self._late("whether it took effect is unknown"))

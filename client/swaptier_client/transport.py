@@ -1,12 +1,13 @@
 """One ordered stream to one tier server for one area, coalescing whatever waits, over one connection after the other.
 
-Touches the network (through `connection.py`) and the event loop's clock. Rules of conduct:
+Touches the network (through `connection.py`) and the monotonic clock. Rules of conduct:
 
 - `submit()` never waits. `coalesce.py` decides what goes into a message and keeps each slot's order.
 - Every operation ends once: with its reply, or with an error that says whether it may have taken effect. Not sent:
   definite. Sent and not answered: indefinite. Nothing that may have taken effect is sent twice: the caller asks again.
 - When a connection breaks, what had not been sent waits for the next one, for `give_up_seconds`; what had been sent and
   is known to have had no effect waits with it. A refusal that no later attempt can change ends the stream at once.
+- Time for which this host was stopped counts for no deadline: what came meanwhile is read first (`awake.py`).
 - A new epoch of the server is reported once, before anything is sent to it, and every load that waits then requires its
   generation: what the server lost must come back as lost, not as whatever its device has.
 - Bytes are checked on arrival (`message.py`): other bytes than those of the store become Outcome.ERROR, never a page.
@@ -16,6 +17,7 @@ Models: the path from swap_writepage() and swap_read_folio() to the device, with
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from itertools import count
 from types import TracebackType
@@ -27,11 +29,15 @@ from swaptier_client.connection import Connection, End, StreamSettings
 from swaptier_client.metrics import StreamCounters
 from swaptier_client.mm.effects import Lookup, Request, RequestReply, Store
 from swaptier_client.reconnect import PASSING, Clock, until_it_works
+from swaptier_wire.awake import AwakeClock
 from swaptier_wire.errors import InvalidRequest, LimitReached, SwapTierError, TierUnreachable, UnknownArea
 from swaptier_wire.reply_codec import AreaStat
 from swaptier_wire.types import NO_GENERATION, PAGE_BYTES
 
 T = TypeVar("T")
+
+BEAT_SECONDS = 0.5
+"""How often a stream looks whether this host was stopped; half as much again, unless it was."""
 
 UnaryCall: TypeAlias = Callable[[AreaCalls], Awaitable[T]]
 
@@ -50,11 +56,12 @@ class TierStream:
         settings: StreamSettings | None = None,
         on_epoch_change: Callable[[int, int], None] | None = None,
         clock: Clock | None = None,
+        now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Name a server (HOST:PORT or unix:PATH). *on_epoch_change* gets (old, new) before the reply that says new.
 
         Old and new are equal when the server is the same and forgot the area. *clock* is for waiting between attempts
-        to connect; the event loop's without it.
+        to connect, else that of the stream, which is *now_ns* while this host runs.
         """
         self.address = address
         self.area = area
@@ -69,7 +76,8 @@ class TierStream:
         """The server said so last: what it answered a store with outlives it."""
         self._settings = settings or StreamSettings()
         self._on_epoch_change = on_epoch_change
-        self._clock = clock
+        self._awake = AwakeClock(now_ns, 1.5 * BEAT_SECONDS)
+        self._clock = clock or Clock(self._awake.seconds, asyncio.sleep)
         self._chance = random.Random(f"{area.client_id}/{area.client_epoch}/{area.name}")
         self._waiting = RequestQueue(self._settings.queue_ops_max)
         self._request_ids = count(1)
@@ -91,16 +99,22 @@ class TierStream:
             SwapTierError: the server refused the area; its class says why. Definite.
         """
         self._loop = asyncio.get_running_loop()
-        if self._clock is None:
-            self._clock = Clock(self._loop.time, asyncio.sleep)
+        self._beat()
+        try:
+            await self._enter()
+        except BaseException:
+            self._heart.cancel()
+            raise
+        self._keeper = asyncio.create_task(self._keep_connected())
+        return self
+
+    async def _enter(self) -> None:
         try:
             await self._connect(self._settings.connect_seconds)
         except PASSING:
             if not self._is_patient:
                 raise
             await self._reconnect()
-        self._keeper = asyncio.create_task(self._keep_connected())
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -114,11 +128,16 @@ class TierStream:
                     await self._connection.end_stream()
                     await asyncio.wait([self._keeper], timeout=self._settings.deadline_seconds)
         finally:
+            self._heart.cancel()
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
             if self._connection is not None:  # the keeper was cancelled before it began
                 await self._connection.close()
             self._break(self._unreachable("this host closed the stream"))
+
+    def _beat(self) -> None:
+        self._awake.beat()
+        self._heart = self._loop.call_later(BEAT_SECONDS, self._beat)
 
     # What mm's driver sees.
 
@@ -155,7 +174,7 @@ class TierStream:
         if refusal is not None:
             reply.set_exception(refusal)
             return reply
-        self._waiting.add(PendingRequest(effect, reply, self._loop.time() + self._settings.deadline_seconds))
+        self._waiting.add(PendingRequest(effect, reply, self._awake.seconds() + self._settings.deadline_seconds))
         if self._connection is not None:
             self._connection.wake()
         return reply
@@ -318,7 +337,7 @@ class TierStream:
             SwapTierError: see `Connection.open`.
         """
         connection = Connection(
-            self.address, self.area, self._settings, self._waiting, self._request_ids, self.counters, self
+            self.address, self.area, self._settings, self._waiting, self._request_ids, self.counters, self, self._awake
         )
         opened = await connection.open(min(seconds, self._settings.connect_seconds), self.server_epoch)
         self.writes_through = opened.writes_through
@@ -328,7 +347,7 @@ class TierStream:
         elif not opened.reopened or (opened.server_epoch, opened.incarnation) != (self.server_epoch, self._incarnation):
             self._change_epoch(opened.server_epoch)
         self._incarnation = opened.incarnation
-        self._waiting.extend_deadlines(self._loop.time() + self._settings.deadline_seconds)
+        self._waiting.extend_deadlines(self._awake.seconds() + self._settings.deadline_seconds)
         self._connection = connection
         _pulse(self._has_connected)
 
@@ -342,7 +361,6 @@ class TierStream:
         self.counters.reconnects += 1
 
     async def _until_it_works(self, attempt: Callable[[float], Awaitable[T]]) -> T:
-        assert self._clock is not None, "set on entry"
         return await until_it_works(
             attempt,
             clock=self._clock,

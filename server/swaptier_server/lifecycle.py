@@ -41,6 +41,7 @@ from swaptier_server.tier.device import DeviceError, MemoryDevice
 from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.addresses import Address
+from swaptier_wire.awake import AwakeClock
 from swaptier_wire.errors import LimitReached, Unauthenticated
 
 LAST_GRACE_SECONDS: Final = 0.5
@@ -51,6 +52,8 @@ REAP_SECONDS_MAX: Final = 15.0
 """Idle areas are looked for this often, or four times in --area-idle-seconds."""
 HOUSEKEEPING_SECONDS: Final = 1.0
 """How soon a changed file is noticed; a look costs some microseconds."""
+BEAT_SECONDS_MAX: Final = 1.25
+"""From one housekeeping to the next. What comes later says that this process was stopped, or its loop held up."""
 
 WITHDRAWN: Final = Unauthenticated(
     "the token that let this call in was withdrawn; every message without an answer had no effect. Ask for another one"
@@ -64,7 +67,7 @@ class TierServer:
         self,
         config: ServerConfig,
         epoch: int,
-        now_ns: Callable[[], int],
+        now_ns: Callable[[], int] | None,
         device_for: Callable[[str], MemoryDevice],
         swap_file: SqliteSwapFile | None,
     ) -> None:
@@ -74,15 +77,10 @@ class TierServer:
             ConfigError: a certificate or token file cannot be used.
         """
         self.config: Final = config
+        self._awake: Final = AwakeClock(time.monotonic_ns, BEAT_SECONDS_MAX)
+        now_ns = now_ns or self._awake.now_ns
         self.tier: Final = Tier(
-            TierLimits(
-                pool_bytes_max=config.pool_limit,
-                accept_threshold_percent=config.accept_threshold_percent,
-                areas_max=config.areas_max,
-                slots_per_area_max=config.slots_per_area_max,
-                keeps_incompressible=config.keep_incompressible,
-                lease_ns=round(config.lease_seconds * 1e9),
-            ),
+            _tier_limits(config),
             epoch,
             device_for,
             swap_file=swap_file,
@@ -137,13 +135,14 @@ class TierServer:
         config: ServerConfig,
         *,
         epoch: int | None = None,
-        now_ns: Callable[[], int] = time.monotonic_ns,
+        now_ns: Callable[[], int] | None = None,
         device_for: Callable[[str], MemoryDevice] = lambda _name: MemoryDevice(),
     ) -> Self:
         """Return a server that serves.
 
         *epoch* is the time when it is not given, and more if an earlier server on the same swap file had that;
-        *now_ns* is a monotonic clock; *device_for* makes the device of an area, by name, where --device is memory.
+        *now_ns* is a monotonic clock, without one the time for which this process ran; *device_for* makes the device of
+        an area, by name, where --device is memory.
 
         Raises:
             ConfigError: an address or the swap file cannot be had; nothing was left running.
@@ -274,17 +273,25 @@ class TierServer:
 
     def keep_house(self) -> None:
         """Do what has to be done now and then."""
-        if ended := self.upkeep.end_leases():
-            self._log.info("leases_ended", pages=ended, meaning="claimed, not acknowledged, and the tier's again")
+        self._look_around()
+        self._expire()
+
+    def _look_around(self) -> None:
+        """See what changed outside, and say what has to be said."""
         self.reload(is_forced=False)
         if refusals := self._access.take_refusals():
             self._log.info("calls_refused", **refusals._asdict())
-        if late := self.traffic.end_late_requests():
-            self._log.warning("late_requests_ended", requests=late)
         if self._tls is not None:
             self._tls.say_if_it_ends(datetime.now(UTC))
         if self._swap_file_watch is not None:
             self._swap_file_watch.look()
+
+    def _expire(self) -> None:
+        """End what had its time: leases, requests that do not come, areas."""
+        if ended := self.upkeep.end_leases():
+            self._log.info("leases_ended", pages=ended, meaning="claimed, not acknowledged, and the tier's again")
+        if late := self.traffic.end_late_requests():
+            self._log.warning("late_requests_ended", requests=late)
         idle_seconds = self.config.area_idle_seconds
         reap_seconds = min(REAP_SECONDS_MAX, idle_seconds / 4)
         if idle_seconds > 0 and self._now_ns() >= self._reaped_ns + round(reap_seconds * 1e9):
@@ -294,7 +301,15 @@ class TierServer:
     async def _keep_house_forever(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            self.keep_house()
+            if seconds := self._awake.beat():
+                self._log.warning(
+                    "was_stopped",
+                    seconds=round(seconds, 3),
+                    meaning="nothing expires before what came meanwhile is read, and that time counts for no one",
+                )
+            self._look_around()
+            if self._awake.is_settled:
+                self._expire()
 
     # The end
 
@@ -363,3 +378,14 @@ class TierServer:
     def _take_snapshot(self) -> TierSnapshot:
         is_ready = self.listening is not None and not self.traffic.is_draining
         return take_snapshot(self.tier, areas_expired=self.areas_expired, is_ready=is_ready)
+
+
+def _tier_limits(config: ServerConfig) -> TierLimits:
+    return TierLimits(
+        pool_bytes_max=config.pool_limit,
+        accept_threshold_percent=config.accept_threshold_percent,
+        areas_max=config.areas_max,
+        slots_per_area_max=config.slots_per_area_max,
+        keeps_incompressible=config.keep_incompressible,
+        lease_ns=round(config.lease_seconds * 1e9),
+    )

@@ -239,6 +239,41 @@ async def test_each_operation_keeps_its_own_deadline_in_a_message_with_others(fa
     assert [offsets_of(message) for message in fake.messages] == [[1], [2, 3]]
 
 
+class StoppedHost:
+    """A monotonic clock that jumps, as it does for a process that was stopped."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.asked = asyncio.Event()
+
+    def now_ns(self) -> int:
+        """Return the time."""
+        self.asked.set()
+        return round(self.seconds * 1e9)
+
+    async def deadlines_are_looked_at(self) -> None:
+        """Return when a timer has looked at the clock: nothing else runs meanwhile."""
+        self.asked.clear()
+        await self.asked.wait()
+
+
+async def test_a_host_that_was_stopped_reads_its_answers_before_anything_is_late(fake: FakeTier, address: str) -> None:
+    """The answer came while it was stopped, for a hundred deadlines: it counts. What waits is sent, and not late."""
+    host = StoppedHost()
+    settings = StreamSettings(deadline_seconds=0.5, give_up_seconds=0, window_messages=1)
+    async with TierStream(address, AREA, settings, now_ns=host.now_ns) as stream:
+        fake.gate.clear()
+        sent = stream.submit(store(1))
+        await fake.arrived.get()
+        waiting = stream.submit(store(2))
+        host.seconds += 50.0
+        await host.deadlines_are_looked_at()
+        fake.gate.set()
+        assert await sent == STORED
+        assert await waiting == STORED
+    assert stream.counters.streams_broken == 0
+
+
 async def test_a_patient_host_waits_for_its_first_connection_too() -> None:
     """A server that starts after its hosts is found; one that never does, is not."""
     async with serving(FakeTier()) as address:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic_ns
 
 from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import DEADLINE_SECONDS, StreamSettings
@@ -34,6 +34,7 @@ from swaptier_loadgen.host.messages import (
 )
 from swaptier_loadgen.host.report import HOST_REPORT, Ended, HostReport
 from swaptier_loadgen.host.workload import WorkloadKind
+from swaptier_wire.awake import AwakeClock
 from swaptier_wire.errors import Draining, ServerDefect, SwapTierError, TierUnreachable
 
 GONE = (TierUnreachable, Draining, ServerDefect)
@@ -148,15 +149,17 @@ def _connections(report: HostReport, tiers: Sequence[TierStream]) -> HostReport:
 
 async def _report_often(host: EmulatedHost, tiers: Sequence[TierStream], stall_seconds_max: float) -> None:
     """Report until cancelled; end the process if the host hangs, and say where its threads stand."""
-    checked, checked_at = -1, monotonic()
+    awake = AwakeClock(monotonic_ns, 2 * REPORT_SECONDS)
+    checked, checked_at = -1, awake.seconds()
     while True:
         await asyncio.sleep(REPORT_SECONDS)
+        awake.beat()
         report = host.report()
         if host.is_running:  # the first report says that all tiers have answered
             say(replace(_connections(report, tiers), new_losses=host.take_losses()))
         if report.pages_checked != checked:
-            checked, checked_at = report.pages_checked, monotonic()
-        elif monotonic() - checked_at > stall_seconds_max:
+            checked, checked_at = report.pages_checked, awake.seconds()
+        elif awake.seconds() - checked_at > stall_seconds_max:
             for task in asyncio.all_tasks():
                 with contextlib.suppress(Exception):  # a coroutine of grpc's has no line numbers, and fails to print
                     task.print_stack(file=sys.stderr)

@@ -117,7 +117,15 @@ class Race:
         self.is_stopping = True
         for host in self._hosts:
             _ask_to_stop(host)
-        self._killer = asyncio.get_running_loop().call_later(STOP_SECONDS_MAX, self._kill)
+        self._wait_before_killing(STOP_SECONDS_MAX)
+
+    def _wait_before_killing(self, seconds: float) -> None:
+        """Kill in so many seconds, counted one by one: after a stop of this process their reports come first."""
+        if seconds <= 0:
+            self._kill()
+            return
+        loop = asyncio.get_running_loop()
+        self._killer = loop.call_later(1.0, self._wait_before_killing, seconds - 1.0)
 
     def _kill(self) -> None:
         for host in self._hosts:

@@ -8,7 +8,7 @@ Touches asyncio tasks. All methods run on the event loop. Rules:
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
 from grpc import aio
@@ -20,6 +20,9 @@ _T = TypeVar("_T")
 
 REQUEST_SECONDS_MAX: Final = 30.0
 """From the head of a request to its one message. A batch takes milliseconds; who needs longer holds a place for it."""
+
+DRAIN_STEP_SECONDS: Final = 1.0
+"""Of the time that a drain has, as much as it takes for the loop to be held up at most."""
 
 DRAINING_TEXT: Final = (
     "the server is shutting down and takes no new requests; nothing was applied. Ask again when another one serves: "
@@ -159,8 +162,9 @@ class Traffic:
         for call in list(self._calls):
             if call.is_drained:
                 call.end(Draining(DRAINING_TEXT))
-        try:
-            await asyncio.wait_for(self._quiet.wait(), seconds)
-        except TimeoutError:
-            return self.in_flight
-        return 0
+        while seconds > 0 and self._drained_calls:
+            # In steps: a server that is stopped meanwhile loses one, and not the time of those it waits for.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._quiet.wait(), min(seconds, DRAIN_STEP_SECONDS))
+            seconds -= DRAIN_STEP_SECONDS
+        return self.in_flight
