@@ -110,7 +110,7 @@ class RaceSettings(BaseModel):
             "--policy",
             metavar="NAMES",
         ),
-        Parameter(show_default=False),
+        Parameter(show_default=False, completer=lambda _: ["all", *POLICIES]),
     ] = tuple(POLICIES)
     hosts: Annotated[int, flag(HOSTS, "Emulated hosts, an OS process each."), Field(ge=1, le=HOSTS_MAX)] = 2
     host: Annotated[HostSettings, Parameter(name="*")] = Field(default_factory=HostSettings)
