@@ -179,9 +179,7 @@ class EmulatedHost:
         spec = self._spec
         index = space.number * spec.settings.threads + thread
         forks = FORKS if spec.settings.workload is WorkloadKind.FORKS else {}
-        ops: Iterable[MemoryAccess] = stream(
-            AccessPattern(space.pages, **forks), spec.settings.seed, space.host.number, space.process.pid, thread
-        )
+        ops = self._accesses(AccessPattern(space.pages, **forks), space, thread)
         if spec.ops is not None:
             ops = islice(ops, share(spec.ops, len(self._spaces) * spec.settings.threads, index))
         for number, op in enumerate(ops):
@@ -194,6 +192,10 @@ class EmulatedHost:
             else:
                 await self._perform(space, op)
             self._ops_done += 1
+
+    def _accesses(self, pattern: AccessPattern, space: AddressSpace, stream_number: int) -> Iterator[MemoryAccess]:
+        seed = self._spec.settings.seed
+        return stream(pattern, seed, space.host.number, space.process.pid, stream_number)
 
     def _is_over(self) -> bool:
         """Tell whether threads end before their next access."""
@@ -223,9 +225,7 @@ class EmulatedHost:
             return
         self._forks += 1
         child = space._replace(process=await space.host.fork(space.process))
-        ops = stream(
-            AccessPattern(space.pages), self._spec.settings.seed, space.host.number, space.process.pid, stream_number
-        )
+        ops = self._accesses(AccessPattern(space.pages), space, stream_number)
         for op in islice(ops, CHILD_OPS):
             if self.is_stopping:
                 break
