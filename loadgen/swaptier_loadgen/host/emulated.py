@@ -194,8 +194,9 @@ class EmulatedHost:
             self._ops_done += 1
 
     def _accesses(self, pattern: AccessPattern, space: AddressSpace, stream_number: int) -> Iterator[MemoryAccess]:
-        seed = self._spec.settings.seed
-        return stream(pattern, seed, space.host.number, space.process.pid, stream_number)
+        settings = self._spec.settings
+        pattern = pattern._replace(read_share=settings.read_share)
+        return stream(pattern, settings.seed, space.host.number, space.process.pid, stream_number)
 
     def _is_over(self) -> bool:
         """Tell whether threads end before their next access."""

@@ -147,6 +147,11 @@ class HostSettings(BaseModel):
             metavar="NAME",
         ),
     ] = WorkloadKind.RANDOM
+    read_share: Annotated[
+        float | None,
+        flag(RUN, "Share of the accesses that read, 0 to 1; else what the workload has, 39 % in random."),
+        Field(ge=0, le=1),
+    ] = None
 
     processes: Annotated[int, flag(HOSTS, "Emulated processes of each host."), Field(ge=1, le=PROCESSES_MAX - 1)] = 2
     threads: Annotated[int, flag(HOSTS, "Emulated threads of each process."), Field(ge=1, le=THREADS_MAX)] = 8
@@ -220,6 +225,8 @@ class HostSettings(BaseModel):
         """Refuse values that do not fit each other."""
         if (self.ops is None) == (self.duration_seconds is None):
             raise ValueError("--ops and --duration exclude each other: give one of them")
+        if self.read_share is not None and self.workload is WorkloadKind.STRESS_RACE:
+            raise ValueError("--read-share has no place in --workload stress-race: all its accesses add to a page")
         if self.threads_per_host > THREADS_PER_HOST_MAX:
             raise ValueError(
                 f"--processes times --threads must be 1 to {THREADS_PER_HOST_MAX}, not {self.threads_per_host}"

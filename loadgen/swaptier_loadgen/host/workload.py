@@ -65,6 +65,8 @@ class AccessPattern(NamedTuple):
     fork_percent: int = 0
     move_percent: int = 0
     """The rest of the accesses reads."""
+    read_share: float | None = None
+    """Share of the accesses that read; the others keep their proportions. None: what the percentages leave."""
     focus_percent: int = 75
     """Accesses that go to the shared focus."""
     focus_pages: int = 4
@@ -82,22 +84,29 @@ def stream(pattern: AccessPattern, seed: int, host: int, process: int, thread: i
         focus = number // pattern.focus_ops * width
         in_focus = chance.randrange(100) < pattern.focus_percent
         address = focus + chance.randrange(width) if in_focus else chance.randrange(pattern.pages)
-        yield MemoryAccess(address % pattern.pages, _kind(pattern, chance.randrange(100)))
+        yield MemoryAccess(address % pattern.pages, _kind(pattern, chance))
         number += 1
 
 
-def _kind(pattern: AccessPattern, percentile: int) -> AccessKind:
-    """Return what the access of rank *percentile*, 0 to 99, does."""
-    for kind, percent in (
+def _kind(pattern: AccessPattern, chance: random.Random) -> AccessKind:
+    """Draw what an access does."""
+    percents = (
         (AccessKind.DISCARD, pattern.discard_percent),
         (AccessKind.PAGEOUT, pattern.pageout_percent),
         (AccessKind.WRITE, pattern.write_percent),
         (AccessKind.FORK, pattern.fork_percent),
         (AccessKind.MOVE, pattern.move_percent),
-    ):
-        if percentile < percent:
+    )
+    total = 100
+    if pattern.read_share is not None:
+        if chance.random() < pattern.read_share:
+            return AccessKind.READ
+        total = sum(percent for _, percent in percents)
+    rank = chance.randrange(total)
+    for kind, percent in percents:
+        if rank < percent:
             return kind
-        percentile -= percent
+        rank -= percent
     return AccessKind.READ
 
 

@@ -2,10 +2,27 @@
 
 from itertools import islice
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from swaptier_loadgen.host.workload import AccessKind, AccessPattern, MemoryAccess, share, stream
+
+BEFORE = [
+    (2, "write"),
+    (3, "write"),
+    (4, "write"),
+    (39, "read"),
+    (46, "pageout"),
+    (11, "write"),
+    (12, "write"),
+    (61, "read"),
+    (16, "write"),
+    (18, "write"),
+    (23, "write"),
+    (14, "write"),
+]
+"""The first accesses of thread 3 of the first process, seed 7, as drawn since the first version."""
 
 
 def ops(pattern: AccessPattern, seed: int, process: int, thread: int, count: int) -> list[MemoryAccess]:
@@ -50,6 +67,23 @@ def test_every_kind_of_access_occurs_and_every_page_is_visited() -> None:
     assert 0.5 < share_of[AccessKind.WRITE] < 0.7
     assert 0.3 < share_of[AccessKind.READ] < 0.5
     assert 0 < share_of[AccessKind.DISCARD] < 0.03
+
+
+@pytest.mark.parametrize("read_share", [0.0, 0.39, 0.9, 1.0])
+def test_as_many_accesses_read_as_asked_and_the_others_keep_their_proportions(read_share: float) -> None:
+    """A change of the share takes nothing from one kind of access only."""
+    done = ops(AccessPattern(64, read_share=read_share), 1, 0, 0, 5000)
+    count = {kind: sum(op.kind is kind for op in done) for kind in AccessKind}
+    assert count[AccessKind.READ] / 5000 == pytest.approx(read_share, abs=0.02)
+    changes = 5000 - count[AccessKind.READ]
+    assert count[AccessKind.WRITE] == pytest.approx(changes * 50 / 61, rel=0.1)
+    assert count[AccessKind.PAGEOUT] == pytest.approx(changes * 10 / 61, rel=0.25)
+
+
+def test_without_a_share_the_accesses_are_those_of_every_version_before() -> None:
+    """A seed in an old report still repeats its race."""
+    first = ops(AccessPattern(64), 7, 0, 3, 12)
+    assert [(op.address, op.kind.value) for op in first] == BEFORE
 
 
 @given(st.integers(0, 10_000), st.integers(1, 64))
