@@ -1,6 +1,9 @@
 """The command line: wrong usage is refused in one line with status 2, before anything is started."""
 
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,15 +102,49 @@ def test_help_names_every_flag_and_every_status() -> None:
     assert invoke("--version").stdout.startswith("swaptier-loadgen ")
 
 
-def test_the_help_cuts_no_name_off_on_a_narrow_terminal() -> None:
-    """At 80 columns names may go on in the next line, and none ends in an ellipsis."""
-    long = (*POLICIES, "--install-failure-rate", "kill-server=every:5s")
-    for command, names in (("race", long), ("explore", WORLDS)):
-        result = invoke(command, "--help", variables={"COLUMNS": "80"})
-        text = "".join(result.stdout.split())
-        assert "…" not in text
-        for name in names:
-            assert name in text
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("command", ["race", "explore", "specification", "budget"])
+def test_the_help_fits_the_terminal_and_breaks_no_name(command: str, columns: int) -> None:
+    """No line is wider, every name stands whole in a line, and two examples end it."""
+    text = invoke(command, "--help", variables={"COLUMNS": str(columns)}).stdout
+    lines, examples = text.partition("Examples:")[0].splitlines(), text.partition("Examples:")[2]
+    words = {word.strip(".,") for line in lines for word in line.split()}
+    names = {"race": ["kill-server=every:5s", "--install-failure-rate"], "explore": list(WORLDS)}.get(command, [])
+    assert {*POLICIES, *names} <= words
+    assert examples.count(f"  swaptier-loadgen {command} ") == 2
+    assert max(map(len, text.splitlines())) <= columns
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_have_its_completion(shell: str, tmp_path: Path) -> None:
+    """The script is written where it is asked to be, and knows the flags."""
+    script = tmp_path / "completion"
+    home = {"HOME": str(tmp_path)}
+    assert invoke("--install-completion", "--shell", shell, "--output", str(script), variables=home).exit_code == 0
+    assert "install-failure-rate" in script.read_text()
+
+
+def test_bash_completes_commands_flags_choices_and_policies(tmp_path: Path) -> None:
+    """In a real bash, asked as its readline asks."""
+    script = tmp_path / "completion"
+    arguments = ["--install-completion", "--shell", "bash", "--output", str(script)]
+    invoke(*arguments, variables={"HOME": str(tmp_path)})
+    cases = {
+        "swaptier-loadgen exp": "explore",
+        "swaptier-loadgen race --read-s": "--read-share",
+        "swaptier-loadgen race --workload st": "stress-race",
+        "swaptier-loadgen race --policy cl": "claim",
+        "swaptier-loadgen explore --world aborted": "aborted-install",
+    }
+    ask = (
+        'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}; '
+        '_swaptier_loadgen "$1" "${@: -1}" "${@: -2:1}"; echo "${COMPREPLY[*]}"'
+    )
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for line, completed in cases.items():
+        bash = ["bash", "-c", ask, str(script), *line.split()]
+        done = subprocess.run(bash, capture_output=True, text=True, check=True, env={**os.environ, "PATH": path})
+        assert done.stdout.strip() == completed, line
 
 
 def test_a_mistyped_variable_is_said_to_be_ignored_with_the_one_that_was_meant() -> None:
