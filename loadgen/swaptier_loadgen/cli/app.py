@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Env
-from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, HelpEntry, NameRenderer
-from rich.console import Console, ConsoleOptions
+from rich.console import Console
 
 from swaptier_loadgen.cli import budget, explore, race, specification
 from swaptier_loadgen.cli.output import PROGRAM, say
@@ -25,21 +24,11 @@ from swaptier_wire.suggestion import did_you_mean
 VARIABLES = "SWAPTIER_LOADGEN_"
 """Prefix of all variables of this program; the command's name and the flag's follow."""
 
-FLAG_COLUMNS_MIN = len("--install-failure-rate")
-"""The longest flag."""
-
 
 def _forget_empty_variables(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Take a variable that is set to nothing for one that is not set, as a compose file leaves it."""
     for argument in arguments:
         argument.tokens = [token for token in argument.tokens if token.source != "env" or token.value]
-
-
-def _columns(console: Console, options: ConsoleOptions, entries: list[HelpEntry]) -> tuple[ColumnSpec, ...]:
-    """Return the columns of a help: a third for the flags, and enough for the longest on a narrow terminal."""
-    columns = max(FLAG_COLUMNS_MIN, console.width // 3)
-    names = ColumnSpec(renderer=NameRenderer(max_width=columns), style="cyclopts.name", max_width=columns)
-    return names, ColumnSpec(renderer=DescriptionRenderer(), overflow="fold")
 
 
 EPILOGUE = """Examples:
@@ -67,7 +56,7 @@ for module, command in (
     (specification, specification.specification),
     (budget, budget.budget),
 ):
-    app.command(command, help_epilogue=module.EPILOGUE, help_formatter=DefaultFormatter(column_specs=_columns))
+    app.command(command, help_epilogue=module.EPILOGUE)
 app.register_install_completion_command()
 
 
