@@ -6,21 +6,35 @@ A page holds `<!-- generated: NAME ARGUMENT... -->`, the text, and `<!-- end -->
 
 import ast
 import inspect
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict
+from http.client import HTTPConnection
 from itertools import pairwise
 from pathlib import Path
 
 import yaml
+from cyclopts import App
+from cyclopts.argument import Argument
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 from tests.house import OURS, PURE_FOLDERS, ROOMS
 
 from swaptier_client.mm.policy import DEFAULT_POLICY, ERAS, POLICIES
+from swaptier_loadgen.cli.app import app as loadgen
 from swaptier_loadgen.explore.worlds import WORLDS
 from swaptier_loadgen.faults.hazards import Hazard
 from swaptier_loadgen.faults.spec import FAULTS, Faults
+from swaptier_loadgen.race.metrics import LatestReports, RaceCollector
+from swaptier_loadgen.race.settings import RaceSettings
+from swaptier_server import cli as server
+
+PROGRAMS: dict[str, App] = {"swaptier-loadgen": loadgen, "swaptier-server": server.app}
+"""The command lines."""
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests/golden"
@@ -31,6 +45,9 @@ FAULT_EXAMPLES = (
     "pause-server=every:7s:1s"
 )
 """One of every kind: the table's examples."""
+
+ANSWER_SECONDS = 20
+"""How long a server may take to answer."""
 
 SLOW = ("matrix",)
 """Blocks that take minutes: left as they are, unless they are asked for."""
@@ -183,6 +200,40 @@ def alerts() -> str:
     )
 
 
+def metrics(program: str) -> str:
+    """Every metric that a program exposes of itself, under the name that a query uses."""
+    exposition = {"swaptier-server": _exposed_by_a_server, "swaptier-loadgen": _exposed_by_a_race}[program]()
+    suffixes = {"counter": "_total", "histogram": "_bucket"}
+    return table(
+        ("metric", "type", "is"),
+        (
+            (f"`{family.name}{suffixes.get(family.type, '')}`", family.type, family.documentation)
+            for family in text_string_to_metric_families(exposition)
+            if family.name.startswith(("swaptier_", "grpc_server_"))
+        ),
+    )
+
+
+def _exposed_by_a_server() -> str:
+    command = [sys.executable, "-m", "swaptier_server", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = json.loads(server.stdout.readline())["metrics"]
+            with closing(HTTPConnection(address, timeout=ANSWER_SECONDS)) as connection:
+                connection.request("GET", "/metrics")
+                return connection.getresponse().read().decode()
+        finally:
+            server.terminate()
+
+
+def _exposed_by_a_race() -> str:
+    settings = RaceSettings()
+    registry = CollectorRegistry()
+    registry.register(RaceCollector(settings, LatestReports.of(settings)))
+    return generate_latest(registry).decode()
+
+
 def rooms() -> str:
     """The rooms of every package, what is in them, and what they may import."""
     rows = []
@@ -193,6 +244,37 @@ def rooms() -> str:
             is_pure = name in PURE_FOLDERS
             rows.append((f"`{name}`", says, "yes" if is_pure else "", ", ".join(below)))
     return table(("room", "holds", "pure", "may import"), rows)
+
+
+def flags(program: str, command: str) -> str:
+    """Every flag of a command, in the groups of its help."""
+    groups: dict[str, list[tuple[str, str, str]]] = {}
+    for argument in PROGRAMS[program][command].assemble_argument_collection():
+        if argument.show and argument.names[0].startswith("--"):
+            names = " ".join(f"`{name}`" for name in argument.names)
+            row = (names, _default(argument), _meaning(argument))
+            groups.setdefault(argument.parameter.group[0].name, []).append(row)
+    return "\n\n".join(f"{name}:\n\n{table(('flag', 'default', 'means'), rows)}" for name, rows in groups.items())
+
+
+def _default(argument: Argument) -> str:
+    default = argument.field_info.default
+    if not argument.show_default or default is None or default is argument.field_info.empty:
+        return ""
+    return {False: "off", True: "on"}[default] if isinstance(default, bool) else f"`{default}`"
+
+
+def _meaning(argument: Argument) -> str:
+    choices = ", ".join(argument.get_choices() or ())
+    return f"{argument.parameter.help} Choices: {choices}." if choices else str(argument.parameter.help)
+
+
+def statuses(program: str, command: str) -> str:
+    """Every exit status, as the end of a command's help or the docstring of the server's command line says."""
+    text = f"{PROGRAMS[program][command].help_epilogue} {server.__doc__ if program == server.PROGRAM else ''}"
+    said = re.search(r"Exit status: (.+?)\.(?: |$)", " ".join(text.split()))
+    assert said
+    return table(("status", "means"), (status.split(" ", 1) for status in said[1].split("; ")))
 
 
 def _output(*arguments: str) -> str:
@@ -207,6 +289,21 @@ def _fenced(text: str) -> str:
 
 BLOCKS: dict[str, Callable[..., str]] = {
     function.__name__: function
-    for function in (policies, eras, worlds, schedule, answer, matrix, faults, hazards, panels, alerts, rooms)
+    for function in (
+        policies,
+        eras,
+        worlds,
+        schedule,
+        answer,
+        matrix,
+        faults,
+        hazards,
+        panels,
+        alerts,
+        metrics,
+        rooms,
+        flags,
+        statuses,
+    )
 }
 """By the name that pages have for them."""
