@@ -25,6 +25,7 @@ PURE_FOLDERS = (
 PURE_MODULES = (
     "swaptier_wire.types",
     "swaptier_wire.errors",
+    "swaptier_wire.checksum",
     "swaptier_wire.batches",
     "swaptier_loadgen.host.workload",
     "swaptier_loadgen.host.oracle",

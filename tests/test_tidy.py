@@ -55,23 +55,21 @@ INSPECTORS = {
 }
 """The explorer looks into suspended generators, writes down what it finds, and draws it: no I/O in that either."""
 
-IN_PROCESS = (
-    "swaptier_loadgen",
-    "swaptier_client.mm",
-    "swaptier_server.tier",
-    "swaptier_wire.types",
-    "swaptier_wire.errors",
-)
+PURE_WIRE = ("swaptier_wire.types", "swaptier_wire.errors", "swaptier_wire.checksum")
+"""The words that host and tier share."""
+
+IN_PROCESS = ("swaptier_loadgen", "swaptier_client.mm", "swaptier_server.tier", *PURE_WIRE)
 """What runs mm against the tier without a network."""
 
 MAY_IMPORT = {
     "swaptier_wire.types": (),
     "swaptier_wire.errors": (),
+    "swaptier_wire.checksum": (),
     "swaptier_wire.batches": ("swaptier_wire.types", "swaptier_wire.errors"),
     "swaptier_wire": ("swaptier_wire", "swaptier"),
-    "swaptier_server.tier": ("swaptier_server.tier", "swaptier_wire.types", "swaptier_wire.errors"),
+    "swaptier_server.tier": ("swaptier_server.tier", *PURE_WIRE),
     "swaptier_server": ("swaptier_server", "swaptier_wire", "swaptier"),
-    "swaptier_client.mm": ("swaptier_client.mm", "swaptier_wire.types", "swaptier_wire.errors"),
+    "swaptier_client.mm": ("swaptier_client.mm", *PURE_WIRE),
     "swaptier_client": ("swaptier_client", "swaptier_wire", "swaptier"),
     "swaptier_loadgen.lockstep": IN_PROCESS,
     "swaptier_loadgen.explore": IN_PROCESS,

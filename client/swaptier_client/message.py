@@ -12,8 +12,8 @@ from typing import TypeVar
 from swaptier_client.coalesce import PendingRequest
 from swaptier_client.mm.effects import Acknowledge, Invalidate, Load, Lookup, RequestReply, Store
 from swaptier_wire import batches
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import page_checksum
 
 E = TypeVar("E", Load, Store, Lookup, Acknowledge, Invalidate)
 

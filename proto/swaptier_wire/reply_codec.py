@@ -13,6 +13,7 @@ from typing import NamedTuple, NoReturn, TypeVar, cast
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_wire.batches import ReplyBatches, RequestBatches, split_pages
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import ServerDefect
 from swaptier_wire.types import (
     ACKNOWLEDGE_OUTCOMES,
@@ -26,7 +27,6 @@ from swaptier_wire.types import (
     Reason,
     SlotReply,
     fill_page,
-    page_checksum,
 )
 
 T = TypeVar("T")

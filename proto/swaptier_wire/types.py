@@ -8,8 +8,6 @@ each other's.
 from enum import IntEnum
 from typing import NamedTuple
 
-import xxhash
-
 PAGE_BYTES = 4096
 """One page. The emulator is order-0 only: no large folios."""
 
@@ -129,11 +127,6 @@ class LoadReply(NamedTuple):
         if self.fill_word is not None:
             return fill_page(self.fill_word)
         return self.page
-
-
-def page_checksum(page: bytes) -> int:
-    """Return the XXH3-64 of *page*: the check an lz4 block does not carry."""
-    return xxhash.xxh3_64_intdigest(page)
 
 
 def fill_page(word: int) -> bytes:

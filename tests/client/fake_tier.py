@@ -13,6 +13,7 @@ from swaptier_client.area_calls import HostArea
 from swaptier_client.mm.effects import Invalidate, Load, Lookup, Request, RequestReply, Store
 from swaptier_wire import reply_codec, request_codec
 from swaptier_wire.batches import ReplyBatches
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.status import abort, encode_exchange_error
 from swaptier_wire.types import (
@@ -25,7 +26,6 @@ from swaptier_wire.types import (
     Outcome,
     Reason,
     SlotReply,
-    page_checksum,
 )
 
 SLOTS = 1024

@@ -29,7 +29,8 @@ from tests.server.pki import bearer, write_tokens
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_wire.channels import open_channel
-from swaptier_wire.types import PAGE_BYTES, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import PAGE_BYTES
 
 HANG_SECONDS = 20.0
 QUIET_ATTEMPTS = 100

@@ -14,7 +14,8 @@ from google.protobuf.message import Message
 from tests.server import http2
 
 from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES
 
 SERVICE = "/swaptier.v1.SwapTierService/"
 UNARY: dict[str, type[Message]] = {

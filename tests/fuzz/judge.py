@@ -8,7 +8,8 @@ from google.protobuf.message import DecodeError, Message
 from tests.fuzz.inputs import BATCHES, PALETTE, UNARY, Input, Kind
 
 from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_wire.types import PAGE_BYTES, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import PAGE_BYTES
 
 _CODE = grpc.StatusCode
 ALLOWED = {

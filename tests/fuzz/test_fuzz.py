@@ -10,7 +10,7 @@ from tests.fuzz.inputs import PALETTE, Input, Kind, make
 from tests.fuzz.judge import Wrong, check_answer, check_status
 
 from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_wire.types import page_checksum
+from swaptier_wire.checksum import page_checksum
 
 SEED = 20240325
 INPUTS = 3000

@@ -17,6 +17,7 @@ from swaptier_wire.batches import (
     RequestBatches,
     Stores,
 )
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import ServerDefect
 from swaptier_wire.reply_codec import (
     AreaStat,
@@ -43,7 +44,6 @@ from swaptier_wire.types import (
     Reason,
     SlotReply,
     fill_page,
-    page_checksum,
 )
 
 HEADER = Header("host-1", 7, 42, "swap0")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_wire.batches import Acknowledges, Header, Invalidates, Loads, Lookups, RequestBatches, Stores
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import InvalidRequest
 from swaptier_wire.request_codec import (
     decode_acknowledges,
@@ -24,7 +25,7 @@ from swaptier_wire.request_codec import (
     encode_options,
     encode_stores,
 )
-from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, AreaOptions, LoadMode, page_checksum
+from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, AreaOptions, LoadMode
 
 HEADER = Header("host-1", 7, 42, "swap0")
 U64 = st.integers(0, 2**64 - 1)

@@ -3,7 +3,8 @@
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.store import store
 from swaptier_server.tier.swap_file import Client
-from swaptier_wire.types import SlotReply, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import SlotReply
 
 HOST = Client("host", 1)
 

@@ -12,7 +12,8 @@ from swaptier_server.rpc.server import channel_options
 from swaptier_wire import reply_codec, request_codec
 from swaptier_wire.batches import Header, Loads, Stores
 from swaptier_wire.channels import open_channel
-from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, LoadMode, LoadReply, Outcome, Reason, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, LoadMode, LoadReply, Outcome, Reason
 
 SLOTS = 1 << 16
 ACKNOWLEDGED = (Outcome.STORED, Outcome.DEVICE)

@@ -20,9 +20,10 @@ from swaptier_server.rpc.traffic import Traffic
 from swaptier_server.tier.device import MemoryDevice
 from swaptier_server.tier.page import StoredPage
 from swaptier_wire.addresses import Address
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import Draining, ServerDefect
 from swaptier_wire.status import from_rpc_error
-from swaptier_wire.types import PAGE_BYTES, page_checksum
+from swaptier_wire.types import PAGE_BYTES
 
 SECRET = b"correct horse battery staple"
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -19,7 +19,8 @@ from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server.rpc.server import channel_options
 from swaptier_wire.channels import open_channel
-from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES
 
 COMMAND = (sys.executable, "-m", "swaptier_server")
 FREE = ("--listen", "127.0.0.1:0", "--metrics", "off", "--log-format", "json")

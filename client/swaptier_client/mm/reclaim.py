@@ -16,7 +16,8 @@ from swaptier_client.mm.effects import Invalidate, Path, Preempt, Store, batch
 from swaptier_client.mm.folio import Folio, PresentPte, Process, SwapPte
 from swaptier_client.mm.host import Host, alloc_slot, put_folio
 from swaptier_client.mm.swap_map import SWAP_MAP_MAX, SwapSlot
-from swaptier_wire.types import ZERO_PAGE, Outcome, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import ZERO_PAGE, Outcome
 
 SWAP_CLUSTER_MAX = 32
 """Folios isolated at a time. Models: SWAP_CLUSTER_MAX."""

@@ -6,7 +6,8 @@ that was never written.
 
 from functools import lru_cache
 
-from swaptier_wire.types import PAGE_BYTES, WORD_BYTES, ZERO_PAGE, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import PAGE_BYTES, WORD_BYTES, ZERO_PAGE
 
 _LAST_WORD = b"\xff" * WORD_BYTES
 _VERSION_BITS = 16

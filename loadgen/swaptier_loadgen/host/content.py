@@ -14,7 +14,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from swaptier_wire.types import PAGE_BYTES, WORD_BYTES, ZERO_PAGE, fill_page, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import PAGE_BYTES, WORD_BYTES, ZERO_PAGE, fill_page
 
 HOSTS_MAX = 64
 """Fits the stamp word's 6 host bits; far more OS processes than a machine has cores."""

@@ -22,8 +22,9 @@ from swaptier_server.tier.load import check_load, load, lookup
 from swaptier_server.tier.store import check_store, store
 from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import AreaOptions, page_checksum
+from swaptier_wire.types import AreaOptions
 
 
 class InProcessTiers:

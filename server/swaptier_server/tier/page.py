@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 import lz4.block
 
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.types import (
     NO_GENERATION,
     PAGE_BYTES,
@@ -20,7 +21,6 @@ from swaptier_wire.types import (
     ZERO_PAGE,
     Reason,
     fill_page,
-    page_checksum,
 )
 
 _WORDS_PER_PAGE = PAGE_BYTES // WORD_BYTES

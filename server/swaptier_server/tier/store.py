@@ -20,8 +20,9 @@ from swaptier_server.tier.device import DeviceError
 from swaptier_server.tier.page import StoredPage, stored_page
 from swaptier_server.tier.slot import HANDED_OFF_STATES, Slot, SlotEvent
 from swaptier_server.tier.write_back import CLUSTER_PAGES, write_back_oldest
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import InvalidRequest
-from swaptier_wire.types import NO_GENERATION, PAGE_BYTES, Outcome, Reason, SlotReply, page_checksum
+from swaptier_wire.types import NO_GENERATION, PAGE_BYTES, Outcome, Reason, SlotReply
 
 
 class _Write(NamedTuple):

@@ -6,7 +6,8 @@ from tests.server.conftest import Clock, Serve, header_message
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_server.rpc.activity import ClientActivity, StreamActivity
 from swaptier_server.tier.swap_file import Client
-from swaptier_wire.types import ZERO_PAGE, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import ZERO_PAGE
 
 HOST = Client("host", 1)
 OTHER = Client("other", 1)

@@ -11,8 +11,9 @@ from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_wire import request_codec, status
 from swaptier_wire.batches import Header, Loads, RequestBatches, Stores
 from swaptier_wire.channels import open_channel
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import Draining
-from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, LoadMode, page_checksum
+from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, LoadMode
 
 Call = aio.StreamStreamCall[pb.ExchangeRequest, pb.ExchangeResponse]
 

@@ -16,7 +16,8 @@ from swaptier_server.rpc import snapshot
 from swaptier_server.rpc.metrics import AREA_COUNTERS
 from swaptier_server.rpc.rpc_metrics import code_label
 from swaptier_server.tier.counters import AreaCounters
-from swaptier_wire.types import PAGE_BYTES, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import PAGE_BYTES
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -11,6 +11,7 @@ from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_server.tier.device import DeviceError, MemoryDevice
 from swaptier_server.tier.page import StoredPage
 from swaptier_wire.batches import Acknowledges, Header, Invalidates, Loads, Lookups, RequestBatches, Stores
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import (
     AreaExists,
     AreaNotOwned,
@@ -31,7 +32,6 @@ from swaptier_wire.types import (
     Reason,
     SlotReply,
     fill_page,
-    page_checksum,
 )
 
 TEXT = (b"A swapped-out page has exactly one owner. " * 100)[:PAGE_BYTES]

@@ -18,7 +18,8 @@ from swaptier_server.lifecycle import TierServer
 from swaptier_wire import reply_codec, request_codec
 from swaptier_wire.batches import Acknowledges, Header, Loads, Stores
 from swaptier_wire.channels import open_channel
-from swaptier_wire.types import LoadMode, LoadReply, Outcome, Reason, SlotReply, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import LoadMode, LoadReply, Outcome, Reason, SlotReply
 
 PAGE = page_of(1)
 IDLE_SECONDS = 100

@@ -25,6 +25,7 @@ from swaptier_server.tier.page import UNWRITTEN, DecodeError, StoredPage, decode
 from swaptier_server.tier.store import store_many
 from swaptier_server.tier.swap_file import Client, SavedArea, SavedPage
 from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.types import (
     PAGE_BYTES,
     ZERO_PAGE,
@@ -35,7 +36,6 @@ from swaptier_wire.types import (
     Reason,
     SlotReply,
     fill_page,
-    page_checksum,
 )
 
 BIG = (1 << 64) - 1
@@ -198,7 +198,8 @@ from swaptier_server.tier.area import Durability
 from swaptier_server.tier.store import store_many
 from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
-from swaptier_wire.types import AreaOptions, Outcome, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import AreaOptions, Outcome
 
 tier = Tier(TierLimits(1 << 30), 1, swap_file=SqliteSwapFile(Path(sys.argv[1])), durability=Durability.WRITE_THROUGH)
 area, _ = tier.swapon(Client("host", 1), "swap", 8, AreaOptions())

@@ -16,6 +16,7 @@ from swaptier_server.tier.page import Lz4, StoredPage, stored_page
 from swaptier_server.tier.slot import SlotState
 from swaptier_server.tier.store import check_store, store
 from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import InvalidRequest, UnknownArea
 from swaptier_wire.types import (
     PAGE_BYTES,
@@ -27,7 +28,6 @@ from swaptier_wire.types import (
     Reason,
     SlotReply,
     fill_page,
-    page_checksum,
 )
 
 ROOMY = TierLimits(pool_bytes_max=1 << 20)

@@ -17,7 +17,8 @@ from swaptier_server.tier.page import (
     encode,
     stored_page,
 )
-from swaptier_wire.types import PAGE_BYTES, WORD_BYTES, ZERO_PAGE, Reason, fill_page, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import PAGE_BYTES, WORD_BYTES, ZERO_PAGE, Reason, fill_page
 
 WORDS = st.integers(0, 2**64 - 1)
 

@@ -16,6 +16,7 @@ from swaptier_server.tier.slot import SlotState
 from swaptier_server.tier.store import store_many
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_server.tier.write_back import RECLAIM_RETRIES_MAX, write_back
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import InvalidRequest
 from swaptier_wire.types import (
     NO_GENERATION,
@@ -27,7 +28,6 @@ from swaptier_wire.types import (
     Outcome,
     Reason,
     SlotReply,
-    page_checksum,
 )
 
 NOISE = noise_of(5)

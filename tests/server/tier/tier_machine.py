@@ -21,6 +21,7 @@ from swaptier_server.tier.store import check_store, store, store_many
 from swaptier_server.tier.swap_file import Client, MemorySwapFile, SwapFile
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_server.tier.write_back import write_back
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import (
     LimitReached,
 )
@@ -30,7 +31,6 @@ from swaptier_wire.types import (
     Outcome,
     Reason,
     SlotReply,
-    page_checksum,
 )
 
 

@@ -10,6 +10,7 @@ import lz4.block
 from swaptier_server.tier.area import Durability
 from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import TierLimits
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import (
     AreaExists,
     AreaNotOwned,
@@ -27,7 +28,6 @@ from swaptier_wire.types import (
     Outcome,
     Reason,
     SlotReply,
-    page_checksum,
 )
 
 SLOTS = 5
