@@ -16,7 +16,9 @@ from swaptier_server.backing import open_swap_file
 from swaptier_server.config import ServerConfig, flag, is_flag_of, variable
 from swaptier_server.errors import ConfigError
 from swaptier_server.listening import check_can_listen
+from swaptier_server.rpc.descriptors import connections_max
 from swaptier_server.swapfile.medium import ROOM_BYTES, has_room
+from swaptier_wire.descriptors import raise_limit
 
 
 class Finding(NamedTuple):
@@ -41,8 +43,13 @@ def effective_values(config: ServerConfig, arguments: Sequence[str]) -> Iterator
 
 def check_files(config: ServerConfig) -> Iterator[Finding]:
     """Yield what is found at the files and addresses of *config*."""
-    for check in (_check_tls, _check_tokens, _check_pool, _check_device, _check_listen):
+    for check in (_check_tls, _check_tokens, _check_pool, _check_device, _check_listen, _check_descriptors):
         yield from _findings(check, config)
+
+
+def _check_descriptors(_config: ServerConfig) -> Iterator[Finding]:
+    limit = raise_limit()
+    yield Finding(f"descriptors: {limit}, for at most {connections_max()} connections of clients")
 
 
 def _check_tls(config: ServerConfig) -> Iterator[Finding]:

@@ -28,10 +28,11 @@ from swaptier_server.errors import ConfigError
 from swaptier_server.listening import check_can_listen, explain
 from swaptier_server.logs import get_log
 from swaptier_server.rpc.activity import ClientActivity
+from swaptier_server.rpc.descriptors import DescriptorWatch, connections_max
 from swaptier_server.rpc.guard import Guard
 from swaptier_server.rpc.metrics import MetricsServer, TierCollector, make_registry
 from swaptier_server.rpc.rpc_metrics import RpcMetrics
-from swaptier_server.rpc.server import SERVICE, SERVICES, Listener, make_grpc_server
+from swaptier_server.rpc.server import SERVICE, SERVICES, Listener, channel_options, make_grpc_server
 from swaptier_server.rpc.service import SwapTierService
 from swaptier_server.rpc.snapshot import LoopSnapshots, TierSnapshot, take_snapshot
 from swaptier_server.rpc.traffic import Traffic
@@ -117,6 +118,7 @@ class TierServer:
         )
         self._health = health.aio.HealthServicer()
         self._metrics: MetricsServer | None = None
+        self._descriptors: Final = DescriptorWatch(now_ns)
         self._tasks: Final[list[asyncio.Task[None]]] = []
         self.failed: Final = asyncio.Event()
         """gRPC has ended and cannot be started again: a process that listens no more must not look alive."""
@@ -125,8 +127,9 @@ class TierServer:
             self.tier, self.activity, tenants, self.upkeep.after_request, now_ns, config.batch_slots_max
         )
         guard = Guard(SERVICE, RpcMetrics(self.registry, SERVICES), self.traffic, self._access, tenants)
+        options = channel_options(config.batch_slots_max, connections_max())
         self._grpc: Final = Listener(
-            lambda: make_grpc_server(service, self._health, guard, config.batch_slots_max, CALLS_MAX), self._bind
+            lambda: make_grpc_server(service, self._health, guard, options, CALLS_MAX), self._bind
         )
 
     @classmethod
@@ -285,6 +288,7 @@ class TierServer:
             self._tls.say_if_it_ends(datetime.now(UTC))
         if self._swap_file_watch is not None:
             self._swap_file_watch.look()
+        self._descriptors.look()
 
     def _expire(self) -> None:
         """End what had its time: leases, requests that do not come, areas."""

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from swaptier_server.config import ServerConfig
 from swaptier_server.lifecycle import TierServer
 from swaptier_server.logs import configure_logs, get_log
+from swaptier_server.rpc.descriptors import connections_max
+from swaptier_wire.descriptors import raise_limit
 from swaptier_wire.version import program_version
 
 STATUS_FAILED = 1
@@ -30,6 +32,7 @@ async def serve_until_signal(config: ServerConfig, unknown_variables: Iterable[s
         log.warning("unknown_variable", variable=variable)
     if withdrawn:
         log.warning("variables_ignored", variables=withdrawn, meaning="gRPC would change the transport")
+    raise_limit()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -52,6 +55,7 @@ async def serve_until_signal(config: ServerConfig, unknown_variables: Iterable[s
         metrics=server.metrics_address,
         epoch=server.tier.epoch,
         pool_limit=str(config.pool_limit),
+        connections_max=connections_max(),
     )
     _announce({"listening": server.listening, "metrics": server.metrics_address, "epoch": server.tier.epoch})
     waits = [asyncio.create_task(stop.wait()), asyncio.create_task(server.failed.wait())]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
@@ -25,6 +25,7 @@ from swaptier_loadgen.race.report import versions
 from swaptier_loadgen.race.settings import RaceSettings, area_name
 from swaptier_loadgen.race.verdict import is_safe
 from swaptier_wire.addresses import Address
+from swaptier_wire.metrics_port import MetricsPort
 
 
 class MetricsPortTaken(Exception):
@@ -193,7 +194,7 @@ def serve(address: str, collector: RaceCollector) -> str:
     registry = CollectorRegistry()
     registry.register(collector)
     try:
-        server, _ = start_http_server(where.port, where.host, registry)
+        port = MetricsPort(where.host, where.port, registry).port
     except OSError as error:
         raise MetricsPortTaken(f"--metrics {address} cannot be bound: {error.strerror or error}") from error
-    return where.with_port(server.server_port)
+    return where.with_port(port)

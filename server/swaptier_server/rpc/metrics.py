@@ -10,25 +10,20 @@ Touches a thread and a port. Rules of conduct:
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import grpc
-from prometheus_client import (
-    CollectorRegistry,
-    ProcessCollector,
-    disable_created_metrics,
-    make_wsgi_app,
-    start_http_server,
-)
+from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from swaptier_server.rpc.process_metrics import ProcessMetrics
 from swaptier_server.rpc.snapshot import AreaSnapshot, TierSnapshot
 from swaptier_server.tier.counters import AreaCounters
 from swaptier_wire.addresses import Address
+from swaptier_wire.metrics_port import MetricsPort
 from swaptier_wire.version import program_version
 
 AREA_GAUGES: Final[dict[str, tuple[str, Callable[[AreaSnapshot], int]]]] = {
@@ -63,10 +58,6 @@ AREA_COUNTERS: Final[dict[str, str]] = {
     "tier_device_reads": "Loads answered from the device; stale: an older page than the slot's, unwritten: zeros.",
 }
 """Help of each counter that `AreaCounters.rows()` yields, by its name there."""
-
-
-PATHS: Final = frozenset({"/metrics", "/"})
-"""Where the metrics are; whoever opens the port in a browser finds them, too."""
 
 
 class TierCollector(Collector):
@@ -132,7 +123,7 @@ def _area_counters(snapshot: TierSnapshot) -> Iterator[Metric]:
 
 
 class MetricsServer:
-    """Serves a registry over HTTP from a thread of its own. Made serving; `stop()` ends it."""
+    """Serves a registry, with what the process takes, over HTTP. Made serving; `stop()` ends it."""
 
     def __init__(self, address: Address, registry: CollectorRegistry) -> None:
         """Start to serve.
@@ -140,32 +131,18 @@ class MetricsServer:
         Raises:
             OSError: the address cannot be had.
         """
-        self._server, self._thread = start_http_server(address.port, address.host, registry)
-        self._server.set_app(_only_at_its_path(make_wsgi_app(registry)))
-        self.address: Final[Address] = address.with_port(self._server.server_port)
+        self._port: Final = MetricsPort(address.host, address.port, registry)
+        self._process: Final = ProcessMetrics()
+        registry.register(self._process)
+        self.address: Final[Address] = address.with_port(self._port.port)
 
     def stop(self) -> None:
-        """Stop serving and close the port. Blocks for up to half a second."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-def _only_at_its_path(exporter: WSGIApplication) -> WSGIApplication:
-    """Return *exporter*, which answers every path, for PATHS alone: what asks for another one is not a scrape."""
-
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] in PATHS:
-            return exporter(environ, start_response)
-        start_response("404 Not Found", [("Content-Type", "text/plain")])
-        return [b"metrics are at /metrics\n"]
-
-    return app
+        """Stop serving and close the port. Blocks while a scrape is answered."""
+        self._port.stop()
+        self._process.close()
 
 
 def make_registry() -> CollectorRegistry:
-    """Return a registry of our own: with the process's CPU, memory and files, without `_created` series."""
+    """Return a registry of our own, without `_created` series."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left its types out
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    return registry
+    return CollectorRegistry()

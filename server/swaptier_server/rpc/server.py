@@ -47,7 +47,7 @@ RESTART_SECONDS_MAX: Final = 5.0
 LOG_SECONDS: Final = 60.0
 
 
-def channel_options(batch_slots_max: int) -> tuple[tuple[str, int], ...]:
+def channel_options(batch_slots_max: int, connections_max: int = CONNECTIONS_MAX) -> tuple[tuple[str, int], ...]:
     """Return the server's options, for messages of at most *batch_slots_max* pages.
 
     There is no grpc.max_connection_age_ms: it would cut every Exchange stream after some minutes, and with it the only
@@ -63,7 +63,7 @@ def channel_options(batch_slots_max: int) -> tuple[tuple[str, int], ...]:
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
         ("grpc.max_metadata_size", 8_192),
         ("grpc.max_concurrent_streams", 256),
-        ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
+        ("grpc.max_allowed_incoming_connections", connections_max),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS_MAX * 1000),
         ("grpc.max_connection_idle_ms", CONNECTION_IDLE_SECONDS_MAX * 1000),
         ("grpc.keepalive_time_ms", 30_000),
@@ -77,11 +77,10 @@ def make_grpc_server(
     tier: swaptier_pb2_grpc.SwapTierServiceServicer,
     health: health_aio.HealthServicer,
     guard: aio.ServerInterceptor,
-    batch_slots_max: int,
+    options: tuple[tuple[str, int], ...],
     calls_max: int,
 ) -> aio.Server:
     """Return a server of all services, behind *guard*, for at most *calls_max* at once; nothing is bound yet."""
-    options = channel_options(batch_slots_max)
     server = aio.server(interceptors=[guard], options=options, maximum_concurrent_rpcs=calls_max)
     swaptier_pb2_grpc.add_SwapTierServiceServicer_to_server(tier, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
