@@ -69,7 +69,7 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
     elif host.policy.bypasses_swapcache and host.device(slot.entry).is_synchronous and slot.count == 1:
         read = yield from _read_bypassing(host, slot)
     else:
-        read = yield from swapin_readahead(host, slot, host.readahead.neighbours(host.devices, process, address, slot))
+        read = yield from swapin_readahead(host, slot, _neighbours(host, fault))
     if read is None:
         return
     folio = read.folio
@@ -103,13 +103,21 @@ def swap_in(host: Host, process: Process, address: int, *, write: bool) -> Path[
     yield from map_folio(host, fault, folio)
 
 
+def _neighbours(host: Host, fault: SwapFault) -> Sequence[SwapSlot]:
+    """Return what to read ahead with the slot of *fault*, which is read through the swapcache."""
+    slot = fault.slot
+    if host.device(slot.entry).is_synchronous and not host.policy.reads_ahead_synchronous:
+        return ()
+    return host.readahead.neighbours(host.devices, fault.process, fault.address, slot)
+
+
 def swapin_readahead(host: Host, slot: SwapSlot, neighbours: Sequence[SwapSlot] = ()) -> Path[ReadFolio | None]:
     """Return the slot's swapcache folio with a reference, reading it in if it is not there. None: fault again.
 
     Raises:
         SwapTierError, OutOfMemory: as swap_in().
 
-    Models: swapin_readahead().
+    Models: swapin_readahead(); without *neighbours*, swapin_folio().
     """
     if slot.folio is not None:
         return swap_cache.found(slot.folio, slot)

@@ -1,8 +1,8 @@
 """The swap-in policies, as data: one frozen record each, no subclasses. KERNEL.md section 2 is where they come from.
 
-Pure. A policy says what a fault does at five points of do_swap_page(): whether it bypasses the swapcache, whether it
-pins the slot meanwhile, how it loads, what it does on a hit, and what it does when the page cannot be installed. The
-fault path (`fault.py`) reads these fields and never a policy's name.
+Pure. A policy says what a fault does at six points of do_swap_page(): whether it bypasses the swapcache, whether it
+reads ahead if it does not, whether it pins the slot meanwhile, how it loads, what it does on a hit, and what it does
+when the page cannot be installed. The fault path (`fault.py`) reads these fields and never a policy's name.
 """
 
 from dataclasses import dataclass
@@ -36,6 +36,9 @@ class Policy:
     """How a load into the swapcache loads."""
     bypasses_swapcache: bool = True
     """A slot with one user is read into a private folio (SWP_SYNCHRONOUS_IO and __swap_count() == 1)."""
+    reads_ahead_synchronous: bool = True
+    """A fault that reads through the swapcache of a synchronous device reads neighbours ahead, whatever the slot's
+    count. Until f1879e8a0c60 only the bypass skipped readahead; since then no such fault reads ahead."""
     pins: bool = True
     """The bypass takes HAS_CACHE first (swapcache_prepare()): the slot cannot be freed, reused or read by another."""
     pool_lookup: PoolLookup = PoolLookup.NEVER
@@ -171,6 +174,7 @@ NO_BYPASS = Policy(
     bypass_mode=LoadMode.EXCLUSIVE,
     swapcache_mode=LoadMode.EXCLUSIVE,
     bypasses_swapcache=False,
+    reads_ahead_synchronous=False,
     frees_swapcache_eagerly=True,
 )
 

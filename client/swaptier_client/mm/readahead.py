@@ -1,7 +1,8 @@
 """Swap readahead: which neighbours of a faulting slot to read with it; `read()` then reads them.
 
 Pure. Every page read ahead goes into the swapcache, so under an exclusive load a wrong guess is a dirty page that must
-be compressed again, and under a shared one it is dropped for free (KERNEL.md 3.9). The bypass reads nothing ahead.
+be compressed again, and under a shared one it is dropped for free (KERNEL.md 3.9). The bypass reads nothing ahead, and
+neither does a fault under `no-bypass` on a synchronous device; swapoff reads ahead everywhere.
 
 Models: swap_cluster_readahead(), swap_vma_readahead(), swap_vma_ra_win() and __swapin_nr_pages() in mm/swap_state.c.
 Left out: the clamp of the window to one page table page.

@@ -6,6 +6,8 @@ of the device is in use, so the tier must hold nothing for it: the caller closes
 Models: try_to_unuse(), unuse_mm() and unuse_pte() in mm/swapfile.c.
 """
 
+from collections.abc import Sequence
+
 from swaptier_client.mm import swap_cache
 from swaptier_client.mm.effects import Path, Wait
 from swaptier_client.mm.errors import OutOfMemory, PageLost
@@ -68,7 +70,7 @@ def _unuse_pte(host: Host, process: Process, address: int, slot: SwapSlot) -> Pa
     """Map the page of *slot* at *address*, if it is still there. Always through the swapcache, as unuse_pte() does."""
     if slot.lost is not None:
         raise PageLost(process.pid, address, slot.lost)
-    read = yield from swapin_readahead(host, slot)
+    read = yield from swapin_readahead(host, slot, _neighbours(host, process, address, slot))
     if read is None:
         return
     folio = read.folio
@@ -83,6 +85,17 @@ def _unuse_pte(host: Host, process: Process, address: int, slot: SwapSlot) -> Pa
     put_folio(host, folio)
     if folio.read_error is not None:
         raise PageLost(process.pid, address, folio.read_error)
+
+
+def _neighbours(host: Host, process: Process, address: int, slot: SwapSlot) -> Sequence[SwapSlot]:
+    """Return what to read ahead with *slot*, on every device and under every policy, or count that it was read ahead.
+
+    f1879e8a0c60, which stopped readahead on synchronous devices, changed do_swap_page() and not unuse_pte_range().
+    """
+    if slot.folio is None:
+        return host.readahead.neighbours(host.devices, process, address, slot)
+    host.counters.swap_ra_hit += host.readahead.note_lookup(slot.folio)
+    return ()
 
 
 def _free_leftover(host: Host, slot: SwapSlot) -> Path[None]:

@@ -161,7 +161,12 @@ class HostSettings(BaseModel):
     resident: Annotated[int, flag(HOSTS, "Pages each host may hold uncompressed.")] = 96
     readahead: Annotated[
         ReadaheadMode,
-        flag(HOSTS, "Which neighbours a fault through the swapcache reads along.", metavar="NAME"),
+        flag(
+            HOSTS,
+            "Which neighbours are read along through the swapcache: by swapoff, and by a fault on a page that fork "
+            "shares, except under no-bypass, whose kernel reads nothing ahead on a synchronous device.",
+            metavar="NAME",
+        ),
     ] = ReadaheadMode.NONE
     zeromap: Annotated[
         bool, switch(HOSTS, "Keep pages of zeros in the host's swap map, as since 6.12, and never store them.")

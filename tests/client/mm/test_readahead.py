@@ -5,9 +5,10 @@ from tests.client.mm.stage import Stage, TierFault
 
 from swaptier_client.mm.effects import Batch, Effect, Invalidate, Load
 from swaptier_client.mm.folio import Process
-from swaptier_client.mm.policy import POLICIES
+from swaptier_client.mm.policy import ERAS, POLICIES
 from swaptier_client.mm.process import fork, zap
 from swaptier_client.mm.readahead import Readahead, ReadaheadMode
+from swaptier_client.mm.swapoff import swapoff
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything, write_all
 from swaptier_wire.errors import TierUnreachable
 
@@ -70,12 +71,40 @@ def test_pages_read_ahead_are_found_and_counted_as_hits() -> None:
     stage.check()
 
 
-def test_the_bypass_reads_nothing_ahead() -> None:
-    """A synchronous device and one user: one page, whatever the mode."""
-    stage, process = swapped_out("exclusive-if-swapcache", ReadaheadMode.CLUSTER)
-    stage.host.devices[0].is_synchronous = True
+BEFORE_F1879E8A0C60 = {(True, 1): 0, (True, 2): PAGES - 1, (False, 1): PAGES - 1, (False, 2): PAGES - 1}
+SINCE_F1879E8A0C60 = {(True, 1): 0, (True, 2): 0, (False, 1): PAGES - 1, (False, 2): PAGES - 1}
+"""Pages read ahead by a fault on a (synchronous?) device and a slot with that count."""
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(("is_synchronous", "count"), BEFORE_F1879E8A0C60)
+def test_a_fault_reads_ahead_where_the_kernel_of_its_policy_does(
+    name: str, count: int, *, is_synchronous: bool
+) -> None:
+    """Bypass or not, until f1879e8a0c60; then synchronous or not. All but no-bypass are of, or built on, the former."""
+    expected = SINCE_F1879E8A0C60 if POLICIES[name] is ERAS["next"] else BEFORE_F1879E8A0C60
+    stage, process = swapped_out(name, ReadaheadMode.CLUSTER)
+    stage.host.devices[0].is_synchronous = is_synchronous
+    for _ in range(count - 1):
+        stage.do(fork(stage.host, process))
     stage.do(stage.read(process, 5))
-    assert offsets(stage) == [5]
+    assert stage.host.counters.swap_ra == expected[is_synchronous, count]
+    assert len(offsets(stage)) == 1 + expected[is_synchronous, count]
+    stage.check()
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("is_synchronous", [False, True])
+def test_swapoff_reads_ahead_on_every_device_in_every_era(era: str, *, is_synchronous: bool) -> None:
+    """unuse_pte_range() calls swapin_readahead(), before f1879e8a0c60 and since: one batch brings all eight pages."""
+    stage, process = swapped_out(ERAS[era].name, ReadaheadMode.CLUSTER)
+    stage.host.devices[0].is_synchronous = is_synchronous
+    stage.do(swapoff(stage.host, stage.host.devices[0]))
+    assert sorted(offsets(stage)) == list(range(PAGES))
+    assert stage.host.counters.swap_ra == stage.host.counters.swap_ra_hit == PAGES - 1
+    for address in range(PAGES):
+        assert stage.do(stage.read(process, address)) == page_version(address, 1)
+    stage.check()
 
 
 @pytest.mark.parametrize(("policy", "stores"), [("shared", 0), ("exclusive-if-swapcache", PAGES - 1)])

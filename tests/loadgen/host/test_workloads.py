@@ -80,10 +80,17 @@ async def test_an_unsafe_policy_fails_the_swap_race_stress(run_host: RunHost, po
 
 @pytest.mark.parametrize("mode", [ReadaheadMode.CLUSTER, ReadaheadMode.VMA])
 async def test_readahead_reads_ahead_and_loses_nothing(run_host: RunHost, mode: ReadaheadMode) -> None:
-    """Every load of no-bypass goes through the swapcache, with its neighbours."""
-    run = await run_host("no-bypass", readahead=mode, install_failures=("moved=0.02",))
+    """A page that fork shares is loaded through the swapcache, with its neighbours."""
+    run = await run_host("claim", readahead=mode, workload="forks", install_failures=("moved=0.02",))
     assert run.verdict is Verdict.SAFE, run.examples
     assert run.counters["swap_ra"] > run.counters["swap_ra_hit"] > 0
+
+
+async def test_no_bypass_reads_nothing_ahead_since_every_device_of_a_race_is_synchronous(run_host: RunHost) -> None:
+    """As f1879e8a0c60, whatever the slot's count."""
+    run = await run_host("no-bypass", readahead="cluster", workload="forks")
+    assert run.verdict is Verdict.SAFE, run.examples
+    assert run.counters["swap_ra"] == 0
 
 
 async def test_pages_of_zeros_are_never_sent_with_a_zeromap(run_host: RunHost) -> None:
