@@ -22,10 +22,14 @@ from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import LEASES_ENDED_MAX, Tier
 
 ADVICE: Final = {
-    DeviceFault.FULL: f"make room on its file system: the swap file grows again with {ROOM_BYTES >> 20} MiB free",
+    DeviceFault.FULL: f"make room on its file system: the swap file grows again with {ROOM_BYTES >> 20} MiB free; "
+    "df, quota and ulimit -f say what bounds it",
     DeviceFault.READ_ONLY: "its file system may have become read-only after an error: the kernel's log says why",
     DeviceFault.IO: "the kernel's log says what the medium has",
     DeviceFault.DAMAGED: "stop this server and start it on another file: this one cannot be relied on",
+    DeviceFault.GONE: "put it back under its name, with its log beside it, and it is used again; without this server, "
+    "what is in it can be found no more",
+    DeviceFault.EXPOSED: "chmod 600 it, and see who read it meanwhile: it holds memory of other programs",
 }
 
 
@@ -50,7 +54,13 @@ class SwapFileWatch:
         """Take *swap_file* for one that works."""
         self._swap_file: Final = swap_file
         self._told: DeviceFault | None = None
+        self._names = 1
         self._log: Final = get_log()
+
+    @property
+    def fault(self) -> DeviceFault | None:
+        """Why the file takes no pages now; None while it does."""
+        return None if self._swap_file.refused is None else self._swap_file.refused.fault
 
     def say_what_was_found(self, areas: int, pages: int) -> None:
         """Tell what an earlier server left: *areas* with *pages*, and what is wrong with it."""
@@ -74,11 +84,12 @@ class SwapFileWatch:
 
     def look(self) -> None:
         """Tell it when the file has begun to refuse changes since the last look, or to take them again."""
+        self._swap_file.look()
+        self._say_if_it_has_other_names()
         refused = self._swap_file.refused
-        fault = None if refused is None else refused.fault
-        if fault is self._told:
+        if self.fault is self._told:
             return
-        self._told = fault
+        self._told = self.fault
         if refused is None:
             self._log.info("swap_file_takes_pages_again", path=str(self._swap_file.path))
             return
@@ -90,6 +101,18 @@ class SwapFileWatch:
             meaning="stores that need the device are REJECTED; all that was acknowledged is served",
             advice=ADVICE[refused.fault],
         )
+
+    def _say_if_it_has_other_names(self) -> None:
+        """Warn once of a hard link: no page is lost by it, but no server starts on a file with two names."""
+        had, self._names = self._names, self._swap_file.names
+        if self._names > max(had, 1):
+            self._log.warning(
+                "swap_file_has_other_names",
+                path=str(self._swap_file.path),
+                names=self._names,
+                meaning="its log is found by this name only: a server that opened it by another would miss pages",
+                advice="remove the other names before this server is started again; to copy the file, use backup",
+            )
 
 
 class Upkeep:

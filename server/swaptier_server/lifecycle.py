@@ -381,7 +381,8 @@ class TierServer:
 
     def _take_snapshot(self) -> TierSnapshot:
         is_ready = self.listening is not None and not self.traffic.is_draining
-        return take_snapshot(self.tier, areas_expired=self.areas_expired, is_ready=is_ready)
+        fault = None if self._swap_file_watch is None else self._swap_file_watch.fault
+        return take_snapshot(self.tier, areas_expired=self.areas_expired, is_ready=is_ready, device_fault=fault)
 
 
 def _tier_limits(config: ServerConfig) -> TierLimits:

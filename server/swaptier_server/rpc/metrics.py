@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 from swaptier_server.rpc.process_metrics import ProcessMetrics
 from swaptier_server.rpc.snapshot import AreaSnapshot, TierSnapshot
 from swaptier_server.tier.counters import AreaCounters
+from swaptier_server.tier.device import DeviceFault
 from swaptier_wire.addresses import Address
 from swaptier_wire.metrics_port import MetricsPort
 from swaptier_wire.version import program_version
@@ -97,6 +98,12 @@ class TierCollector(Collector):
             "Areas forgotten because their client was silent for too long.",
             value=snapshot.areas_expired,
         )
+        refusing = GaugeMetricFamily(
+            "swaptier_tier_device_refusing", "1 while the device takes no pages, by why.", labels=["fault"]
+        )
+        for fault in DeviceFault:
+            refusing.add_metric([fault], int(fault is snapshot.device_fault))
+        yield refusing
         yield from _area_gauges(snapshot)
         yield from _area_counters(snapshot)
 

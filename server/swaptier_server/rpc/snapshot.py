@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from swaptier_server.tier.counters import CounterRow
+from swaptier_server.tier.device import DeviceFault
 from swaptier_server.tier.tier import Tier
 
 SNAPSHOT_SECONDS_MAX = 2.0
@@ -38,6 +39,8 @@ class TierSnapshot(NamedTuple):
     is_accepting: bool
     areas_expired: int
     is_ready: bool
+    device_fault: DeviceFault | None
+    """Why the device takes no pages now; None while it does."""
 
 
 class LoopSnapshots:
@@ -70,7 +73,7 @@ class LoopSnapshots:
             return None
 
 
-def take_snapshot(tier: Tier, *, areas_expired: int, is_ready: bool) -> TierSnapshot:
+def take_snapshot(tier: Tier, *, areas_expired: int, is_ready: bool, device_fault: DeviceFault | None) -> TierSnapshot:
     """Return what *tier* holds and has counted now. Called on the event loop."""
     return TierSnapshot(
         areas=tuple(
@@ -90,4 +93,5 @@ def take_snapshot(tier: Tier, *, areas_expired: int, is_ready: bool) -> TierSnap
         is_accepting=not tier.pool.reached_full,
         areas_expired=areas_expired,
         is_ready=is_ready,
+        device_fault=device_fault,
     )

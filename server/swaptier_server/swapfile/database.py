@@ -13,16 +13,23 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from swaptier_server.swapfile.medium import LAST_ROOM_BYTES, LOG_PAGES, ROOM_BYTES, device_error, has_room
-from swaptier_server.tier.device import DeviceFault
+from swaptier_server.swapfile.medium import (
+    LAST_ROOM_BYTES,
+    LOG_PAGES,
+    ROOM_BYTES,
+    device_error,
+    has_room,
+    is_read_only,
+)
+from swaptier_server.swapfile.place import APPLICATION_ID, Refusal, SwapFilePlace, SwapFileUnusable
+from swaptier_server.tier.device import DeviceError, DeviceFault
 
-APPLICATION_ID: Final = 0x73777074
-"""Says in the file's header that it is ours."""
 FORMAT: Final = 1
 """Rises when an older server could not read the file."""
-OWNER_ONLY: Final = 0o600
+LOOKS_PER_PROBE: Final = 5
+"""One look in so many asks the file system whether it can still be written: that changes the file's time."""
 
 _SCHEMA: Final = """
     CREATE TABLE server (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL);
@@ -46,18 +53,6 @@ _PAGES_MAX: Final = 1 << 30
 """SQLite's own limit of a file's pages: 4 TiB. 1 means what the file has now."""
 
 
-class SwapFileUnusable(Exception):
-    """The file cannot be opened as a swap file. Nothing in it was changed. One line, for whoever starts the server."""
-
-
-class Refusal(NamedTuple):
-    """Why a change could not be recorded."""
-
-    fault: DeviceFault
-    reason: str
-    """For the log; holds no byte of a page."""
-
-
 class SwapFileDatabase:
     """One open swap file. Made open; `close()` it, or let the process die."""
 
@@ -68,12 +63,12 @@ class SwapFileDatabase:
             SwapFileUnusable: it cannot be had.
         """
         self.path: Final = path
-        self.refused: Refusal | None = None
-        """Why the last change could not be recorded; None when it was."""
+        self._refused: Refusal | None = None
+        self._trouble: Refusal | None = None
+        self._looks = 0
         self._may_grow = True
         try:
-            # SQLite would make the file for everyone to read; the one beside it gets the same mode as this.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, OWNER_ONLY))
+            self._place: Final = SwapFilePlace(path)
             self.connection: Final = sqlite3.connect(path, timeout=0, isolation_level=None)
             # What is no text where text should be is a damaged row, not an error: its seal does not fit.
             self.connection.text_factory = lambda text: text.decode(errors="replace")
@@ -82,6 +77,11 @@ class SwapFileDatabase:
             raise SwapFileUnusable(f"cannot open the swap file {path}: {why}") from error
         try:
             self._prepare(survives_power_loss=survives_power_loss)
+            self._place.take_log()
+            self._place.note_sizes()
+        except OSError as error:
+            self.close()
+            raise SwapFileUnusable(f"cannot use the swap file {path}: {error}") from error
         except sqlite3.Error as error:
             self.close()
             hint = _HINTS.get(error.sqlite_errorcode, "")
@@ -93,6 +93,30 @@ class SwapFileDatabase:
     def close(self) -> None:
         """Let go of the file."""
         self.connection.close()
+        self._place.close()
+
+    @property
+    def refused(self) -> Refusal | None:
+        """Why nothing can be recorded now, or the last change could not be; None when it was."""
+        return self._trouble or self._refused
+
+    @property
+    def names(self) -> int:
+        """How many names the file has: more than 1 with hard links, 0 when it was removed."""
+        return self._place.names
+
+    def look(self) -> None:
+        """See what became of the file since it was last written. Cheap; to be called every second or so."""
+        before, self._trouble = self._trouble, self._place.trouble()
+        self._looks += 1
+        if self._trouble is None:
+            is_due = self._looks % LOOKS_PER_PROBE == 0 or (
+                before is not None and before.fault is DeviceFault.READ_ONLY
+            )
+            if not os.access(self.path, os.W_OK, effective_ids=True) or (is_due and is_read_only(self.path)):
+                self._trouble = Refusal(DeviceFault.READ_ONLY, f"{self.path} cannot be written any more")
+        elif self._place.has_lost_its_log():
+            self._begin_log_anew()
 
     def rows(self, statement: str, arguments: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """Return what *statement* finds.
@@ -114,22 +138,26 @@ class SwapFileDatabase:
         """
         db = self.connection
         before = db.total_changes
+        self._trouble = self._place.trouble()
+        if self._trouble is not None:
+            raise DeviceError(*self._trouble)
         try:
             self._keep_room(pages)
             db.execute("BEGIN IMMEDIATE")
             yield db
             db.execute("COMMIT")
             if db.total_changes > before:  # else nothing was to be written, which any disk can do
-                self.refused = None
+                self._refused = None
         except sqlite3.Error as error:
             failed = device_error(error, self.path)
-            self.refused = Refusal(failed.fault, str(failed))
+            self._refused = Refusal(failed.fault, str(failed))
             raise failed from error
         finally:
             if db.in_transaction:
                 # SQLite may have rolled back by itself. If it cannot, the next BEGIN fails, and says so.
                 with suppress(sqlite3.Error):
                     db.execute("ROLLBACK")
+            self._place.note_sizes()
 
     # How
 
@@ -193,3 +221,18 @@ class SwapFileDatabase:
         """Bring what is in the log into the file, if it can be; what is not stays in the log and is as good there."""
         with suppress(sqlite3.Error):
             self.connection.execute("PRAGMA wal_checkpoint").fetchone()
+
+    def _begin_log_anew(self) -> None:
+        """Bring all that is in a log that was removed into the file, and begin another."""
+        try:
+            self.connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+            self.connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            self.rows("SELECT count(*) FROM server")  # makes the log
+            self._place.take_log()
+            self._place.note_sizes()
+        except (OSError, sqlite3.Error, DeviceError, SwapFileUnusable) as error:
+            self._trouble = Refusal(
+                DeviceFault.GONE, f"{self.path}-wal was removed, and no other can be begun: {error}"
+            )
+        else:
+            self._trouble = None

@@ -17,7 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 
-from swaptier_server.swapfile.database import FORMAT, Refusal, SwapFileDatabase, SwapFileUnusable
+from swaptier_server.swapfile.database import FORMAT, SwapFileDatabase
+from swaptier_server.swapfile.place import Refusal, SwapFileUnusable
 from swaptier_server.swapfile.rows import (
     UnknownOptions,
     area_of,
@@ -71,8 +72,17 @@ class SqliteSwapFile:
 
     @property
     def refused(self) -> Refusal | None:
-        """Why the last change could not be recorded; None when it was."""
+        """Why nothing can be recorded now, or the last change could not be; None when it was."""
         return self._database.refused
+
+    @property
+    def names(self) -> int:
+        """How many names the file has: more than 1 with hard links, 0 when it was removed."""
+        return self._database.names
+
+    def look(self) -> None:
+        """See what became of the file since it was last written. Cheap; to be called every second or so."""
+        self._database.look()
 
     def begin_life(self, epoch: int) -> int:
         """Return the epoch of a server that starts now: *epoch*, or more if an earlier server had that or a higher one.

@@ -10,6 +10,7 @@ import errno
 import os
 import sqlite3
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final
 
 from swaptier_server.tier.device import DeviceError, DeviceFault
@@ -32,6 +33,9 @@ _FAULTS: Final = {
 }
 _PRIMARY_CODE: Final = 0xFF
 """The bits of an SQLite error that say what it is; the others say where."""
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PROBE_BYTES: Final = 64 << 10
+"""Written at the start of a file and behind the longest one, to see whether a batch would find room there."""
 _NOT_WRITABLE: Final = (errno.EROFS, errno.EPERM, errno.EACCES)
 
 
@@ -48,12 +52,30 @@ def device_error(error: sqlite3.Error, path: Path) -> DeviceError:
     """Return what *error*, of the file at *path*, means to a tier."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & _PRIMARY_CODE
     fault = _FAULTS.get(code, DeviceFault.IO)
-    if fault is DeviceFault.IO and _is_read_only(path):
+    if fault is DeviceFault.IO and is_read_only(path):
         fault = DeviceFault.READ_ONLY
+    elif code == sqlite3.SQLITE_IOERR and (why := why_no_room(path)) is not None:
+        return DeviceError(DeviceFault.FULL, why)
     return DeviceError(fault, str(error))
 
 
-def _is_read_only(path: Path) -> bool:
+def why_no_room(path: Path) -> str | None:
+    """Return which bound a file beside the one at *path* meets when it grows as that would; None when it can.
+
+    SQLite takes a quota (EDQUOT) and a limit of the process (EFBIG) for a failing medium: only ENOSPC is "full" to it.
+    The file has no name, and is gone before this returns.
+    """
+    try:
+        longest = max(each.stat().st_size for each in (path, Path(f"{path}-wal")))
+        with TemporaryFile(dir=path.parent, buffering=0) as probe:
+            for first in (0, longest):
+                os.pwrite(probe.fileno(), bytes(PROBE_BYTES), first)
+    except OSError as error:
+        return f"no room for its files to grow: {error.strerror}" if error.errno in _NO_ROOM else None
+    return None
+
+
+def is_read_only(path: Path) -> bool:
     """Tell whether the file may not be written now, whoever asks."""
     try:
         os.utime(path)

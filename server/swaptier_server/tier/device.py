@@ -28,6 +28,10 @@ class DeviceFault(StrEnum):
     """It may not be written. Models: EROFS."""
     DAMAGED = "damaged"
     """What is there makes no sense as a whole; single damaged pages are found by their checksum instead."""
+    GONE = "gone"
+    """Its name is not its own any more: removed, renamed, replaced or unmounted. What is written is found by no one."""
+    EXPOSED = "exposed"
+    """Others than its owner may read it."""
 
 
 class DeviceError(Exception):

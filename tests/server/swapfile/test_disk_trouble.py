@@ -25,7 +25,7 @@ from swaptier_wire.types import BATCH_SLOTS_MAX, Outcome, Reason
 
 DISK_BYTES = ROOM_BYTES + 16 * MIB
 """Room for some 3,000 pages besides what the swap file leaves free."""
-FULL, READ_ONLY, IO = DeviceFault.FULL, DeviceFault.READ_ONLY, DeviceFault.IO
+FULL, READ_ONLY, GONE = DeviceFault.FULL, DeviceFault.READ_ONLY, DeviceFault.GONE
 REFUSED = Outcome.REJECTED, Reason.DEVICE_ERROR
 STORED = Outcome.STORED, Reason.NONE
 WRITE_THROUGH = ("--durability", "write-through")
@@ -274,14 +274,60 @@ async def test_a_server_does_not_start_on_what_is_read_only(tmp_path: Path) -> N
             assert not await host.missing()
 
 
-# A disk that fails
+# A disk that goes
 
 
 @pytest.mark.parametrize("flags", MODES)
-async def test_a_disk_that_fails_writes_refuses_stores_and_loses_nothing(
+async def test_a_file_that_goes_is_said_in_log_and_metrics_and_used_again_when_it_is_back(
     tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
-    """Whoever may run this at all may forbid its own process to write: the system then fails every write."""
+    """Found out without a store, which then is refused; what was acknowledged is still served."""
+    host = Host()
+    write = Writer(host)
+    swap, away = tmp_path / "swap", tmp_path / "away"
+    async with served(host, "--device", f"sqlite:{swap}", *flags) as server:
+        await write.store(256)
+        swap.rename(away)
+        said = await log_says(server, "swap_file_refuses")
+        assert said["fault"] == GONE
+        assert f"it is at {away}" in str(said["reason"])
+        assert await metrics(server, "swaptier_tier_device_refusing") == {GONE: 1}
+        assert set(await write.store_until_refused()) <= {REFUSED, STORED}
+        assert (await metrics(server, "swaptier_tier_device_errors_total")).keys() == {GONE}
+        assert not await host.missing()
+        away.rename(swap)
+        await log_says(server, "swap_file_takes_pages_again")
+        assert not await metrics(server, "swaptier_tier_device_refusing")
+        assert REFUSED not in await write.store()
+        away.hardlink_to(swap)
+        assert (await log_says(server, "swap_file_has_other_names"))["names"] == 2
+        assert REFUSED not in await write.store()
+        away.unlink()
+        assert not await host.missing()
+        assert server.end()[0] == 0
+
+
+async def test_a_disk_that_is_unmounted_under_the_server_takes_no_more_stores(tmp_path: Path) -> None:
+    """Lazily, as an operator does with one that is busy: to the process that has the files open nothing changes."""
+    host = Host()
+    write = Writer(host)
+    with tmpfs(tmp_path, DISK_BYTES) as disk:
+        async with served(host, *WRITE_THROUGH, disk=disk) as server:
+            await write.store()
+            assert disk.run("umount", "--lazy", str(disk.mount_point)).returncode == 0
+            assert (await log_says(server, "swap_file_refuses"))["fault"] == GONE
+            assert set(await write.store()) == {REFUSED}
+            assert not await host.missing()
+
+
+# A bound that is not the disk's
+
+
+@pytest.mark.parametrize("flags", MODES)
+async def test_a_limit_of_the_process_is_a_full_device_and_loses_nothing(
+    tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    """As ulimit -f sets one, or a quota: SQLite says "I/O error" to either, and room is what is missing."""
     host = Host()
     write = Writer(host)
     async with served(host, "--device", f"sqlite:{tmp_path}/swap", *flags) as server:
@@ -289,7 +335,7 @@ async def test_a_disk_that_fails_writes_refuses_stores_and_loses_nothing(
         before = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (1, before[1]))
         assert set(await write.store_until_refused()) <= {REFUSED, STORED}
-        assert (await metrics(server, "swaptier_tier_device_errors_total")).keys() == {IO}
+        assert (await metrics(server, "swaptier_tier_device_errors_total")).keys() == {FULL}
         assert not await host.missing()
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, before)
         assert REFUSED not in await write.store()

@@ -1,5 +1,6 @@
 """The swap file on disk: what is kept, what a damaged, full, read-only or failing one does, and who may open it."""
 
+import fcntl
 import os
 import random
 import resource
@@ -66,6 +67,14 @@ def reopened(file: SqliteSwapFile, name: str = "swap") -> tuple[SqliteDevice, li
     return device, list(pages)
 
 
+@pytest.fixture(autouse=True)
+def _files_of_ours_alone() -> Iterator[None]:
+    """Copies that a test makes of a swap file are readable by their owner only, as it is."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[SqliteSwapFile]:
     with open_file(tmp_path) as opened:
@@ -89,14 +98,29 @@ def read_only(file: SqliteSwapFile) -> Iterator[None]:
 
 
 @contextmanager
-def failing(_file: SqliteSwapFile) -> Iterator[None]:
-    """Let the system fail every write beyond what the files have now."""
+def limited(_file: SqliteSwapFile) -> Iterator[None]:
+    """Let this process make no file longer: SQLite takes that for a failing medium, as it does a quota."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     signal.signal(signal.SIGXFSZ, handler)
+
+
+@contextmanager
+def failing(file: SqliteSwapFile) -> Iterator[None]:
+    """Let the system fail every write to the log, by a descriptor that only reads in the place of SQLite's."""
+    log = f"{file.path}-wal"
+    descriptors = [int(one.name) for one in Path("/proc/self/fd").iterdir() if os.path.realpath(one) == log]
+    writes = [one for one in descriptors if fcntl.fcntl(one, fcntl.F_GETFL) & os.O_RDWR]
+    (its,) = writes
+    kept, reads = os.dup(its), os.open(log, os.O_RDONLY)
+    os.dup2(reads, its)
+    yield
+    os.dup2(kept, its)
+    os.close(kept)
+    os.close(reads)
 
 
 # What is kept
@@ -157,7 +181,7 @@ def test_to_forget_an_area_writes_a_small_part_of_what_it_had(tmp_path: Path) ->
         device = device_of(file, AREA._replace(slots=4096))
         for first in range(0, 4096, 256):
             device.write([(offset, stored(NOISE)) for offset in range(first, first + 256)])
-        file._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    with open_file(tmp_path) as file:
         file.forget_area("swap")
         assert (tmp_path / "swap-wal").stat().st_size < (tmp_path / "swap").stat().st_size / 10
 
@@ -370,10 +394,15 @@ def test_a_log_that_was_torn_loses_its_last_writes_whole(tmp_path: Path) -> None
 # A file that cannot be written
 
 
-FAULTS = [(full, DeviceFault.FULL), (read_only, DeviceFault.READ_ONLY), (failing, DeviceFault.IO)]
+FAULTS = [
+    (full, DeviceFault.FULL),
+    (read_only, DeviceFault.READ_ONLY),
+    (limited, DeviceFault.FULL),
+    (failing, DeviceFault.IO),
+]
 
 
-@pytest.mark.parametrize(("broken", "fault"), FAULTS, ids=[fault.value for _, fault in FAULTS])
+@pytest.mark.parametrize(("broken", "fault"), FAULTS, ids=[broken.__name__ for broken, _ in FAULTS])
 def test_a_store_that_the_file_refuses_is_rejected_with_a_cause_and_everything_else_stays(
     tmp_path: Path, broken: type, fault: DeviceFault
 ) -> None:
@@ -402,7 +431,7 @@ def test_a_store_that_the_file_refuses_is_rejected_with_a_cause_and_everything_e
         assert held[0] == (1 if broken is full else 0), "what could not be dropped was dropped with the next write"
 
 
-@pytest.mark.parametrize(("broken", "fault"), FAULTS, ids=[fault.value for _, fault in FAULTS])
+@pytest.mark.parametrize(("broken", "fault"), FAULTS, ids=[broken.__name__ for broken, _ in FAULTS])
 def test_what_cannot_be_recorded_changes_nothing(tmp_path: Path, broken: type, fault: DeviceFault) -> None:
     with open_file(tmp_path) as file:
         device = device_of(file)
