@@ -17,7 +17,7 @@ from swaptier_server.errors import ConfigError
 from swaptier_server.logs import get_log
 from swaptier_server.swapfile.file import SqliteSwapFile, SwapFileUnusable
 from swaptier_server.swapfile.medium import ROOM_BYTES, has_room
-from swaptier_server.tier.device import DeviceFault
+from swaptier_server.tier.device import DeviceError, DeviceFault
 from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import LEASES_ENDED_MAX, Tier
 
@@ -120,26 +120,43 @@ class Upkeep:
 
     def __init__(self, tier: Tier) -> None:
         self._tier: Final = tier
-        self._is_shrinking = False
+        self._is_working = False
+        self._may_sweep = True
+        """The swap file has not refused to since the last housekeeping."""
+
+    @property
+    def _has_work(self) -> bool:
+        return self._tier.pool.wants_shrink or (self._may_sweep and self._tier.is_ending)
 
     def after_request(self) -> None:
-        """See whether the pool met its limit, and begin to shrink it. Cheap: called after every message."""
-        if self._tier.pool.wants_shrink and not self._is_shrinking:
-            self._is_shrinking = True
-            asyncio.get_running_loop().call_soon(self._shrink)
+        """See whether the pool met its limit or an area was closed, and make room then. Cheap: for every message."""
+        if not self._is_working and self._has_work:
+            self._is_working = True
+            asyncio.get_running_loop().call_soon(self._work)
 
-    def _shrink(self) -> None:
-        self._tier.shrink()
-        self._is_shrinking = self._tier.pool.wants_shrink
-        if self._is_shrinking:
-            asyncio.get_running_loop().call_soon(self._shrink)
+    def _work(self) -> None:
+        """Do one piece. What a closed area gives back need not be written back."""
+        if self._may_sweep and self._tier.is_ending:
+            try:
+                self._tier.end_some()
+            except DeviceError:  # the watch says it
+                self._may_sweep = False
+        else:
+            self._tier.shrink()
+        self._is_working = False
+        self.after_request()
+
+    def keep_house(self) -> None:
+        """Try again what the swap file refused."""
+        self._may_sweep = True
+        self.after_request()
 
     def end_leases(self) -> int:
-        """Take back every page whose lease is over; return how many."""
-        ended = 0
-        while (some := self._tier.expire_leases()) == LEASES_ENDED_MAX:
-            ended += some
-        return ended + some
+        """Take back pages whose leases are over, as many as one turn of the loop allows; return how many."""
+        ended = self._tier.expire_leases()
+        if ended == LEASES_ENDED_MAX:
+            asyncio.get_running_loop().call_soon(self.end_leases)
+        return ended
 
     async def write_back_all(self) -> DrainProgress:
         """Write the whole pool back, because the server stops; return what became of its pages."""

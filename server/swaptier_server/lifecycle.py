@@ -294,6 +294,7 @@ class TierServer:
         """End what had its time: leases, requests that do not come, areas."""
         if ended := self.upkeep.end_leases():
             self._log.info("leases_ended", pages=ended, meaning="claimed, not acknowledged, and the tier's again")
+        self.upkeep.keep_house()
         if late := self.traffic.end_late_requests():
             self._log.warning("late_requests_ended", requests=late)
         idle_seconds = self.config.area_idle_seconds

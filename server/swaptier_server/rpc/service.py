@@ -80,6 +80,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
             client, header.area, request.slots, options, seen_server_epoch=request.seen_server_epoch
         )
         self._activity.touch(client, self._now_ns())
+        self._after_request()
         if not is_reopened:
             self._log.info(
                 "area_opened", **_names(header), slots=area.slots, options=area.options._asdict(), **replaced
@@ -99,6 +100,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         client = _client(header)
         dropped_pages = self._tier.swapoff(client, header.area)
         self._activity.touch(client, self._now_ns())
+        self._after_request()
         self._activity.forget_strangers({name: area.client for name, area in self._tier.areas.items()})
         self._log.info("area_closed", **_names(header), dropped_pages=dropped_pages)
         return pb.SwapoffResponse(server_epoch=self._tier.epoch, dropped_pages=dropped_pages)

@@ -3,6 +3,8 @@
 Touches one file through `swapfile_database`, which opens, locks and bounds it. Rules of conduct:
   - What a call recorded before it returned survives the death of the process, however sudden. It survives the loss of
     power too if that was asked for; else the last moments may be missing, but nothing is half there.
+  - An area is forgotten at once, and its pages are deleted some at a time. Numbers of areas are never used again, so
+    what a server leaves that ends meanwhile is found by the next one, and is never another area's.
   - A row that is not what was written is found by its seal or by the page's checksum, and is never a page.
   - Every call blocks until SQLite is done: some 5 us a page in a batch, some 20 us alone, and now and then a
     checkpoint, for as long as the disk takes to sync.
@@ -12,7 +14,8 @@ after a reboot.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Sequence, Set
 from itertools import islice
 from pathlib import Path
 from typing import Final, Self
@@ -32,7 +35,7 @@ from swaptier_server.swapfile.rows import (
 )
 from swaptier_server.tier.device import BackingDevice, DeviceError, DeviceFault
 from swaptier_server.tier.page import UNWRITTEN, DecodeError, StoredPage
-from swaptier_server.tier.swap_file import SavedArea, SavedPage
+from swaptier_server.tier.swap_file import SWEEP_PAGES_MAX, SavedArea, SavedPage
 from swaptier_wire.types import Reason
 
 __all__ = ["FORMAT", "SqliteDevice", "SqliteSwapFile", "SwapFileUnusable"]
@@ -59,6 +62,8 @@ class SqliteSwapFile:
         """Pages found, when their area was reopened, that are not what was written. They are not served either."""
         self._database: Final = SwapFileDatabase(path, survives_power_loss=survives_power_loss)
         self._db: Final = self._database.connection
+        self._forgotten: Final[deque[int]] = deque()
+        """Numbers of areas that are on record no more, and may have pages."""
 
     def __enter__(self) -> Self:
         return self
@@ -115,6 +120,7 @@ class SqliteSwapFile:
             found = [area_of(number, columns, seal) for number, *columns, seal in rows]
         except UnknownOptions as error:
             raise DeviceError(DeviceFault.DAMAGED, str(error)) from error
+        self._find_forgotten({number for number, *_ in rows})
         whole = [area for area in found if area is not None]
         self.damaged_areas += len(found) - len(whole)
         return whole
@@ -127,7 +133,7 @@ class SqliteSwapFile:
         """
         number, slots = self._database.rows("SELECT number, slots FROM areas WHERE name = ?", (name,))[0]
         assert isinstance(number, int) and isinstance(slots, int), "saved_areas() did not return it"
-        first = number << SLOT_BITS
+        first, _ = _rows_of(number)
         rows = self._database.rows(
             "SELECT number, generation, checksum, kind, length(body), seal FROM pages WHERE number BETWEEN ? AND ?",
             (first, first + slots - 1),
@@ -151,24 +157,59 @@ class SqliteSwapFile:
             raise DeviceError(DeviceFault.FULL, f"a swap file takes {1 << SLOT_BITS} slots an area, not {area.slots}")
         columns = area_row(area)
         with self._database.transaction() as db:
-            for name in (*replaced, area.name):
-                _forget(db, name)
+            forgotten = [number for name in (*replaced, area.name) for number in _forget(db, name)]
             number = db.execute(
                 "INSERT INTO areas (name, client_id, client_epoch, slots, options, seal) VALUES (?, ?, ?, ?, ?, 0)",
                 columns,
             ).lastrowid
             assert number is not None
             db.execute("UPDATE areas SET seal = ? WHERE number = ?", (area_seal(number, columns), number))
+        self._forgotten.extend(forgotten)
         return SqliteDevice(self, number)
 
     def forget_area(self, name: str) -> None:
-        """Forget an area and its pages: about 4 us a page.
+        """Forget an area. Nothing finds its pages from now on; `sweep()` gives their room back.
 
         Raises:
             DeviceError: nothing changed.
         """
         with self._database.transaction() as db:
-            _forget(db, name)
+            forgotten = _forget(db, name)
+        self._forgotten.extend(forgotten)
+
+    @property
+    def has_rest(self) -> bool:
+        """There may be pages of areas that were forgotten, now or by a server that ended before it had swept."""
+        return bool(self._forgotten)
+
+    def sweep(self, pages_max: int = SWEEP_PAGES_MAX) -> None:
+        """Delete so many pages of areas that were forgotten: about 4 us a page.
+
+        Raises:
+            DeviceError: nothing changed.
+        """
+        if not self._forgotten:
+            return
+        with self._database.transaction() as db:
+            is_last = _sweep(db, self._forgotten[0], pages_max)
+        if is_last:
+            self._forgotten.popleft()
+
+    def _find_forgotten(self, on_record: Set[object]) -> None:
+        """Look for pages of areas that are not *on_record*, an area at a time.
+
+        Raises:
+            DeviceError: they cannot be read.
+        """
+        last = -(1 << 63)
+        look = "SELECT number FROM pages WHERE number > ? ORDER BY number LIMIT 1"
+        while found := self._database.rows(look, (last,)):
+            row = found[0][0]
+            assert isinstance(row, int), "it is the key"
+            number = row >> SLOT_BITS
+            last = _rows_of(number)[1]
+            if number not in on_record and number not in self._forgotten:
+                self._forgotten.append(number)
 
     # What its devices ask for
 
@@ -248,9 +289,22 @@ class SqliteDevice:
             self._dropped.discard(offset)
 
 
-def _forget(db: sqlite3.Connection, name: str) -> None:
-    """Delete the area called *name* and its pages, if there is one."""
-    for (number,) in db.execute("SELECT number FROM areas WHERE name = ?", (name,)).fetchall():
-        first = number << SLOT_BITS
-        db.execute("DELETE FROM pages WHERE number BETWEEN ? AND ?", (first, first | (1 << SLOT_BITS) - 1))
-        db.execute("DELETE FROM areas WHERE number = ?", (number,))
+def _forget(db: sqlite3.Connection, name: str) -> list[int]:
+    """Strike the area called *name* off the record, with its first pages; return its number if there may be more."""
+    found = db.execute("DELETE FROM areas WHERE name = ? RETURNING number", (name,)).fetchall()
+    return [number for (number,) in found if not _sweep(db, number, SWEEP_PAGES_MAX)]
+
+
+def _sweep(db: sqlite3.Connection, number: int, pages_max: int) -> bool:
+    """Delete so many pages of the area with this number; return whether none is left."""
+    swept = db.execute(
+        "DELETE FROM pages WHERE number IN (SELECT number FROM pages WHERE number BETWEEN ? AND ? LIMIT ?)",
+        (*_rows_of(number), pages_max),
+    )
+    return swept.rowcount < pages_max
+
+
+def _rows_of(number: int) -> tuple[int, int]:
+    """Return the first and the last row that a page of the area with this number can have."""
+    first = number << SLOT_BITS
+    return first, first | (1 << SLOT_BITS) - 1

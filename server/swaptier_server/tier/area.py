@@ -22,6 +22,9 @@ from swaptier_server.tier.swap_file import SavedArea, SavedPage
 from swaptier_wire.errors import InvalidRequest, UnknownArea
 from swaptier_wire.types import NO_GENERATION, Outcome, SlotReply
 
+SLOTS_FORGOTTEN_MAX: Final = 1024
+"""Slots of a closed area that are forgotten in one go, unless said otherwise: some 2 ms."""
+
 
 class Durability(Enum):
     """What a store that was answered survives."""
@@ -46,7 +49,8 @@ class Area:
     """One client's swap device: its slots, their pages in the shared pool, and the device behind them.
 
     Made by `Tier.swapon()`, or by a tier that finds it in its swap file; ended by `Tier.swapoff()`, `Tier.drop_area()`
-    or a newer epoch of its client. A closed area refuses every batch. The five gauges always equal a recount.
+    or a newer epoch of its client. A closed area refuses every batch, and forgets its slots some at a time. The five
+    gauges always equal a recount.
     """
 
     def __init__(
@@ -212,13 +216,21 @@ class Area:
             self.lru.add(slot)
 
     def close(self) -> int:
-        """Forget every page and refuse every later batch; return how many entries the pool held. Only Tier calls it."""
+        """Refuse every later batch; return how many entries the pool held. Only Tier calls it.
+
+        The first slots are forgotten now, the others by `forget_slots()`. None is written back any more.
+        """
         dropped_pages = self.stored_pages
-        for slot in self.known_slots.values():
+        self.pool.forget_lru(self.name)
+        self.is_closed = True
+        self.forget_slots(SLOTS_FORGOTTEN_MAX)
+        return dropped_pages
+
+    def forget_slots(self, slots_max: int) -> None:
+        """Forget so many slots of an area that is closed, with their entries and leases, or all that are left."""
+        assert self.is_closed, f"area {self.name!r} is open"
+        for _ in range(min(slots_max, len(self.known_slots))):
+            _, slot = self.known_slots.popitem()
             if slot.state in HANDED_OFF_STATES:
                 self.end_lease(slot, LeaseEnd.INVALIDATED)
             self.end_page(slot)
-        self.known_slots.clear()
-        self.pool.forget_lru(self.name)
-        self.is_closed = True
-        return dropped_pages

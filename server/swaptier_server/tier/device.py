@@ -83,6 +83,13 @@ class MemoryDevice:
         """Make the slot read as unwritten."""
         self._pages.pop(offset, None)
 
+    def forget(self, pages_max: int) -> int:
+        """Forget so many pages, whichever; return how many there were. For a device that nothing reads any more."""
+        forgotten = min(pages_max, len(self._pages))
+        for _ in range(forgotten):
+            self._pages.popitem()
+        return forgotten
+
     def written(self) -> dict[int, StoredPage]:
         """Return every page that is there, by slot."""
         return dict(self._pages)

@@ -11,6 +11,7 @@ timeout, bounded in number for the same reason.
 
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from swaptier_server.tier.slot import Slot
@@ -41,6 +42,10 @@ class Leases:
     def end(self, slot: Slot) -> None:
         """Forget the lease of *slot*, which has one."""
         del self._ends_ns[slot]
+
+    def first(self, slots_max: int) -> list[Slot]:
+        """Return the slots whose leases end first, so many at most."""
+        return list(islice(self._ends_ns, slots_max))
 
     def next_to_end(self) -> Slot | None:
         """Return the slot whose lease ends first; None without a lease."""

@@ -9,14 +9,14 @@ Models: shrink_worker() in mm/zswap.c. There, a turn is one page, being passed o
 and no quota comes first.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.pool import Pool
-from swaptier_server.tier.slot import SlotState
+from swaptier_server.tier.slot import Slot, SlotState
 from swaptier_server.tier.write_back import CLUSTER_PAGES, RECLAIM_RETRIES_MAX, write_back_all, write_back_oldest
 
 SHRINK_PAGES_MAX: Final = 256
@@ -52,24 +52,30 @@ def shrink(pool: Pool, areas: Mapping[str, Area], pages_max: int) -> int:
     return written
 
 
-def drain(leases: Leases, areas: Mapping[str, Area], pages_max: int) -> Iterator[DrainProgress]:
+def drain(
+    leases: Leases, areas: Mapping[str, Area], area_of: Callable[[Slot], Area], pages_max: int
+) -> Iterator[DrainProgress]:
     """Write every entry back, *pages_max* at a time; yield how far it came after each part.
 
     Hand-offs end: what was claimed and not acknowledged is written back too. An area whose device refuses is given up
     with all that it still has in the pool. Meanwhile no request may be applied; an area may be closed.
     """
-    while (slot := leases.next_to_end()) is not None:
-        areas[slot.area].take_back(slot, LeaseEnd.DRAINED)
     done = DrainProgress()
+    while leases:
+        for slot in leases.first(pages_max):
+            area_of(slot).take_back(slot, LeaseEnd.DRAINED)
+        if leases:
+            yield done
     for area in list(areas.values()):
         if not area.options.writeback:
             done = done._replace(kept=done.kept + area.stored_pages)
             continue
-        slots = [slot for slot in area.known_slots.values() if slot.state is SlotState.POOLED]
+        slots = list(area.known_slots.values())
         for start in range(0, len(slots), pages_max):
             if area.is_closed:
                 break
-            part = write_back_all(area, slots[start : start + pages_max])
+            pooled = [slot for slot in slots[start : start + pages_max] if slot.state is SlotState.POOLED]
+            part = write_back_all(area, pooled)
             done = done._replace(written=done.written + part.written)
             if part.failed:
                 done = done._replace(failed=done.failed + area.stored_pages)

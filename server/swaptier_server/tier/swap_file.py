@@ -9,11 +9,15 @@ Pure; `swaptier_server.swapfile.file` keeps one on disk. Rules of conduct:
 swap file makes one for itself, so nothing outlives that tier.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from swaptier_server.tier.device import BackingDevice, MemoryDevice
 from swaptier_wire.types import AreaOptions
+
+SWEEP_PAGES_MAX: Final = 256
+"""Pages of forgotten areas that are deleted in one go, unless said otherwise: some 2 ms."""
 
 
 class Client(NamedTuple):
@@ -67,7 +71,18 @@ class SwapFile(Protocol):
         """
 
     def forget_area(self, name: str) -> None:
-        """Forget an area and its pages.
+        """Forget an area. Nothing finds its pages from now on; `sweep()` gives their room back.
+
+        Raises:
+            DeviceError: nothing changed.
+        """
+
+    @property
+    def has_rest(self) -> bool:
+        """There are pages of areas that were forgotten."""
+
+    def sweep(self, pages_max: int = SWEEP_PAGES_MAX) -> None:
+        """Delete so many pages of areas that were forgotten.
 
         Raises:
             DeviceError: nothing changed.
@@ -81,6 +96,7 @@ class MemorySwapFile:
         """Start with no area; let *device_for* make the device of a new one, by name."""
         self._device_for: Final = device_for
         self._areas: dict[str, tuple[SavedArea, MemoryDevice]] = {}
+        self._forgotten: Final[deque[MemoryDevice]] = deque()
 
     def saved_areas(self) -> Sequence[SavedArea]:
         """Return the areas that are recorded."""
@@ -93,12 +109,23 @@ class MemorySwapFile:
 
     def open_area(self, area: SavedArea, replaced: Sequence[str]) -> BackingDevice:
         """Record a new area, forget those it replaces; return its device."""
-        for name in replaced:
-            self._areas.pop(name, None)
+        for name in (*replaced, area.name):
+            self.forget_area(name)
         device = self._device_for(area.name)
         self._areas[area.name] = area, device
         return device
 
     def forget_area(self, name: str) -> None:
-        """Forget an area and its pages."""
-        self._areas.pop(name, None)
+        """Forget an area."""
+        if name in self._areas:
+            self._forgotten.append(self._areas.pop(name)[1])
+
+    @property
+    def has_rest(self) -> bool:
+        """There are devices of areas that were forgotten."""
+        return bool(self._forgotten)
+
+    def sweep(self, pages_max: int = SWEEP_PAGES_MAX) -> None:
+        """Delete so many pages of areas that were forgotten: to free a million at once takes long."""
+        if self._forgotten and self._forgotten[0].forget(pages_max) < pages_max:
+            self._forgotten.popleft()

@@ -10,10 +10,11 @@ Pure; every method is one atomic step, and takes time from the clock that the ti
 Models: sys_swapon() and sys_swapoff() in mm/swapfile.c as far as zswap sees them (zswap_swapon(), zswap_swapoff()).
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from swaptier_server.tier.area import Area, Common, Durability
+from swaptier_server.tier.area import SLOTS_FORGOTTEN_MAX, Area, Common, Durability
 from swaptier_server.tier.area_check import check_area
 from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.device import DeviceError, MemoryDevice
@@ -58,7 +59,8 @@ class TierLimits(NamedTuple):
 class Tier:
     """Every area of one server.
 
-    Invariants: `pool.bytes` is the sum over the areas' entries; an area's epoch is its client's remembered one.
+    Invariants: `pool.bytes` is the sum over the areas' entries, those of closed areas that still end among them; an
+    area's epoch is its client's remembered one.
     """
 
     def __init__(
@@ -93,6 +95,8 @@ class Tier:
         )
         self._swap_file: Final[SwapFile] = MemorySwapFile(device_for) if swap_file is None else swap_file
         self._areas_opened = 0
+        self._ending: Final[deque[Area]] = deque()
+        """Areas that are closed and have slots: they are open no more, and their pages take room in the pool."""
         self._epochs: dict[str, int] = {}
         """The highest epoch that opened an area, by client id; the least recently opened first."""
         self._restore(self._swap_file.saved_areas())
@@ -135,7 +139,7 @@ class Tier:
         except DeviceError as error:
             raise _not_recorded(f"area {name!r} was not opened", error) from error
         for name_ended in ended:
-            self.areas.pop(name_ended).close()
+            self._close(name_ended)
         self._areas_opened += 1
         opened = Area(
             saved,
@@ -189,9 +193,37 @@ class Tier:
         except DeviceError as error:
             # It may not stay on record: opened again after a restart, it would have the pages of this time.
             raise _not_recorded(f"area {name!r} was not closed", error) from error
-        return self.areas.pop(name).close()
+        return self._close(name)
+
+    def _close(self, name: str) -> int:
+        """End an area that its swap file forgot: its first slots now, the rest in `end_some()`."""
+        area = self.areas.pop(name)
+        dropped_pages = area.close()
+        if area.known_slots:
+            self._ending.append(area)
+        return dropped_pages
 
     # Time, and room
+
+    @property
+    def is_ending(self) -> bool:
+        """Something is left of areas that were closed."""
+        return bool(self._ending) or self._swap_file.has_rest
+
+    def end_some(self, slots_max: int = SLOTS_FORGOTTEN_MAX) -> None:
+        """Forget so many slots of areas that were closed or, when none is left, delete some of their pages.
+
+        Call it again while `is_ending`.
+
+        Raises:
+            DeviceError: what is left is pages of the swap file, which cannot be written now. Nothing changed.
+        """
+        if not self._ending:
+            self._swap_file.sweep()
+            return
+        self._ending[0].forget_slots(slots_max)
+        if not self._ending[0].known_slots:
+            self._ending.popleft()
 
     def expire_leases(self, now_ns: int | None = None, leases_max: int = LEASES_ENDED_MAX) -> int:
         """End the leases that are over by *now_ns*, or by the clock: those that ended first, *leases_max* at most.
@@ -202,7 +234,7 @@ class Tier:
             slot = self._leases.overdue(now_ns)
             if slot is None:
                 return ended
-            self.areas[slot.area].take_back(slot, LeaseEnd.EXPIRED)
+            self._area_of(slot).take_back(slot, LeaseEnd.EXPIRED)
         return leases_max
 
     def next_lease_end_ns(self) -> int | None:
@@ -218,7 +250,7 @@ class Tier:
 
     def drain(self, pages_max: int = SHRINK_PAGES_MAX) -> Iterator[DrainProgress]:
         """Write the whole pool back, *pages_max* at a time, because the server stops; yield how far it came."""
-        return drain(self._leases, self.areas, pages_max)
+        return drain(self._leases, self.areas, self._area_of, pages_max)
 
     def check_invariants(self) -> None:
         """Recount everything.
@@ -235,10 +267,22 @@ class Tier:
             on_lru += check_area(area)
             held_bytes += area.pool_bytes
             leases += area.handed_off_pages
+        for area in self._ending:
+            assert area.is_closed, f"area {area.name!r} ends and is open"
+            check_area(area)
+            held_bytes += area.pool_bytes
+            leases += area.handed_off_pages
         self.pool.check_invariants(on_lru, held_bytes)
         assert len(self._leases) == leases, "the leases and the areas disagree"
         assert len(self.areas) <= self.limits.areas_max, "too many areas"
         assert len(self._epochs) <= max(CLIENTS_REMEMBERED_MAX, self.limits.areas_max), "too many clients remembered"
+
+    def _area_of(self, slot: Slot) -> Area:
+        """Return the area that has *slot*: an open one, or one of the same name that was closed and still ends."""
+        area = self.areas.get(slot.area)
+        if area is not None and area.known_slots.get(slot.offset) is slot:
+            return area
+        return next(area for area in self._ending if area.known_slots.get(slot.offset) is slot)
 
     def _restore(self, saved_areas: Sequence[SavedArea]) -> None:
         """Open what the swap file kept."""

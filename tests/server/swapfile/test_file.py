@@ -24,7 +24,7 @@ from swaptier_server.tier.device import DeviceError, DeviceFault
 from swaptier_server.tier.load import load
 from swaptier_server.tier.page import UNWRITTEN, DecodeError, StoredPage, decode, stored_page
 from swaptier_server.tier.store import store_many
-from swaptier_server.tier.swap_file import Client, SavedArea, SavedPage
+from swaptier_server.tier.swap_file import SWEEP_PAGES_MAX, Client, SavedArea, SavedPage
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.checksum import page_checksum
 from swaptier_wire.types import (
@@ -173,6 +173,33 @@ def test_an_area_that_is_opened_anew_finds_no_page_of_those_it_replaces(tmp_path
         assert file.saved_areas() == [AREA]
         assert reopened(file)[1] == []
         assert file._db.execute("SELECT count(*) FROM pages").fetchone() == (0,)
+
+
+def test_the_pages_of_a_large_area_are_deleted_some_at_a_time_also_by_the_next_server(tmp_path: Path) -> None:
+    """From the first moment nothing finds them, under the same name or another; what is not served stays."""
+
+    def pages() -> int:
+        return int(file._db.execute("SELECT count(*) FROM pages").fetchone()[0])
+
+    with open_file(tmp_path) as file:
+        for name in ("swap", "damaged"):
+            device_of(file, AREA._replace(name=name)).write([(offset, stored(TEXT)) for offset in range(1000)])
+        file._db.execute("UPDATE areas SET seal = 0 WHERE name = 'damaged'")
+        file.forget_area("swap")
+        assert (pages(), file.has_rest) == (2000 - SWEEP_PAGES_MAX, True)
+        device = device_of(file)
+        assert device.read(999) == UNWRITTEN
+        device.write([(0, stored(TEXT))])
+        file.sweep(100)
+        assert pages() == 1901 - SWEEP_PAGES_MAX
+    with open_file(tmp_path) as file:
+        assert file.saved_areas() == [AREA]
+        assert len(reopened(file)[1]) == 1
+        while file.has_rest:
+            before = pages()
+            file.sweep(100)
+            assert before - pages() <= 100
+        assert pages() == 1001
 
 
 def test_to_forget_an_area_writes_a_small_part_of_what_it_had(tmp_path: Path) -> None:

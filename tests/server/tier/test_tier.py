@@ -7,7 +7,7 @@ from tests.builders import page_of
 from tests.server.builders import put
 
 from swaptier_server.tier import tier as tier_module
-from swaptier_server.tier.area import Area
+from swaptier_server.tier.area import SLOTS_FORGOTTEN_MAX, Area
 from swaptier_server.tier.load import load, lookup
 from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
@@ -45,6 +45,35 @@ def test_an_open_area_cannot_be_opened_with_another_shape(slots: int, options: A
     with pytest.raises(AreaExists, match="is open with 8 slots"):
         tier.swapon(ALICE, "swap", slots, options)
     assert tier.area(ALICE, "swap") is area
+
+
+def test_a_large_area_ends_some_slots_at_a_time_and_is_gone_from_the_first_moment() -> None:
+    """Its name can be opened anew at once, the shrinker leaves it alone, and the books are right at every step."""
+    tier = new_tier(pool_bytes_max=1 << 26)
+    area, _ = tier.swapon(ALICE, "swap", 4000, DEFAULT)
+    for offset in range(4000):
+        put(area, offset, 1, PAGE)
+    entry_bytes = area.pool_bytes // 4000
+    for offset in range(10):
+        load(area, offset, 1, LoadMode.CLAIM, request_id=7)
+    assert tier.swapoff(ALICE, "swap") == 4000
+    assert tier.pool.bytes == (4000 - SLOTS_FORGOTTEN_MAX) * entry_bytes
+    assert list(tier.pool.oldest_first()) == []
+    with pytest.raises(UnknownArea):
+        tier.area(ALICE, "swap")
+    again = open_with_page(tier)
+    load(again, 0, 1, LoadMode.CLAIM, request_id=8)
+    tier.check_invariants()
+    assert tier.expire_leases(now_ns=1 << 62, leases_max=5) == 5
+    held_bytes = tier.pool.bytes
+    while tier.is_ending:
+        tier.end_some(100)
+        tier.check_invariants()
+        assert held_bytes - 100 * entry_bytes <= tier.pool.bytes <= held_bytes
+        held_bytes = tier.pool.bytes
+    assert tier.pool.bytes == entry_bytes
+    assert lookup(again, 0).outcome is Outcome.HIT
+    assert tier.expire_leases(now_ns=1 << 62) == 1
 
 
 def test_a_rebooted_host_starts_with_an_empty_area_of_any_shape() -> None:
