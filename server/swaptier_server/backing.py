@@ -12,6 +12,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
+from swaptier_server.backup import Backups
 from swaptier_server.config import ServerConfig
 from swaptier_server.errors import ConfigError
 from swaptier_server.logs import get_log
@@ -21,6 +22,7 @@ from swaptier_server.tier.device import DeviceError, DeviceFault
 from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import LEASES_ENDED_MAX, Tier
 
+_GONE: Final = DeviceFault.GONE
 ADVICE: Final = {
     DeviceFault.FULL: f"make room on its file system: the swap file grows again with {ROOM_BYTES >> 20} MiB free; "
     "df, quota and ulimit -f say what bounds it",
@@ -53,6 +55,7 @@ class SwapFileWatch:
     def __init__(self, swap_file: SqliteSwapFile) -> None:
         """Take *swap_file* for one that works."""
         self._swap_file: Final = swap_file
+        self._backups: Final = Backups(swap_file)
         self._told: DeviceFault | None = None
         self._names = 1
         self._log: Final = get_log()
@@ -61,6 +64,16 @@ class SwapFileWatch:
     def fault(self) -> DeviceFault | None:
         """Why the file takes no pages now; None while it does."""
         return None if self._swap_file.refused is None else self._swap_file.refused.fault
+
+    async def start(self, areas: int, pages: int) -> None:
+        """Say what was found, and offer backups."""
+        self.say_what_was_found(areas, pages)
+        await self._backups.start()
+
+    async def close(self) -> None:
+        """Let go of the file, when no copy of it is being made any more."""
+        await self._backups.stop()
+        self._swap_file.close()
 
     def say_what_was_found(self, areas: int, pages: int) -> None:
         """Tell what an earlier server left: *areas* with *pages*, and what is wrong with it."""
@@ -100,11 +113,12 @@ class SwapFileWatch:
             reason=refused.reason,
             meaning="stores that need the device are REJECTED; all that was acknowledged is served",
             advice=ADVICE[refused.fault],
+            **({"rescue": f"swaptier-server backup {self._swap_file.open_as} DEST"} if self.fault is _GONE else {}),
         )
 
     def _say_if_it_has_other_names(self) -> None:
         """Warn once of a hard link: no page is lost by it, but no server starts on a file with two names."""
-        had, self._names = self._names, self._swap_file.names
+        had, self._names = self._names, self._swap_file.stat().st_nlink
         if self._names > max(had, 1):
             self._log.warning(
                 "swap_file_has_other_names",

@@ -9,6 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
@@ -123,6 +124,30 @@ def healthcheck(address: str | None = None, /) -> int:
     from swaptier_server.healthcheck import main as check
 
     return check([] if address is None else [address])
+
+
+@app.command
+def backup(file: Path, to: Path, /) -> int:
+    """Copy a swap file, also of a running server, and exit: 0 done, 2 wrong usage, 3 refused, 5 not written.
+
+    The copy is of one moment, is readable by its owner only, and is a device for another server. It has what the device
+    has; pages that only the pool has are not in it. The running server makes it, so TO is a name where that runs.
+
+    Parameters
+    ----------
+    file:
+        PATH of --device sqlite:PATH.
+    to:
+        The copy. A file that is there is not overwritten.
+    """
+    from swaptier_server.backup import ask_for_backup
+
+    status, says = ask_for_backup(file, to)
+    if status:
+        _refuse(f"backup: {says}")
+    else:
+        sys.stdout.write(f"{says}\n")
+    return status
 
 
 @app.command

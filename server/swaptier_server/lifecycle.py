@@ -174,7 +174,7 @@ class TierServer:
     async def _start(self) -> None:
         if self._swap_file_watch is not None:
             pages = sum(area.device_pages for area in self.tier.areas.values())
-            self._swap_file_watch.say_what_was_found(len(self.tier.areas), pages)
+            await self._swap_file_watch.start(len(self.tier.areas), pages)
         self._start_metrics()
         await self._start_grpc()
         for service in ("", SERVICE):
@@ -377,8 +377,8 @@ class TierServer:
         await self._grpc.stop(LAST_GRACE_SECONDS)
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.stop)
-        if self._swap_file is not None:
-            self._swap_file.close()
+        if self._swap_file_watch is not None:
+            await self._swap_file_watch.close()
 
     def _take_snapshot(self) -> TierSnapshot:
         is_ready = self.listening is not None and not self.traffic.is_draining

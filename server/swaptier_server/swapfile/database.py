@@ -69,7 +69,7 @@ class SwapFileDatabase:
         self._may_grow = True
         try:
             self._place: Final = SwapFilePlace(path)
-            self.connection: Final = sqlite3.connect(path, timeout=0, isolation_level=None)
+            self.connection: Final = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
             # What is no text where text should be is a damaged row, not an error: its seal does not fit.
             self.connection.text_factory = lambda text: text.decode(errors="replace")
         except (OSError, sqlite3.Error) as error:
@@ -101,9 +101,9 @@ class SwapFileDatabase:
         return self._trouble or self._refused
 
     @property
-    def names(self) -> int:
-        """How many names the file has: more than 1 with hard links, 0 when it was removed."""
-        return self._place.names
+    def place(self) -> SwapFilePlace:
+        """Where the file stands."""
+        return self._place
 
     def look(self) -> None:
         """See what became of the file since it was last written. Cheap; to be called every second or so."""

@@ -13,13 +13,15 @@ Models: swap files, with the header that lets a kernel find its own again. Left 
 after a reboot.
 """
 
+import os
 import sqlite3
 from collections import deque
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 
+from swaptier_server.swapfile.backup import BackupFailed, back_up
 from swaptier_server.swapfile.database import FORMAT, SwapFileDatabase
 from swaptier_server.swapfile.place import Refusal, SwapFileUnusable
 from swaptier_server.swapfile.rows import (
@@ -81,9 +83,23 @@ class SqliteSwapFile:
         return self._database.refused
 
     @property
-    def names(self) -> int:
-        """How many names the file has: more than 1 with hard links, 0 when it was removed."""
-        return self._database.names
+    def open_as(self) -> str:
+        """A path by which this user reaches the open file while this process lives, whatever became of its name."""
+        return self._database.place.open_as
+
+    def stat(self) -> os.stat_result:
+        """Return what the file is now, wherever. It has more than 1 link with hard links, and none when removed."""
+        return self._database.place.found
+
+    def back_up(self, to: Path, go_on: Callable[[int, int], bool]) -> int:
+        """Copy the file as it is to *to*; return the copy's bytes. Blocks; see `backup.back_up()`.
+
+        Raises:
+            BackupRefused, BackupFailed: there is no copy.
+        """
+        if (trouble := self._database.place.trouble()) is not None and trouble.fault is DeviceFault.DAMAGED:
+            raise BackupFailed(f"there is no copy of what is damaged: {trouble.reason}")
+        return back_up(self._db, to, go_on)
 
     def look(self) -> None:
         """See what became of the file since it was last written. Cheap; to be called every second or so."""

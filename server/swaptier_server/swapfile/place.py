@@ -109,9 +109,14 @@ class SwapFilePlace:
         self.file: Final = HeldFile(path)
 
     @property
-    def names(self) -> int:
-        """How many names the file has: more than 1 with hard links, 0 when it was removed."""
-        return os.fstat(self.file.descriptor).st_nlink
+    def found(self) -> os.stat_result:
+        """What the file is now, wherever. It has more than 1 link with hard links, and none when it was removed."""
+        return os.fstat(self.file.descriptor)
+
+    @property
+    def open_as(self) -> str:
+        """A path by which this user reaches the open file while this process lives, whatever became of its name."""
+        return f"/proc/{os.getpid()}/fd/{self.file.descriptor}"
 
     def take_log(self) -> None:
         """Take the log, now that SQLite has made it; what is beside the file is checked once more.
