@@ -29,7 +29,14 @@ from swaptier_client.metrics import StreamCounters
 from swaptier_client.security import PLAIN, Security
 from swaptier_wire import status
 from swaptier_wire.awake import AwakeClock
-from swaptier_wire.errors import DeadlinePassed, ServerDefect, TierUnreachable, UnknownArea
+from swaptier_wire.errors import (
+    DeadlinePassed,
+    ServerDefect,
+    SwapTierError,
+    TierUnreachable,
+    Unauthenticated,
+    UnknownArea,
+)
 from swaptier_wire.reply_codec import decode_exchange_response
 from swaptier_wire.request_codec import encode_exchange_request
 from swaptier_wire.types import BATCH_SLOTS_MAX
@@ -78,6 +85,14 @@ class End(NamedTuple):
     why: str
     is_definite: bool
     """What was sent and not answered had no effect; else that is unknown."""
+    refusal: Unauthenticated | None = None
+    """The server no longer lets this host in. Waiting does not help; another token may."""
+
+    def error(self, address: str, what: str) -> SwapTierError:
+        """Return the error of a request that it left unanswered, or that comes after it."""
+        if self.refusal is not None:
+            return Unauthenticated(f"tier {address}: {self.refusal}")
+        return TierUnreachable(f"tier {address}: {what}", definite=self.is_definite)
 
 
 class Listener(Protocol):
@@ -217,8 +232,12 @@ class Connection:
         except aio.AioRpcError as error:
             end = self._first_status or error
             # A server that drains says so, and that what it left unanswered had no effect.
-            is_definite = status.from_rpc_error(end).definite
-            self._finish(f"the stream broke: {end.code().name} ({end.details()})", is_definite=is_definite)
+            said = status.from_rpc_error(end)
+            self._finish(
+                f"the stream broke: {end.code().name} ({end.details()})",
+                is_definite=said.definite,
+                refusal=said if isinstance(said, Unauthenticated) else None,
+            )
         except ServerDefect as error:
             self._finish(f"the stream was torn down: {error}")
         else:
@@ -270,11 +289,11 @@ class Connection:
 
     # The end of a connection.
 
-    def _finish(self, why: str, *, is_definite: bool = False) -> None:
+    def _finish(self, why: str, *, is_definite: bool = False, refusal: Unauthenticated | None = None) -> None:
         """End the stream for the reason *why*. Idempotent."""
         if self._end is not None:
             return
-        self._end = End(why, is_definite)
+        self._end = End(why, is_definite, refusal)
         if self._watchdog is not None:
             self._watchdog.cancel()
         self._call.cancel()

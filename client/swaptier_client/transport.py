@@ -296,12 +296,12 @@ class TierStream:
             assert self._connection is not None, "connected before this began, and again after each end"
             end = await self._run(self._connection)
             if self._is_closing or not self._is_patient:
-                return self._break(self._unreachable(end.why))
+                return self._break(end.error(self.address, end.why))
             try:
-                await self._reconnect()
+                await (self._reconnect() if end.refusal is None else self._connect(self._settings.connect_seconds))
             except PASSING as failure:
                 waited = f"{end.why}, and there was no other within {self._settings.give_up_seconds:g} s ({failure})"
-                return self._break(self._unreachable(waited))
+                return self._break(end.error(self.address, waited))
             except SwapTierError as refusal:
                 return self._break(refusal)
 
@@ -326,7 +326,7 @@ class TierStream:
             if may_wait:
                 self._waiting.put_back(message.ops)
             else:
-                message.fail(lambda: self._unreachable(f"{end.why}. The request {effect}", definite=end.is_definite))
+                message.fail(lambda: end.error(self.address, f"{end.why}. The request {effect}"))
         connection.unanswered.clear()
         self.on_progress()
 

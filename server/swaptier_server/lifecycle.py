@@ -43,7 +43,7 @@ from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.addresses import Address
 from swaptier_wire.awake import AwakeClock
-from swaptier_wire.errors import LimitReached, Unauthenticated
+from swaptier_wire.errors import LimitReached
 
 LAST_GRACE_SECONDS: Final = 0.5
 """For what a drain cannot end, such as Health.Watch."""
@@ -55,10 +55,6 @@ HOUSEKEEPING_SECONDS: Final = 1.0
 """How soon a changed file is noticed; a look costs some microseconds."""
 BEAT_SECONDS_MAX: Final = 1.25
 """From one housekeeping to the next. What comes later says that this process was stopped, or its loop held up."""
-
-WITHDRAWN: Final = Unauthenticated(
-    "the token that let this call in was withdrawn; every message without an answer had no effect. Ask for another one"
-)
 
 
 class TierServer:
@@ -100,8 +96,10 @@ class TierServer:
         """The bound address, once started."""
         self.metrics_address: Address | None = None
         """The bound address, once started; None when metrics are off."""
-        self._access: Final = Access(config.tokens, asks_certificates=config.tls_client_ca is not None)
+        self.access: Final = Access(config.tokens, asks_certificates=config.tls_client_ca is not None)
         self._tls: Final = None if config.tls_files is None else Tls(*config.tls_files)
+        if self._tls is not None:
+            self.access.authorities.replace(self._tls.material.authorities)
         self._now_ns = now_ns
         self._log = get_log()
         for area in self.tier.areas.values():
@@ -126,7 +124,7 @@ class TierServer:
         service = SwapTierService(
             self.tier, self.activity, tenants, self.upkeep.after_request, now_ns, config.batch_slots_max
         )
-        guard = Guard(SERVICE, RpcMetrics(self.registry, SERVICES), self.traffic, self._access, tenants)
+        guard = Guard(SERVICE, RpcMetrics(self.registry, SERVICES), self.traffic, self.access, tenants)
         options = channel_options(config.batch_slots_max, connections_max())
         self._grpc: Final = Listener(
             lambda: make_grpc_server(service, self._health, guard, options, CALLS_MAX), self._bind
@@ -229,19 +227,21 @@ class TierServer:
     def reload(self, *, is_forced: bool = True) -> None:
         """Read certificates and tokens again, all of them or those that have changed.
 
-        What cannot be used is logged, and the old stays in use. Streams that a withdrawn token let in are ended.
+        What cannot be used is logged, and the old stays in use. Calls that what is good no longer lets in are ended.
         """
         try:
             if self._tls is not None and self._tls.refresh(is_forced=is_forced):
+                self.access.authorities.replace(self._tls.material.authorities)
                 self._log.info("certificate_reloaded", expires=self._tls.material.expires.isoformat())
         except ConfigError as error:
             self._log.error("reload_failed", reason=str(error), meaning="the old certificate stays in use")
         try:
-            if self._access.refresh(is_forced=is_forced):
-                ended = self.traffic.end_calls_of(lambda caller: not self._access.admits(caller), WITHDRAWN)
-                self._log.info("tokens_reloaded", tokens=len(self._access.tokens or ()), ended_calls=ended)
+            if self.access.refresh(is_forced=is_forced):
+                self._log.info("tokens_reloaded", tokens=len(self.access.tokens or ()))
         except ConfigError as error:
             self._log.error("reload_failed", reason=str(error), meaning="the old tokens stay in use")
+        if ended := self.traffic.end_unwanted(self.access.objection):
+            self._log.info("calls_ended", calls=ended, meaning="what let them in has expired or was withdrawn")
 
     # Idle areas
 
@@ -282,7 +282,7 @@ class TierServer:
     def _look_around(self) -> None:
         """See what changed outside, and say what has to be said."""
         self.reload(is_forced=False)
-        if refusals := self._access.take_refusals():
+        if refusals := self.access.take_refusals():
             self._log.info("calls_refused", **refusals._asdict())
         if self._tls is not None:
             self._tls.say_if_it_ends(datetime.now(UTC))

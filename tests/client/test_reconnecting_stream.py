@@ -12,7 +12,15 @@ from tests.client.test_reconnect import Time
 from swaptier_client.connection import OVERTAKERS_MAX, AnswerLost, StreamSettings
 from swaptier_client.mm.effects import RequestReply
 from swaptier_client.transport import TierStream
-from swaptier_wire.errors import ClientReplaced, DeadlinePassed, Draining, SwapTierError, TierUnreachable, UnknownArea
+from swaptier_wire.errors import (
+    ClientReplaced,
+    DeadlinePassed,
+    Draining,
+    SwapTierError,
+    TierUnreachable,
+    Unauthenticated,
+    UnknownArea,
+)
 from swaptier_wire.types import PAGE_BYTES, LoadReply, Outcome, SlotReply
 
 STORED = SlotReply(Outcome.STORED, entry_bytes=PAGE_BYTES)
@@ -69,6 +77,39 @@ async def test_what_is_known_to_have_had_no_effect_is_sent_again_first(fake: Fak
         fake.gate.set()
         assert await asyncio.gather(*futures) == [STORED] * 4
     assert [offset for message in fake.messages[2:] for offset in offsets_of(message)] == [1, 2, 3, 4]
+
+
+NOT_LET_IN = Unauthenticated("the token that let this call in was withdrawn")
+
+
+@pytest.mark.parametrize("then", [NOT_LET_IN, TierUnreachable("TLS lets it not even connect")])
+@pytest.mark.parametrize("give_up_seconds", [0, 30])
+async def test_a_host_that_is_let_in_no_more_hears_so_at_once(
+    fake: FakeTier, give_up_seconds: float, then: SwapTierError
+) -> None:
+    """Not that the tier is unreachable; nothing is waited for."""
+    time = Time()
+    async with serving(fake) as address:
+        settings = StreamSettings(give_up_seconds=give_up_seconds)
+        stream = await TierStream(address, AREA, settings, clock=time.clock).__aenter__()
+        futures = await held_back(fake, stream)
+        fake.break_with, fake.swapon_error = NOT_LET_IN, then
+        fake.gate.set()
+        ends = await asyncio.gather(*futures, return_exceptions=True)
+        late = await asyncio.gather(stream.submit(store(5)), return_exceptions=True)
+        await stream.__aexit__(None, None, None)
+    for end in ends + late:
+        assert isinstance(end, Unauthenticated) and end.definite and str(NOT_LET_IN) in str(end)
+    assert time.slept == []
+
+
+async def test_a_host_that_got_another_token_goes_on(fake: FakeTier, address: str) -> None:
+    """Its files are read at each connection; what had no effect is sent again."""
+    async with stream_to(address) as stream:
+        futures = await held_back(fake, stream)
+        fake.break_with = NOT_LET_IN
+        fake.gate.set()
+        assert await asyncio.gather(*futures) == [STORED] * 4
 
 
 async def test_without_a_connection_for_too_long_what_waits_fails_definitely() -> None:

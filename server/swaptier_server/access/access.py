@@ -6,12 +6,14 @@ Touches gRPC's contexts and the token file. Rules of conduct:
   - Nothing of a token stands in an error or a log.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
 from grpc import aio
 
+from swaptier_server.access.client_certificates import CertificateFacts, ClientAuthorities, read_certificate
 from swaptier_server.access.reloading import FromFiles, read_file
 from swaptier_server.access.tokens import TENANT_CHARACTERS_MAX, Holder, Tokens, TokensUnusable, parse_tokens
 from swaptier_server.errors import ConfigError
@@ -32,7 +34,13 @@ class Caller(NamedTuple):
     """None on a server that does not ask."""
     holder: Holder | None = None
     """The token that let it in, if one did."""
+    certificate: CertificateFacts | None = None
+    """What it showed at its handshake, if it was asked for one."""
 
+
+WITHDRAWN: Final = Unauthenticated(
+    "the token that let this call in was withdrawn; every message without an answer had no effect. Ask for another one"
+)
 
 NOBODY_IN_PARTICULAR: Final = Caller()
 
@@ -49,7 +57,12 @@ class Refusals(NamedTuple):
 class Access:
     """What a server asks of its callers."""
 
-    def __init__(self, tokens: Path | None, *, asks_certificates: bool) -> None:
+    def __init__(
+        self,
+        tokens: Path | None,
+        *,
+        asks_certificates: bool,
+    ) -> None:
         """Ask for a token of the file *tokens*, or for none.
 
         Raises:
@@ -59,6 +72,10 @@ class Access:
             None if tokens is None else FromFiles([tokens], lambda: read_tokens(read_file("--tokens", tokens)))
         )
         self._asks_certificates: Final = asks_certificates
+        self.authorities: Final = ClientAuthorities()
+        """Of clients' certificates."""
+        self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        """When certificates are looked at."""
         self._refusals: Refusals | None = None
 
     @property
@@ -93,6 +110,7 @@ class Access:
         return refusals
 
     def _identify(self, context: _Context) -> Caller:
+        certificate = _certificate(context) if self._asks_certificates else None
         tokens = self.tokens
         if tokens is not None:
             token = _bearer_token(context.invocation_metadata() or ())
@@ -102,15 +120,28 @@ class Access:
                     "the token is not one of this server's; nothing was applied. It may have been withdrawn: ask for "
                     "one whose hash stands in the server's --tokens file"
                 )
-            return Caller(holder.tenant, holder)
-        if self._asks_certificates:
-            return Caller(_certificate_name(context))
-        return NOBODY_IN_PARTICULAR
+            caller = Caller(holder.tenant, holder, certificate)
+        elif self._asks_certificates:
+            caller = Caller(_certificate_name(context), None, certificate)
+        else:
+            return NOBODY_IN_PARTICULAR
+        if (objection := self.objection(caller)) is not None:
+            raise objection
+        return caller
 
-    def admits(self, caller: Caller) -> bool:
-        """Tell whether the token that once let *caller* in still would."""
+    def objection(self, caller: Caller) -> Unauthenticated | None:
+        """Return why what once let *caller* in no longer does, if so. Definite."""
         tokens = self.tokens
-        return caller.holder is None or tokens is None or tokens.knows(caller.holder)
+        if caller.holder is not None and tokens is not None and not tokens.knows(caller.holder):
+            return WITHDRAWN
+        if caller.certificate is None:
+            return None
+        objection = self.authorities.objection(caller.certificate, self.now())
+        if objection is None:
+            return None
+        return Unauthenticated(
+            f"{objection}; a message without an answer had no effect. Connect again with a certificate that is good"
+        )
 
 
 def read_tokens(content: bytes) -> Tokens:
@@ -140,6 +171,18 @@ def _bearer_token(metadata: Iterable[tuple[str, str | bytes]]) -> str:
         "this server asks for a token and the call has none; nothing was applied. Send one in the metadata "
         f"{TOKEN_METADATA!r} as 'Bearer TOKEN' (the load generator: --token-file)"
     )
+
+
+def _certificate(context: _Context) -> CertificateFacts:
+    """Return what the client's certificate says.
+
+    Raises:
+        Unauthenticated: it cannot be read, though TLS took it. Definite.
+    """
+    try:
+        return read_certificate(next(iter(context.auth_context().get("x509_pem_cert", ())), b""))
+    except ValueError as error:
+        raise Unauthenticated(f"the client's certificate cannot be read: {error}; nothing was applied") from None
 
 
 def _certificate_name(context: _Context) -> str:

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import grpc
 
 from swaptier_server.access.certificates import CertificateUnusable, expiry, reason, try_out
+from swaptier_server.access.client_certificates import CertificateFacts, read_certificates
 from swaptier_server.access.reloading import FromFiles, read_file
 from swaptier_server.errors import ConfigError
 from swaptier_server.logs import get_log
@@ -32,6 +33,8 @@ class TlsMaterial(NamedTuple):
     expires: datetime
     client_authorities: int
     """How many authorities clients' certificates may be of; 0 when clients need none."""
+    authorities: tuple[CertificateFacts, ...]
+    """All of them, also those that have expired."""
 
 
 class Tls:
@@ -116,7 +119,15 @@ def read_tls(cert: Path, key: Path, client_ca: Path | None) -> TlsMaterial:
         names=certificate.names,
         expires=certificate.expires,
         client_authorities=count,
+        authorities=tuple(_read_authorities(authorities)),
     )
+
+
+def _read_authorities(content: bytes | None) -> list[CertificateFacts]:
+    try:
+        return [] if content is None else read_certificates(content)
+    except ValueError as error:
+        raise ConfigError(f"--tls-client-ca: a certificate cannot be read: {error}") from error
 
 
 def _count_authorities(path: Path) -> int:

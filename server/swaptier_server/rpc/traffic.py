@@ -76,17 +76,20 @@ class OpenCall:
         finally:
             self._is_waiting = False
 
-    def end(self, error: SwapTierError) -> None:
+    def end(self, error: SwapTierError) -> bool:
         """Make the call end with *error*: now when it waits for a message, else after the answer it is about to give.
+
+        Returns whether it had not been ended before.
 
         *error* is definite.
         """
         assert error.definite, "a call that is ended here had no further effect"
         if self._end is not None:
-            return
+            return False
         self._end = error
         if self._is_waiting:
             self._task.cancel()
+        return True
 
 
 class Traffic:
@@ -149,12 +152,10 @@ class Traffic:
             )
         return len(late)
 
-    def end_calls_of(self, is_unwanted: Callable[[Caller], bool], error: SwapTierError) -> int:
-        """End with *error* the calls of callers that are not wanted any more; return how many."""
-        unwanted = [call for call in self._calls if is_unwanted(call.caller)]
-        for call in unwanted:
-            call.end(error)
-        return len(unwanted)
+    def end_unwanted(self, objection: Callable[[Caller], SwapTierError | None]) -> int:
+        """End the calls of callers that are not wanted any more, each with the *objection* to it; return how many."""
+        unwanted = [(call, error) for call in self._calls if (error := objection(call.caller)) is not None]
+        return sum(call.end(error) for call, error in unwanted)
 
     async def drain(self, seconds: float) -> int:
         """Refuse what is new, end what waits, wait for the rest at most *seconds*; return what is still in flight."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -263,6 +264,51 @@ async def test_with_both_the_token_names_the_tenant_and_both_are_needed(secure: 
         await refused(client.swapon("a"))
         await client.seen_by("bob").swapon("a")
     assert list(served.server.tier.areas) == ["bob|a"]
+
+
+async def open_stream(served: Served) -> "aio.StreamStreamCall[pb.ExchangeRequest, pb.ExchangeResponse]":
+    """Return a stream that was answered once."""
+    await served.swapon()
+    stream = served.stub.Exchange(metadata=served.metadata)
+    await stream.write(pb.ExchangeRequest(header=header_message()))
+    assert await stream.read()
+    return stream
+
+
+@pytest.mark.parametrize("has_tokens", [False, True], ids=["certificate", "certificate and token"])
+async def test_a_certificate_that_ends_ends_what_it_let_in(secure: Secure, tokens: Path, has_tokens: bool) -> None:
+    """The stream within a second, and every later call on the connection, which TLS does not look at again."""
+    served = await secure.start(**{"tokens": tokens} if has_tokens else {})
+    client = secure.connect(served, secure.authority.issue_names("client", x509.DNSName("alice")))
+    client.metadata = bearer("alice") if has_tokens else ()
+    async with client.channel:
+        stream = await open_stream(client)
+        served.server.keep_house()
+        served.server.access.now = lambda: datetime(2999, 1, 1, tzinfo=UTC)
+        served.server.keep_house()
+        for call in (stream.read(), client.stat()):
+            assert "the client's certificate expired on 2999-01-01 at 00:00:00 UTC" in str(await refused(call))
+
+
+async def test_an_authority_that_is_withdrawn_takes_its_clients_along(secure: Secure, tmp_path: Path) -> None:
+    """Those of another authority stay, also those who come after."""
+    other = Authority(tmp_path, "other")
+    both = write(tmp_path / "both.pem", secure.authority.path.read_bytes() + other.path.read_bytes())
+    cert, key = secure.server
+    served = await secure.serve(tls_cert=cert, tls_key=key, tls_client_ca=both)
+    ours = secure.connect(served, secure.authority.issue_names("ours", x509.DNSName("ours")))
+    theirs = secure.connect(served, other.issue_names("theirs", x509.DNSName("theirs")))
+    async with ours.channel, theirs.channel:
+        streams = [await open_stream(client) for client in (ours, theirs)]
+        write(both, secure.authority.path.read_bytes())
+        served.server.keep_house()
+        for call in (streams[1].read(), theirs.stat()):
+            assert "the authority of the client's certificate was withdrawn" in str(await refused(call))
+        await streams[0].write(pb.ExchangeRequest(header=header_message()))
+        assert await streams[0].read()
+        write(both, secure.authority.path.read_bytes() + other.path.read_bytes())
+        served.server.keep_house()
+        assert await theirs.stat()
 
 
 async def test_a_new_certificate_counts_for_new_connections_without_a_restart(serve: Serve, tmp_path: Path) -> None:
