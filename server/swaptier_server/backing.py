@@ -23,6 +23,8 @@ from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import LEASES_ENDED_MAX, Tier
 
 _GONE: Final = DeviceFault.GONE
+GIVE_BACK_PAUSE_SECONDS: Final = 0.01
+"""Between pieces of some milliseconds, so that requests have most of the time."""
 ADVICE: Final = {
     DeviceFault.FULL: f"make room on its file system: the swap file grows again with {ROOM_BYTES >> 20} MiB free; "
     "df, quota and ulimit -f say what bounds it",
@@ -58,6 +60,7 @@ class SwapFileWatch:
         self._backups: Final = Backups(swap_file)
         self._told: DeviceFault | None = None
         self._names = 1
+        self._is_closed = False
         self._log: Final = get_log()
 
     @property
@@ -73,6 +76,7 @@ class SwapFileWatch:
     async def close(self) -> None:
         """Let go of the file, when no copy of it is being made any more."""
         await self._backups.stop()
+        self._is_closed = True
         self._swap_file.close()
 
     def say_what_was_found(self, areas: int, pages: int) -> None:
@@ -87,6 +91,13 @@ class SwapFileWatch:
                 damaged_pages=found.damaged_pages,
                 meaning="what is damaged is not served: loads that ask for its generation answer LOST",
             )
+        if not found.is_given_back:
+            self._log.info(
+                "swap_file_keeps_its_length",
+                path=str(found.path),
+                meaning="an older version made it; what is deleted makes room in it, not on its file system",
+                advice="make a copy with swaptier-server backup, and start on that",
+            )
         if not has_room(found.path, ROOM_BYTES):
             self._log.warning(
                 "swap_file_has_no_room",
@@ -98,6 +109,7 @@ class SwapFileWatch:
     def look(self) -> None:
         """Tell it when the file has begun to refuse changes since the last look, or to take them again."""
         self._swap_file.look()
+        self._give_back()
         self._say_if_it_has_other_names()
         refused = self._swap_file.refused
         if self.fault is self._told:
@@ -115,6 +127,11 @@ class SwapFileWatch:
             advice=ADVICE[refused.fault],
             **({"rescue": f"swaptier-server backup {self._swap_file.open_as} DEST"} if self.fault is _GONE else {}),
         )
+
+    def _give_back(self) -> None:
+        """Let the file get shorter by a piece, and by the next one after the requests that came meanwhile."""
+        if not self._is_closed and self._swap_file.give_back():
+            asyncio.get_running_loop().call_later(GIVE_BACK_PAUSE_SECONDS, self._give_back)
 
     def _say_if_it_has_other_names(self) -> None:
         """Warn once of a hard link: no page is lost by it, but no server starts on a file with two names."""

@@ -73,6 +73,11 @@ def _copy(source: sqlite3.Connection, part: Path, go_on: Callable[[int, int], bo
         copy.execute("PRAGMA journal_mode = OFF").fetchone()
         copy.execute("PRAGMA synchronous = OFF")
         source.backup(copy, pages=STEP_PAGES, progress=step, sleep=BUSY_SECONDS)
+        if copy.execute("PRAGMA auto_vacuum").fetchone() == (
+            0,
+        ):  # made by an older version, which never gave room back
+            copy.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            copy.execute("VACUUM")
 
 
 def _sync(path: Path) -> None:

@@ -28,6 +28,10 @@ from swaptier_server.tier.device import DeviceError, DeviceFault
 
 FORMAT: Final = 1
 """Rises when an older server could not read the file."""
+GIVE_BACK_PAGES: Final = 32
+"""At a time: of 4 KiB each."""
+SPARE_PAGES: Final = 256
+"""A file keeps so many free pages, for what comes next."""
 LOOKS_PER_PROBE: Final = 5
 """One look in so many asks the file system whether it can still be written: that changes the file's time."""
 
@@ -66,6 +70,9 @@ class SwapFileDatabase:
         self._refused: Refusal | None = None
         self._trouble: Refusal | None = None
         self._looks = 0
+        self._free_pages = 0
+        self._spare_pages = 0
+        """Of the file's, those that nothing needed between the last two looks."""
         self._may_grow = True
         try:
             self._place: Final = SwapFilePlace(path)
@@ -109,6 +116,8 @@ class SwapFileDatabase:
         """See what became of the file since it was last written. Cheap; to be called every second or so."""
         before, self._trouble = self._trouble, self._place.trouble()
         self._looks += 1
+        free = self._number("freelist_count")
+        self._spare_pages, self._free_pages = min(free, self._free_pages), free
         if self._trouble is None:
             is_due = self._looks % LOOKS_PER_PROBE == 0 or (
                 before is not None and before.fault is DeviceFault.READ_ONLY
@@ -128,6 +137,31 @@ class SwapFileDatabase:
             return self.connection.execute(statement, arguments).fetchall()
         except sqlite3.Error as error:
             raise device_error(error, self.path) from error
+
+    @property
+    def is_given_back(self) -> bool:
+        """Tell whether the file can get shorter. One that an older version made keeps its length."""
+        return bool(self._number("auto_vacuum"))
+
+    def give_back(self) -> bool:
+        """Give some pages back to the file system that were free for two looks; tell whether to call it again.
+
+        Takes some milliseconds. What is written meanwhile uses the pages that are still free.
+        """
+        pages = min(GIVE_BACK_PAGES, self._spare_pages - SPARE_PAGES)
+        if pages <= 0 or not self.is_given_back:
+            return False
+        try:
+            with self.transaction() as db:
+                for _ in range(pages):  # sqlite3 takes one step of a statement that returns no columns
+                    db.execute("PRAGMA incremental_vacuum(1)")
+        except DeviceError:
+            return False
+        self._spare_pages = min(self._spare_pages - pages, self._number("freelist_count"))
+        is_more = self._spare_pages > SPARE_PAGES
+        if not is_more:  # the file itself gets shorter when the log is brought in
+            self._bring_in_the_log()
+        return is_more
 
     @contextmanager
     def transaction(self, pages: Sequence[int] = ()) -> Iterator[sqlite3.Connection]:
@@ -179,6 +213,8 @@ class SwapFileDatabase:
                 f"the swap file {self.path} has format {its_format}, and this server reads {FORMAT}; it was not "
                 "changed. Use the version that made it, or name another file"
             )
+        if is_empty:
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {'FULL' if survives_power_loss else 'NORMAL'}")
         db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
@@ -195,6 +231,12 @@ class SwapFileDatabase:
         db.execute("COMMIT")
         # What a server left that was killed; on a full disk it can be in the way of all that is to be written.
         self._bring_in_the_log()
+
+    def _number(self, name: str) -> int:
+        """Return what the file says of itself, 0 when it cannot be read."""
+        with suppress(sqlite3.Error):
+            return int(self.connection.execute(f"PRAGMA {name}").fetchone()[0])
+        return 0
 
     def _keep_room(self, pages: Sequence[int]) -> None:
         """Let the file grow for *pages* if its file system has the room that this needs, else not.
@@ -221,6 +263,7 @@ class SwapFileDatabase:
         """Bring what is in the log into the file, if it can be; what is not stays in the log and is as good there."""
         with suppress(sqlite3.Error):
             self.connection.execute("PRAGMA wal_checkpoint").fetchone()
+        self._place.note_sizes()
 
     def _begin_log_anew(self) -> None:
         """Bring all that is in a log that was removed into the file, and begin another."""

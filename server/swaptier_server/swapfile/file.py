@@ -101,6 +101,15 @@ class SqliteSwapFile:
             raise BackupFailed(f"there is no copy of what is damaged: {trouble.reason}")
         return back_up(self._db, to, go_on)
 
+    @property
+    def is_given_back(self) -> bool:
+        """Tell whether the file can get shorter. One that an older version made keeps its length."""
+        return self._database.is_given_back
+
+    def give_back(self) -> bool:
+        """Give some room back that was not needed between two looks; tell whether to call it again soon."""
+        return self._database.give_back()
+
     def look(self) -> None:
         """See what became of the file since it was last written. Cheap; to be called every second or so."""
         self._database.look()

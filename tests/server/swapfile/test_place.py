@@ -12,7 +12,8 @@ from swaptier_server.swapfile.file import SqliteDevice, SqliteSwapFile, SwapFile
 from swaptier_server.tier.device import DeviceError, DeviceFault
 from swaptier_server.tier.page import StoredPage, stored_page
 from swaptier_server.tier.swap_file import Client, SavedArea
-from swaptier_wire.types import PAGE_BYTES, AreaOptions, page_checksum
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import PAGE_BYTES, AreaOptions
 
 NOISE = random.Random(3).randbytes(PAGE_BYTES)
 PAGE = stored_page(NOISE, page_checksum(NOISE), 1)
