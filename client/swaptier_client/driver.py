@@ -5,6 +5,7 @@ Touches the event loop and nothing else; the wire is behind `TierLink`. Rules of
 - Between two effects of one path nothing else runs: the driver resumes a path, and it runs to its next yield.
 - Only what must wait goes through the loop. A reply that is there already, a wait-free path and most `Preempt`s do not.
 - A transport failure is thrown into the path; in a `Batch` it stands in the list in place of the reply.
+- A path whose request failed with an unknown outcome twice or more asks again after a pause that doubles each time.
 - A path whose task is cancelled is closed: its `finally` clauses run at once, and may not yield.
 
 Models: the scheduler, as far as mm sees it: wait_event(), wake_up_all() and involuntary preemption.
@@ -12,11 +13,22 @@ Models: the scheduler, as far as mm sees it: wait_event(), wake_up_all() and inv
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from swaptier_client.mm.effects import Acknowledge, Batch, Load, Path, Preempt, Reply, Request, RequestReply, Wait
+from swaptier_client.mm.effects import (
+    Acknowledge,
+    Batch,
+    Load,
+    Path,
+    Preempt,
+    Reply,
+    Request,
+    RequestReply,
+    Wait,
+    is_unknown,
+)
 from swaptier_wire.errors import SwapTierError
 
 T = TypeVar("T")
@@ -27,6 +39,13 @@ ten round trips, in which another thread can fault a page in, have it reclaimed 
 
 PREEMPTION_SECONDS_MAX = 0.1
 """And in time: a turn in which other threads touch many resident pages was measured at 20 ms, 5,000 times as long."""
+
+
+FIRST_PAUSE_SECONDS = 0.05
+"""Before a request is made for the third time. The second time is at once: a lost answer is mostly one of its kind."""
+
+PAUSE_SECONDS_MAX = 2.0
+"""Bound of the pause: as long as `reconnect` waits between connections."""
 
 
 class TierLink(Protocol):
@@ -90,9 +109,17 @@ class PreemptionCoin:
 class Driver:
     """Performs the effects of many paths at once, each in its own task, against the tiers of one host."""
 
-    def __init__(self, tiers: Sequence[TierLink], *, seed: int, preemption: Preemption | None = None) -> None:
-        """Perform requests on tiers[entry.type]; preempt as *preemption* says, drawn from *seed*."""
+    def __init__(
+        self,
+        tiers: Sequence[TierLink],
+        *,
+        seed: int,
+        preemption: Preemption | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        """Perform requests on tiers[entry.type]; preempt as *preemption* says, drawn from *seed*; pause by *sleep*."""
         self._tiers = tuple(tiers)
+        self._sleep = sleep
         preemption = preemption or Preemption()
         self._preemption_turns = PreemptionCoin(preemption, seed).turns
         self._preemption_seconds_max = preemption.seconds_max
@@ -106,6 +133,7 @@ class Driver:
         """
         reply: Reply = None
         failure: SwapTierError | None = None
+        unknown_in_a_row = 0
         try:
             while True:
                 if failure is None:
@@ -121,20 +149,29 @@ class Driver:
                 elif isinstance(effect, Wait):
                     await _wait(effect)
                 elif isinstance(effect, Batch):
-                    reply = await self._batch(effect)
+                    await self._pause(unknown_in_a_row)
+                    reply = replies = await self._batch(effect)
+                    unknown_in_a_row = unknown_in_a_row + 1 if any(map(is_unknown, replies)) else 0
                 elif isinstance(effect, Acknowledge):
                     await self._post(effect)
                 else:
+                    await self._pause(unknown_in_a_row)
                     tier = self._tiers[effect.entry.type]
                     try:
                         reply = await tier.submit(await _when_there_is_room(tier, effect))
                     except SwapTierError as error:
                         failure = error
+                    unknown_in_a_row = unknown_in_a_row + 1 if is_unknown(failure) else 0
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]  # a generator's return value has no type in StopIteration
         except BaseException:
             path.close()  # no-op when the path itself raised; else it was cancelled at the effect it waits for
             raise
+
+    async def _pause(self, unknown_in_a_row: int) -> None:
+        """Wait before a path asks again whose requests had no known outcome so often, each after the other."""
+        if unknown_in_a_row > 1:
+            await self._sleep(min(FIRST_PAUSE_SECONDS * 2 ** (unknown_in_a_row - 2), PAUSE_SECONDS_MAX))
 
     async def _post(self, effect: Acknowledge) -> None:
         """Hand *effect* to its tier and wait for nothing: what becomes of it is the lease's business."""

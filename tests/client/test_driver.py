@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import get_args
 
 import pytest
@@ -420,3 +421,32 @@ async def test_an_acknowledgement_is_handed_over_and_not_waited_for() -> None:
     assert await Driver([tier], seed=1).run(path()) == "went on"
     assert [effect.entry.offset for effect in tier.submitted] == [1]
     tier.answer_next()
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_what_keeps_failing_with_an_unknown_outcome_is_repeated_after_longer_and_longer_pauses(
+    *, is_batch: bool
+) -> None:
+    """At once the second time, then after twice the pause each time, up to a bound; an answer ends it."""
+    tier = FakeTier()
+    tier.failures[1] = TierUnreachable("no answer", definite=False)
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    def path() -> Path[None]:
+        store = Store(entry(1), 1, ZERO_PAGE)
+        if is_batch:
+            yield from batch((store, Lookup(entry(2))))
+        else:
+            with suppress(TierUnreachable):
+                yield from ask(store)
+        tier.failures.clear()
+        yield from ask(Lookup(entry(3)))
+        yield from ask(Lookup(entry(3)))
+
+    await Driver([tier], seed=1, preemption=NEVER, sleep=sleep).run(path())
+    repeats = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6]
+    assert pauses == [*repeats, 2.0]
+    assert [effect.entry.offset for effect in tier.submitted].count(1) == len(repeats) + 2

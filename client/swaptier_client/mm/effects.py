@@ -167,7 +167,7 @@ def batch(requests: tuple[Request, ...]) -> Path[list[RequestReply | BaseExcepti
     replies = yield Batch(requests)
     assert isinstance(replies, list), replies
     for _ in range(ASKS_MAX - 1):
-        unknown = [index for index, reply in enumerate(replies) if _is_unknown(reply)]
+        unknown = [index for index, reply in enumerate(replies) if is_unknown(reply)]
         if not unknown:
             break
         again = yield Batch(tuple(_repeat(requests[index]) for index in unknown))
@@ -176,7 +176,7 @@ def batch(requests: tuple[Request, ...]) -> Path[list[RequestReply | BaseExcepti
         for index, reply in zip(unknown, again, strict=True):
             if not isinstance(reply, BaseException):
                 replies[index] = reply
-            progress |= not isinstance(reply, BaseException) or _is_unknown(reply)
+            progress |= not isinstance(reply, BaseException) or is_unknown(reply)
         if not progress:
             break
     return replies
@@ -201,5 +201,6 @@ def _repeat(request: Request) -> Request:
     return request._replace(require_generation=True) if isinstance(request, Load) else request
 
 
-def _is_unknown(reply: RequestReply | BaseException) -> bool:
+def is_unknown(reply: RequestReply | BaseException | None) -> bool:
+    """Tell whether *reply* is an error that leaves open whether the request took effect."""
     return isinstance(reply, SwapTierError) and not reply.definite
