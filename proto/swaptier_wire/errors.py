@@ -53,6 +53,11 @@ class ClientReplaced(SwapTierError):
 
     reason = "CLIENT_REPLACED"
 
+    def __init__(self, message: str, *, newest_epoch: int = 0) -> None:
+        super().__init__(message)
+        self.newest_epoch = newest_epoch
+        """Of the client, as far as the server knows; 0 where that is not said, as inside a stream."""
+
 
 class LimitReached(SwapTierError):
     """A bound of the server. Nothing was applied; retry later or smaller. Definite."""

@@ -32,6 +32,7 @@ from swaptier_wire.errors import (
     UnknownArea,
     UnknownMethod,
 )
+from swaptier_wire.types import EPOCH_MAX
 
 DOMAIN = "swaptier"
 
@@ -55,6 +56,8 @@ STATUS_CODES: dict[type[SwapTierError], grpc.StatusCode] = {
 
 _CLASSES = {error.reason: error for error in STATUS_CODES}
 
+EPOCH_DIGITS_MAX = 20
+
 MESSAGE_CHARS_MAX = 1024
 """A status message travels twice in trailers of at most 8 KiB."""
 
@@ -73,12 +76,11 @@ def status_code(error: SwapTierError) -> grpc.StatusCode:
 def rich_status(error: SwapTierError) -> status_pb2.Status:
     """Return *error* as google.rpc.Status with an ErrorInfo, and a RetryInfo where it pays to wait."""
     status = status_pb2.Status(code=status_code(error).value[0], message=_message(error))
+    metadata = {"definite": "true" if error.definite else "false"}
+    if isinstance(error, ClientReplaced):
+        metadata["newest_epoch"] = str(error.newest_epoch)
     status.details.add().Pack(
-        error_details_pb2.ErrorInfo(
-            reason=_wire_class(error).reason,
-            domain=DOMAIN,
-            metadata={"definite": "true" if error.definite else "false"},
-        )
+        error_details_pb2.ErrorInfo(reason=_wire_class(error).reason, domain=DOMAIN, metadata=metadata)
     )
     if isinstance(error, LimitReached) and error.retry_after_seconds is not None:
         retry = error_details_pb2.RetryInfo()
@@ -108,6 +110,8 @@ def from_rpc_error(error: grpc.RpcError) -> SwapTierError:
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info) and info.domain == DOMAIN:
             refusal = _from_reason(info.reason, details, definite=info.metadata.get("definite") == "true")
+            if isinstance(refusal, ClientReplaced):
+                refusal.newest_epoch = _epoch(info.metadata.get("newest_epoch", ""))
             if isinstance(refusal, LimitReached):
                 refusal.retry_after_seconds = _retry_after_seconds(status)
             return refusal
@@ -128,6 +132,11 @@ def encode_exchange_error(server_epoch: int, request_id: int, error: SwapTierErr
 def decode_exchange_error(message: pb.ExchangeError) -> SwapTierError:
     """Return why a message of the stream was refused: definite, as the contract has it, except ServerDefect."""
     return _from_reason(message.reason, message.message, definite=message.reason != ServerDefect.reason)
+
+
+def _epoch(text: str) -> int:
+    """Return the epoch that a server named; 0 when it named none, as one of an earlier version."""
+    return min(int(text), EPOCH_MAX) if text.isascii() and text.isdecimal() and len(text) <= EPOCH_DIGITS_MAX else 0
 
 
 def _retry_after_seconds(status: status_pb2.Status) -> float | None:

@@ -17,6 +17,9 @@ WORD_BYTES = 8
 BATCH_SLOTS_MAX = 256
 """Slots in one message: 1 MiB of pages, well inside gRPC's 4 MiB default and about 1 ms of lz4."""
 
+EPOCH_MAX = (1 << 64) - 1
+"""What the contract's fixed64 can say."""
+
 NAME_BYTES_MAX = 128
 """Client ids and area names in UTF-8: they become metric labels and log fields."""
 

@@ -43,6 +43,7 @@ from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.addresses import Address
 from swaptier_wire.awake import AwakeClock
+from swaptier_wire.epochs import new_epoch
 from swaptier_wire.errors import LimitReached
 
 LAST_GRACE_SECONDS: Final = 0.5
@@ -141,14 +142,14 @@ class TierServer:
     ) -> Self:
         """Return a server that serves.
 
-        *epoch* is the time when it is not given, and more if an earlier server on the same swap file had that;
+        *epoch* is made of the time when it is not given, and more if an earlier server on the same swap file had that;
         *now_ns* is a monotonic clock, without one the time for which this process ran; *device_for* makes the device of
         an area, by name, where --device is memory.
 
         Raises:
             ConfigError: an address or the swap file cannot be had; nothing was left running.
         """
-        epoch = time.time_ns() if epoch is None else epoch
+        epoch = new_epoch() if epoch is None else epoch
         swap_file = open_swap_file(config)
         try:
             if swap_file is not None:

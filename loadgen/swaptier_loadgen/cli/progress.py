@@ -129,6 +129,15 @@ class Watcher:
             **({"message": summary.message} if summary.message else {}),
         )
 
+    def on_older_clock(self, name: str, epoch: int) -> None:
+        """Say that the clock was set back, and what that comes to; on a terminal too."""
+        self._log.warning(
+            "the tier knows hosts of this name in a later epoch than the clock gives: they start above that",
+            name=name,
+            epoch=epoch,
+            advice="if another race of this name runs, it ends now: give one of them another --name",
+        )
+
     def on_signal(self, name: str) -> None:
         """Say that the race stops; on a terminal too, so that the wait for the hosts is understood."""
         self._log.warning("stopping after what is under way; again to stop at once", signal=name)

@@ -5,7 +5,6 @@ real tier. Results go to standard output.
 """
 
 import asyncio
-import time
 from dataclasses import asdict
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from rich.text import Text
 from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import StreamSettings
 from swaptier_client.driver import Driver
+from swaptier_client.epochs import epoch_above_known
 from swaptier_client.mm.policy import POLICIES, Policy
 from swaptier_client.transport import TierStream
 from swaptier_loadgen.cli.output import check_writable, console, say, write_json
@@ -37,6 +37,7 @@ from swaptier_loadgen.measure.specification_table import (
     cells_of,
     run_in_process,
 )
+from swaptier_wire.epochs import new_epoch
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions
 
@@ -102,9 +103,11 @@ async def run_over_grpc(policy: Policy, build: Build, target: str) -> Measures:
         SwapTierError: the tier did not answer, or refused.
     """
     options = AreaOptions(device_free_on_read=policy.device_free_on_read)
-    area = HostArea("specification", time.time_ns(), f"specification-{policy.name}", SLOTS, options)
+    area = HostArea("specification", new_epoch(), f"specification-{policy.name}", SLOTS, options)
+    settings = StreamSettings(give_up_seconds=0)
+    area = area._replace(client_epoch=await epoch_above_known(target, [area], settings))
     workload = begin(policy, build)
-    async with TierStream(target, area, StreamSettings(give_up_seconds=0)) as stream:
+    async with TierStream(target, area, settings) as stream:
         driver = Driver([stream], seed=1)
         await asyncio.gather(*(driver.run(path) for path in workload.paths.values()))
         measures = workload.measure()

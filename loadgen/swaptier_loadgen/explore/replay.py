@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from swaptier_loadgen.explore.pages import page_name
 from swaptier_loadgen.explore.search import Transition
 from swaptier_loadgen.explore.violation import Kind, Violation
 from swaptier_loadgen.explore.world import Bounds, World
+from swaptier_wire.epochs import new_epoch
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions, LoadReply
 
@@ -60,7 +60,7 @@ class RemoteTiers:
         self._options = AreaOptions(device_free_on_read=POLICIES[question.policy].device_free_on_read)
         self._loop = asyncio.new_event_loop()
         self._streams: dict[str, TierStream] = {}
-        self._name = f"replay-{time.time_ns()}"
+        self._name = f"replay-{new_epoch()}"
 
     def perform(self, area: str, request: Request, expected: RequestReply) -> RequestReply:
         """Send *request* for *area*, which is opened on first use, and return the server's reply.

@@ -13,17 +13,19 @@ Touches processes, signals and the event loop. Rules of conduct:
 import asyncio
 import contextlib
 import signal
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from swaptier_client.area_calls import HostArea
+from swaptier_client.connection import StreamSettings
+from swaptier_client.epochs import epoch_above_known
 from swaptier_client.security import PLAIN
 from swaptier_loadgen.faults.hazards import HazardCounts
 from swaptier_loadgen.faults.injection import InjectedFaults
-from swaptier_loadgen.host.messages import LINE_BYTES_MAX, HostSpec
+from swaptier_loadgen.host.messages import LINE_BYTES_MAX, HostSpec, parse_tiers
 from swaptier_loadgen.host.report import HOST_REPORT, Ended, HostReport
 from swaptier_loadgen.host.workload import share
 from swaptier_loadgen.race.child_process import child_command
@@ -31,6 +33,8 @@ from swaptier_loadgen.race.results import RunSummary, summarise
 from swaptier_loadgen.race.server_process import ServerDied
 from swaptier_loadgen.race.settings import RaceSettings, area_name
 from swaptier_loadgen.race.tiers import RaceTiers, race_tiers, server_faults
+from swaptier_wire.epochs import new_epoch
+from swaptier_wire.errors import SwapTierError
 
 STOP_SECONDS_MAX = 15.0
 """From asking a host to stop to killing it: longer than a request to a tier that hangs may take."""
@@ -55,6 +59,9 @@ class Watcher(Protocol):
 
     def on_run(self, run: RunSummary) -> None:
         """A policy has run."""
+
+    def on_older_clock(self, name: str, epoch: int) -> None:
+        """A tier knows hosts of this race's *name* in a later epoch than the clock gives; they start in *epoch*."""
 
     def on_signal(self, name: str) -> None:
         """The race was asked to stop."""
@@ -88,7 +95,7 @@ class Race:
         self._injected = injected or InjectedFaults()
         self._corpus_files = tuple(map(str, corpus_files))
         self._watcher = watcher
-        self._epoch = time.time_ns()
+        self._epoch = new_epoch()
         self._hosts: list[asyncio.subprocess.Process] = []
         self._killer: asyncio.TimerHandle | None = None
         self.is_stopping = False
@@ -101,6 +108,8 @@ class Race:
         Raises:
             HostFailed: see there.
         """
+        if self._settings.target is not None:
+            await self._rise_above_known(self._settings.target)
         for policy in self._settings.policies:
             if self.is_stopping:
                 break
@@ -109,6 +118,22 @@ class Race:
             self._watcher.on_run(run)
             if run.ended in (Ended.UNREACHABLE, Ended.REFUSED, Ended.OUT_OF_MEMORY):
                 break
+
+    async def _rise_above_known(self, target: str) -> None:
+        """See that the hosts' epoch is above those that the tiers at *target* know of them: a clock was set back."""
+        policy = self._settings.policies[0]
+        areas = [
+            HostArea(_client_id(self._settings, index), 0, area_name(self._settings.name, policy, index), 1)
+            for index in range(self._settings.hosts)
+        ]
+        settings = StreamSettings(security=self._settings.security)
+        began = self._epoch
+        for tier in parse_tiers(target):
+            with contextlib.suppress(SwapTierError):  # the hosts ask too, and say it
+                asked = [area._replace(client_epoch=self._epoch) for area in areas]
+                self._epoch = await epoch_above_known(tier.address, asked, settings)
+        if self._epoch != began:
+            self._watcher.on_older_clock(self._settings.name, self._epoch)
 
     def stop(self) -> None:
         """Ask all hosts to stop; kill those that do not within STOP_SECONDS_MAX."""
@@ -204,7 +229,7 @@ class Race:
             host=index,
             policy=policy,
             target=self._target,
-            client_id=f"{settings.name}-{index}",
+            client_id=_client_id(settings, index),
             client_epoch=self._epoch,
             area=area_name(settings.name, policy, index),
             slots=settings.host.slots,
@@ -215,6 +240,10 @@ class Race:
             patience_seconds=settings.patience_seconds,
             security_files={field: str(path) for field, path in asdict(security).items() if path is not None},
         )
+
+
+def _client_id(settings: RaceSettings, index: int) -> str:
+    return f"{settings.name}-{index}"
 
 
 def _ask_to_stop(host: asyncio.subprocess.Process) -> None:

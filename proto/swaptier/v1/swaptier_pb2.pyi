@@ -24,7 +24,8 @@ Rules for every RPC below:
     google.rpc.RetryInfo says when, where waiting is enough), UNAVAILABLE (draining or unreachable), UNIMPLEMENTED
     (this server's version lacks it), INTERNAL (a defect of the server; the effect is unknown). Every status the
     server itself writes carries a google.rpc.ErrorInfo {reason, domain: "swaptier"} and, in its metadata,
-    `definite`: "true" when the request did not and never will take effect.
+    `definite`: "true" when the request did not and never will take effect. FAILED_PRECONDITION outside of a stream
+    adds `newest_epoch`, decimal: a client that starts, and whose clock was set back, starts above it.
   - A deadline, a cancel or a broken connection is INDEFINITE: the request may have been applied. A client that
     cannot bear that repeats the request only where the RPC says it is idempotent.
 """
@@ -684,7 +685,9 @@ class SwaponResponse(_message.Message):
     WRITES_THROUGH_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     server_epoch: _builtins.int
-    """Rises each time the server starts; a client that sees it change knows that pages held in memory are lost."""
+    """Rises each time the server starts; a client that sees it change knows that pages held in memory are lost. Above
+    seen_server_epoch where that is not this server's own, also when the server's clock was set back: of this area.
+    """
     page_size_bytes: _builtins.int
     """Bytes in a page: always 4096."""
     batch_slots_max: _builtins.int

@@ -24,7 +24,8 @@ Rules for every RPC below:
     google.rpc.RetryInfo says when, where waiting is enough), UNAVAILABLE (draining or unreachable), UNIMPLEMENTED
     (this server's version lacks it), INTERNAL (a defect of the server; the effect is unknown). Every status the
     server itself writes carries a google.rpc.ErrorInfo {reason, domain: "swaptier"} and, in its metadata,
-    `definite`: "true" when the request did not and never will take effect.
+    `definite`: "true" when the request did not and never will take effect. FAILED_PRECONDITION outside of a stream
+    adds `newest_epoch`, decimal: a client that starts, and whose clock was set back, starts above it.
   - A deadline, a cancel or a broken connection is INDEFINITE: the request may have been applied. A client that
     cannot bear that repeats the request only where the RPC says it is idempotent.
 """

@@ -81,12 +81,20 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         )
         self._activity.touch(client, self._now_ns())
         self._after_request()
+        if area.server_epoch not in (self._tier.epoch, request.seen_server_epoch):
+            self._log.warning(
+                "server_epoch_was_higher",
+                **_names(header),
+                seen_server_epoch=request.seen_server_epoch,
+                server_epoch=self._tier.epoch,
+                meaning="the clock was set back since an earlier server: this host is served in an epoch above that",
+            )
         if not is_reopened:
             self._log.info(
                 "area_opened", **_names(header), slots=area.slots, options=area.options._asdict(), **replaced
             )
         return pb.SwaponResponse(
-            server_epoch=self._tier.epoch,
+            server_epoch=area.server_epoch,
             page_size_bytes=PAGE_BYTES,
             batch_slots_max=self._batch_slots_max,
             reopened=is_reopened,
@@ -98,18 +106,19 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         """Close an area."""
         header = self._header(request, context)
         client = _client(header)
+        area = self._tier.area(client, header.area)
         dropped_pages = self._tier.swapoff(client, header.area)
         self._activity.touch(client, self._now_ns())
         self._after_request()
         self._activity.forget_strangers({name: area.client for name, area in self._tier.areas.items()})
         self._log.info("area_closed", **_names(header), dropped_pages=dropped_pages)
-        return pb.SwapoffResponse(server_epoch=self._tier.epoch, dropped_pages=dropped_pages)
+        return pb.SwapoffResponse(server_epoch=area.server_epoch, dropped_pages=dropped_pages)
 
     async def Stat(self, request: pb.StatRequest, context: _Context) -> pb.StatResponse:  # noqa: N802 - contract
         """Tell an area's counters."""
         area = self._area(self._header(request, context))
         return reply_codec.encode_stat(
-            self._tier.epoch,
+            area.server_epoch,
             reply_codec.AreaStat(
                 slots=area.slots,
                 stored_pages=area.stored_pages,
@@ -127,24 +136,24 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
     async def Store(self, request: pb.StoreRequest, context: _Context) -> pb.StoreResponse:  # noqa: N802 - contract
         """Store pages."""
         header = self._header(request, context)
-        replies = self._apply(RequestBatches(header, store=request_codec.decode_stores(request.batch)))
-        response = pb.StoreResponse(server_epoch=self._tier.epoch)
+        area, replies = self._apply(RequestBatches(header, store=request_codec.decode_stores(request.batch)))
+        response = pb.StoreResponse(server_epoch=area.server_epoch)
         reply_codec.encode_store_replies(_asked(replies.store), response.result)
         return response
 
     async def Load(self, request: pb.LoadRequest, context: _Context) -> pb.LoadResponse:  # noqa: N802 - contract
         """Load pages."""
         header = self._header(request, context)
-        replies = self._apply(RequestBatches(header, load=request_codec.decode_loads(request.batch)))
-        response = pb.LoadResponse(server_epoch=self._tier.epoch)
+        area, replies = self._apply(RequestBatches(header, load=request_codec.decode_loads(request.batch)))
+        response = pb.LoadResponse(server_epoch=area.server_epoch)
         reply_codec.encode_load_replies(_asked(replies.load), response.result)
         return response
 
     async def Lookup(self, request: pb.LookupRequest, context: _Context) -> pb.LookupResponse:  # noqa: N802 - contract
         """Tell which slots the pool holds."""
         header = self._header(request, context)
-        replies = self._apply(RequestBatches(header, lookup=request_codec.decode_lookups(request.batch)))
-        response = pb.LookupResponse(server_epoch=self._tier.epoch)
+        area, replies = self._apply(RequestBatches(header, lookup=request_codec.decode_lookups(request.batch)))
+        response = pb.LookupResponse(server_epoch=area.server_epoch)
         reply_codec.encode_outcomes(_asked(replies.lookup), response.result)
         return response
 
@@ -153,8 +162,10 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
     ) -> pb.AcknowledgeResponse:
         """End hand-offs."""
         header = self._header(request, context)
-        replies = self._apply(RequestBatches(header, acknowledge=request_codec.decode_acknowledges(request.batch)))
-        response = pb.AcknowledgeResponse(server_epoch=self._tier.epoch)
+        area, replies = self._apply(
+            RequestBatches(header, acknowledge=request_codec.decode_acknowledges(request.batch))
+        )
+        response = pb.AcknowledgeResponse(server_epoch=area.server_epoch)
         reply_codec.encode_outcomes(_asked(replies.acknowledge), response.result)
         return response
 
@@ -163,8 +174,8 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
     ) -> pb.InvalidateResponse:
         """Forget slots that became free."""
         header = self._header(request, context)
-        replies = self._apply(RequestBatches(header, invalidate=request_codec.decode_invalidates(request.batch)))
-        response = pb.InvalidateResponse(server_epoch=self._tier.epoch)
+        area, replies = self._apply(RequestBatches(header, invalidate=request_codec.decode_invalidates(request.batch)))
+        response = pb.InvalidateResponse(server_epoch=area.server_epoch)
         reply_codec.encode_outcomes(_asked(replies.invalidate), response.result)
         return response
 
@@ -199,14 +210,15 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
             raise  # it may have changed something, which an error in a stream's answer denies: the stream breaks
         except SwapTierError as error:
             return status.encode_exchange_error(self._tier.epoch, message.header.request_id, error)
-        return reply_codec.encode_exchange_response(self._tier.epoch, request.header.request_id, replies)
+        return reply_codec.encode_exchange_response(area.server_epoch, request.header.request_id, replies)
 
     def _header(self, request: _WithHeader, context: _Context) -> Header:
         """Return the header of *request*, with names that are the caller's own."""
         return _qualified(request_codec.decode_header(request.header), caller_of(context))
 
-    def _apply(self, request: RequestBatches) -> ReplyBatches:
-        return self._apply_to(self._area(request.header), request)
+    def _apply(self, request: RequestBatches) -> tuple[Area, ReplyBatches]:
+        area = self._area(request.header)
+        return area, self._apply_to(area, request)
 
     def _apply_to(self, area: Area, request: RequestBatches) -> ReplyBatches:
         """Apply *request* if it is no larger than this server takes."""

@@ -20,7 +20,7 @@ from swaptier_server.tier.pool import Pool
 from swaptier_server.tier.slot import DEVICE_STATES, HANDED_OFF_STATES, Slot, SlotEvent
 from swaptier_server.tier.swap_file import SavedArea, SavedPage
 from swaptier_wire.errors import InvalidRequest, UnknownArea
-from swaptier_wire.types import NO_GENERATION, Outcome, SlotReply
+from swaptier_wire.types import EPOCH_MAX, NO_GENERATION, Outcome, SlotReply
 
 SLOTS_FORGOTTEN_MAX: Final = 1024
 """Slots of a closed area that are forgotten in one go, unless said otherwise: some 2 ms."""
@@ -54,7 +54,14 @@ class Area:
     """
 
     def __init__(
-        self, saved: SavedArea, device: BackingDevice, common: Common, *, is_restored: bool, incarnation: int = 0
+        self,
+        saved: SavedArea,
+        device: BackingDevice,
+        common: Common,
+        *,
+        is_restored: bool,
+        incarnation: int = 0,
+        server_epoch: int = 0,
     ) -> None:
         self.name: Final = saved.name
         self.slots: Final = saved.slots
@@ -65,6 +72,8 @@ class Area:
         """Its client knew it before: of pages that are not here, it may have stored more."""
         self.incarnation: Final = incarnation
         """Number of the Swapon that opened it empty, among this server's; 0: it was there when the server began."""
+        self.server_epoch: int = server_epoch
+        """The server's, as its host sees it: never below one that the host has seen."""
         self.counters: Final = AreaCounters()
         self.is_closed: bool = False
         self.stored_pages: int = 0
@@ -85,6 +94,11 @@ class Area:
         self.lru: Final = common.pool.lru_of(saved.name)
         self.known_slots: Final[dict[int, Slot]] = {}
         """By offset, those that were ever stored to, invalidated, or found on the device."""
+
+    def rise_above(self, seen_server_epoch: int) -> None:
+        """Let its host, which has seen a server in a higher epoch, see this one in one that is higher still."""
+        if seen_server_epoch > self.server_epoch:
+            self.server_epoch = min(seen_server_epoch + 1, EPOCH_MAX)
 
     def held(self, offset: int) -> Slot:
         """Return the slot, or what one that is not known would be. Changes nothing."""

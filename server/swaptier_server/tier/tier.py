@@ -110,7 +110,8 @@ class Tier:
 
         A higher epoch of the same client is that host after a reboot: all its older areas end, and this one starts
         empty, with whatever slots and options are now asked for. A host that has used the area before says of which
-        server (*seen_server_epoch*): what is missing was lost by a restart, or when this one forgot the area.
+        server (*seen_server_epoch*): what is missing was lost by a restart, or when this one forgot the area. Where
+        that server's epoch was above this one's, its clock having been ahead, the area has a higher one of its own.
 
         Raises:
             InvalidRequest, LimitReached, ClientReplaced, AreaNotOwned, AreaExists: nothing changed. Definite.
@@ -127,6 +128,7 @@ class Tier:
                         f"area {name!r} is open with {area.slots} slots and {area.options}; asked for {slots} and "
                         f"{options}. It is unchanged. Swapoff first, or ask for what is open"
                     )
+                area.rise_above(seen_server_epoch)
                 return area, True
         ended = [one.name for one in self.areas.values() if one.client.id == client.id and one.client != client]
         if len(self.areas) - len(ended) >= self.limits.areas_max:
@@ -147,7 +149,9 @@ class Tier:
             self._common,
             is_restored=seen_server_epoch != NO_EPOCH,
             incarnation=self._areas_opened,
+            server_epoch=self.epoch,
         )
+        opened.rise_above(seen_server_epoch)
         self.areas[name] = opened
         self._remember(client)
         return opened, False
@@ -296,7 +300,7 @@ class Tier:
         # The oldest life first, so that the newest is what is remembered.
         for saved in sorted(saved_areas, key=lambda saved: saved.client.epoch):
             device, pages = self._swap_file.reopen_area(saved.name)
-            area = self.areas[saved.name] = Area(saved, device, self._common, is_restored=True)
+            area = self.areas[saved.name] = Area(saved, device, self._common, is_restored=True, server_epoch=self.epoch)
             area.restore(pages)
             self._remember(saved.client)
 
@@ -323,7 +327,9 @@ class Tier:
         if seen is not None and client.epoch < seen:
             raise ClientReplaced(
                 f"client {client.id!r} was started anew as epoch {seen}; epoch {client.epoch} can do nothing here any "
-                "more and nothing changed. Stop this host: its pages belong to the newer one, or are gone"
+                "more and nothing changed. Stop this host: its pages belong to the newer one, or are gone. If it is "
+                "the newer one and a clock was set back, start it in a higher epoch, or under another client id",
+                newest_epoch=seen,
             )
 
     def _remember(self, client: Client) -> None:

@@ -8,6 +8,9 @@ from grpc import aio
 from tests.server.conftest import EPOCH, SLOTS, Ask, Serve, Served, header_message
 
 from swaptier.v1 import swaptier_pb2 as pb
+from swaptier_client.area_calls import HostArea
+from swaptier_client.connection import StreamSettings
+from swaptier_client.epochs import epoch_above_known
 from swaptier_server.tier.device import DeviceError, MemoryDevice
 from swaptier_server.tier.page import StoredPage
 from swaptier_wire.batches import Acknowledges, Header, Invalidates, Loads, Lookups, RequestBatches, Stores
@@ -515,3 +518,37 @@ async def test_fields_of_a_later_version_are_ignored(serve: Serve) -> None:
     answer = await served.stub.Store(message)
     assert list(answer.result.outcomes) == [pb.OUTCOME_STORED]
     assert b"abc" not in answer.SerializeToString()
+
+
+async def test_a_host_that_saw_a_server_in_a_higher_epoch_sees_this_one_in_one_that_is_higher_still(
+    serve: Serve,
+) -> None:
+    """The clock was ahead before: to every other host, and to this one from now on, the epoch stays what it was."""
+    served = await serve()
+    ahead = EPOCH + 1000
+    request = pb.SwaponRequest(header=header_message(), slots=SLOTS, seen_server_epoch=ahead)
+    for seen in (ahead, ahead, ahead + 1):
+        request.seen_server_epoch = seen
+        assert (await served.stub.Swapon(request)).server_epoch == ahead + 1
+    assert (await served.stub.Stat(pb.StatRequest(header=header_message()))).server_epoch == ahead + 1
+    call = served.stub.Exchange()
+    await call.write(pb.ExchangeRequest(header=header_message(), lookup=pb.LookupBatch(offsets=[0])))
+    answer = await call.read()
+    assert isinstance(answer, pb.ExchangeResponse)
+    assert answer.server_epoch == ahead + 1
+    assert (await served.swapon("b", client="other")).server_epoch == EPOCH
+
+
+async def test_a_host_whose_clock_was_set_back_learns_which_epoch_to_start_in(serve: Serve) -> None:
+    """It came from 2030 once: its name is not locked out, whatever the clock says now."""
+    served = await serve()
+    from_2030 = 1_893_456_000_000_000_000
+    await served.swapon(epoch=from_2030)
+    assert served.server.listening is not None
+    area = HostArea("host", 7, "a", SLOTS)
+    unused = HostArea("unused", 7, "b", SLOTS)
+    epoch = await epoch_above_known(served.server.listening, [unused, area], StreamSettings())
+    assert epoch == from_2030 + 1
+    await served.swapon(epoch=epoch)
+    same = await epoch_above_known(served.server.listening, [area._replace(client_epoch=epoch)], StreamSettings())
+    assert same == epoch + 1
