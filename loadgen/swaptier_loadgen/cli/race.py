@@ -21,6 +21,7 @@ from swaptier_loadgen.cli.statuses import (
     exit_status,
 )
 from swaptier_loadgen.cli.table import tables
+from swaptier_loadgen.faults.hazards import Hazard
 from swaptier_loadgen.host.corpus import CorpusUnreadable, corpus_files, read_corpus
 from swaptier_loadgen.host.oracle import Fate
 from swaptier_loadgen.host.settings import RESULTS, flag
@@ -145,13 +146,16 @@ def _fates(summary: RunSummary) -> str:
 
 
 def _hazards(summary: RunSummary) -> str:
-    """Return what went wrong on purpose and which hazard took each page; empty where nothing was to go wrong."""
-    if not summary.injected:
-        return ""
+    """Return what went wrong on purpose and which hazard took each page.
+
+    Empty where nothing was to go wrong and no page was lost but by failed installs, which have their own line.
+    """
     done = ", ".join(f"{count:,} x {fault}" for fault, count in sorted(summary.injected.items()))
+    if not done and not any(count for hazard, count in summary.lost_to.items() if hazard != Hazard.INSTALL_FAILED):
+        return ""
     took = ", ".join(f"{count:,} {hazard}" for hazard, count in summary.lost_to.items() if count)
     lost = sum(summary.lost_to.values())
-    line = f"{summary.policy}: {done}; {f'{lost:,} pages lost: {took}' if lost else 'no page lost'}"
+    line = f"{summary.policy}: {done}{'; ' if done else ''}{f'{lost:,} pages lost: {took}' if lost else 'no page lost'}"
     if summary.predicted_losses:
         line += f"; p x loads predicts {summary.predicted_losses:,.0f} with dropped answers"
     return line

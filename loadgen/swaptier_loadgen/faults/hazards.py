@@ -1,15 +1,19 @@
 """Which hazard took a page: what the faulty links saw, joined with what the hosts know.
 
-Pure. Neither knows all. A link knows which answers it dropped, and so which exclusive loads took
-pages that never arrived. A host knows which pages are lost, what the tier says of them, and how the load
-that found out had begun: with its answer overtaken, late, or its connection gone. A page is named by both as (tier,
-area, offset, generation); each generation can be taken once only, so one name has one cause.
+Pure. Neither knows all. A link knows which answers it dropped, and so which exclusive loads took pages that never
+arrived. A host knows which pages are lost, what the tier says of them, and how the load that found out had begun: with
+its answer overtaken, late, or its connection gone. What neither explains is a race of the kind that the policy is
+specified to lose pages by, if it is. A page is named by both as (tier, area, offset, generation); each generation can
+be taken once only, so one name has one cause.
 """
 
 from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
+
+from swaptier_client.mm.counters import DetectedLoss
+from swaptier_client.mm.policy import Policy, PoolLookup
 
 LEDGER_PAGES_MAX = 1 << 20
 """Pages remembered; with more, the oldest are forgotten and their losses stay unexplained."""
@@ -30,10 +34,18 @@ class Hazard(StrEnum):
     """The server was killed and had it in memory only. Hazard 6."""
     INSTALL_FAILED = "install_failed"
     """The fault that had it could not map it and dropped the only copy: the seed's bug, KERNEL.md 1.2."""
+    STORE_BACK_REJECTED = "store_back_rejected"
+    """The fault that had it could not map it and stored it back, and the tier did not take it. KERNEL.md 2 (c)."""
     UNREACHABLE = "unreachable"
     """The tier did not answer for as long as the host was to wait."""
+    SLOT_REUSE = "slot_reuse"
+    """The policy does not pin: another fault took, freed or reused the slot before this one mapped. KERNEL.md 1.4."""
+    LOOKUP_OUTDATED = "lookup_outdated"
+    """The policy looks into the pool before it pins, and what it found was not true any more. KERNEL.md 2 (b)."""
+    OTHER_HOST = "other_host"
+    """Another host used the same slots of the same area, which no pin of this one keeps out: `--workload two-hosts`."""
     UNEXPLAINED = "unexplained"
-    """None of these, as far as links and hosts know. Without faults on purpose: a race on the host, KERNEL.md 1.4."""
+    """None of these, as far as links and hosts know, and nothing that the policy is specified to do."""
 
 
 class UnknownOutcome(StrEnum):
@@ -90,9 +102,13 @@ class TakenPages:
         return self._hazards.get(page)
 
 
-RESTARTED = "epoch"
-UNREACHABLE = "unreachable"
-"""Values of `DetectedLoss` that name the hazard themselves."""
+_DAMAGED = (DetectedLoss.CHECKSUM, DetectedLoss.DECOMPRESS, "unrecognised")
+"""Reasons that no race explains: the bytes are those of no page. The last is a `Corruption`."""
+
+_BY_REASON = {
+    DetectedLoss.UNREACHABLE: Hazard.UNREACHABLE,
+    DetectedLoss.STOREBACK_REJECTED: Hazard.STORE_BACK_REJECTED,
+}
 
 _BY_OUTCOME = {
     UnknownOutcome.OVERTAKEN: Hazard.REPLY_DROPPED,
@@ -103,6 +119,20 @@ _BY_OUTCOME = {
 """What the host's own outcome of the load comes to, where no link saw the answer."""
 
 
+def specified_hazard(policy: Policy, *, has_clones: bool) -> Hazard:
+    """Return what a race on the hosts takes pages by, where the specification of *policy* says that it does.
+
+    *has_clones* says that several hosts take themselves for the owner of one area; then no policy is safe.
+    """
+    if has_clones:
+        return Hazard.OTHER_HOST
+    if policy.bypasses_swapcache and not policy.pins:
+        return Hazard.SLOT_REUSE
+    if policy.pool_lookup is PoolLookup.BEFORE_PIN:
+        return Hazard.LOOKUP_OUTDATED
+    return Hazard.UNEXPLAINED
+
+
 class HazardCounts:
     """What took the pages of one host, as it becomes known. The counts only rise.
 
@@ -110,8 +140,10 @@ class HazardCounts:
     next losses that come, and one that is not explained once more at the end.
     """
 
-    def __init__(self, taken_pages: TakenPages, *, has_links: bool) -> None:
+    def __init__(self, taken_pages: TakenPages, *, has_links: bool, specified: Hazard = Hazard.UNEXPLAINED) -> None:
         self._taken_pages = taken_pages
+        self._specified = specified
+        """Takes what neither links nor hosts explain, by `specified_hazard()`."""
         self._has_links = has_links
         self._counts = Counter({str(hazard): 0 for hazard in Hazard})
         self._new: list[LostPage] = []
@@ -132,8 +164,10 @@ class HazardCounts:
             hazard = _hazard_of(loss, self._taken_pages, tiers_are_durable=tiers_are_durable)
             if hazard is Hazard.UNEXPLAINED and not is_last_word:
                 self._unexplained.append(loss)
-            else:
-                self._counts[str(hazard)] += 1
+                continue
+            if hazard is Hazard.UNEXPLAINED and loss.reason not in _DAMAGED:
+                hazard = self._specified
+            self._counts[str(hazard)] += 1
         return dict(self._counts)
 
 
@@ -143,8 +177,8 @@ def _hazard_of(loss: LostPage, taken_pages: TakenPages, *, tiers_are_durable: bo
     seen = taken_pages.hazard(loss.page)
     if seen is not None:
         return seen
-    if loss.reason == UNREACHABLE:
-        return Hazard.UNREACHABLE
-    if loss.reason == RESTARTED and not (tiers_are_durable and loss.unknown is not UnknownOutcome.NO):
+    if loss.reason in _BY_REASON:
+        return _BY_REASON[DetectedLoss(loss.reason)]
+    if loss.reason == DetectedLoss.EPOCH and not (tiers_are_durable and loss.unknown is not UnknownOutcome.NO):
         return Hazard.SERVER_RESTARTED
     return _BY_OUTCOME[loss.unknown]

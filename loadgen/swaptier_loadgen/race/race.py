@@ -22,12 +22,13 @@ from typing import Protocol
 from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import StreamSettings
 from swaptier_client.epochs import epoch_above_known
+from swaptier_client.mm.policy import POLICIES
 from swaptier_client.security import PLAIN
-from swaptier_loadgen.faults.hazards import HazardCounts
+from swaptier_loadgen.faults.hazards import HazardCounts, specified_hazard
 from swaptier_loadgen.faults.injection import InjectedFaults
 from swaptier_loadgen.host.messages import LINE_BYTES_MAX, HostSpec, parse_tiers
 from swaptier_loadgen.host.report import HOST_REPORT, Ended, HostReport
-from swaptier_loadgen.host.workload import share
+from swaptier_loadgen.host.workload import WorkloadKind, share
 from swaptier_loadgen.race.child_process import child_command
 from swaptier_loadgen.race.results import RunSummary, summarise
 from swaptier_loadgen.race.server_process import ServerDied
@@ -206,7 +207,12 @@ class Race:
         if self.is_stopping:
             _ask_to_stop(process)
         last: HostReport | None = None
-        lost_to = HazardCounts(self._injected.taken_pages, has_links=bool(self._settings.faults.on_the_way))
+        has_clones = spec.settings.workload is WorkloadKind.TWO_HOSTS
+        lost_to = HazardCounts(
+            self._injected.taken_pages,
+            has_links=bool(self._settings.faults.on_the_way),
+            specified=specified_hazard(POLICIES[spec.policy], has_clones=has_clones),
+        )
         async for line in process.stdout:
             said = HOST_REPORT.validate_json(line)
             is_end = said.ended is not None

@@ -3,8 +3,18 @@
 import pytest
 
 from swaptier_client.mm.counters import DetectedLoss
+from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.faults import hazards
-from swaptier_loadgen.faults.hazards import Hazard, HazardCounts, LostPage, PageName, TakenPages, UnknownOutcome
+from swaptier_loadgen.faults.hazards import (
+    Hazard,
+    HazardCounts,
+    LostPage,
+    PageName,
+    TakenPages,
+    UnknownOutcome,
+    specified_hazard,
+)
+from swaptier_loadgen.host.oracle import Corruption
 
 PAGE = PageName(0, "exclusive-0", 7, 3)
 MISS = str(DetectedLoss.MISS_MUST_EXIST)
@@ -31,6 +41,7 @@ def only(hazard: Hazard) -> dict[str, int]:
         (str(DetectedLoss.EPOCH), UnknownOutcome.BROKEN, Hazard.REPLY_DROPPED, Hazard.REPLY_DROPPED),
         (str(DetectedLoss.EPOCH), UnknownOutcome.BROKEN, None, Hazard.SERVER_RESTARTED),
         (str(DetectedLoss.UNREACHABLE), UnknownOutcome.NO, None, Hazard.UNREACHABLE),
+        (str(DetectedLoss.STOREBACK_REJECTED), UnknownOutcome.NO, None, Hazard.STORE_BACK_REJECTED),
         (str(DetectedLoss.CHECKSUM), UnknownOutcome.NO, None, Hazard.UNEXPLAINED),
     ],
 )
@@ -60,11 +71,6 @@ def test_what_a_link_knows_is_bounded_and_forgets_the_oldest(monkeypatch: pytest
     for offset in range(5):
         taken_pages.note(PAGE._replace(offset=offset), Hazard.REPLY_DROPPED)
     assert [offset for offset in range(5) if taken_pages.hazard(PAGE._replace(offset=offset))] == [2, 3, 4]
-
-
-def test_the_reasons_that_name_their_hazard_are_those_of_the_host() -> None:
-    """Two modules, one vocabulary."""
-    assert (hazards.RESTARTED, hazards.UNREACHABLE) == (DetectedLoss.EPOCH, DetectedLoss.UNREACHABLE)
 
 
 @pytest.mark.parametrize(
@@ -97,3 +103,48 @@ def test_without_links_nobody_learns_anything_later() -> None:
     """A loss is counted when it is reported: a dashboard need not wait for the end of a race."""
     lost_to = HazardCounts(TakenPages(), has_links=False)
     assert lost_to.add([LostPage(PAGE, MISS, UnknownOutcome.NO)], tiers_are_durable=False) == only(Hazard.UNEXPLAINED)
+
+
+RACES = {
+    "free-on-read": Hazard.SLOT_REUSE,
+    "shared-unpinned": Hazard.SLOT_REUSE,
+    "exclusive-unpinned": Hazard.SLOT_REUSE,
+    "exclusive-if-swapcache-unpinned": Hazard.SLOT_REUSE,
+    "cache-on-hit-early": Hazard.LOOKUP_OUTDATED,
+}
+"""What a race on the host takes pages by, of the policies that are specified to lose some so."""
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("reason", ["device_zero", "tier_foreign", "lost_update", MISS])
+def test_a_loss_that_the_policy_is_specified_to_have_is_called_by_its_name(policy: str, reason: str) -> None:
+    """And of a policy that is not, it is unexplained: a safe one is never excused by a race."""
+    specified = specified_hazard(POLICIES[policy], has_clones=False)
+    assert specified is RACES.get(policy, Hazard.UNEXPLAINED)
+    assert not (POLICIES[policy].is_safe and specified is not Hazard.UNEXPLAINED)
+    lost_to = HazardCounts(TakenPages(), has_links=False, specified=specified)
+    assert lost_to.add([LostPage(PAGE, reason, UnknownOutcome.NO)], tiers_are_durable=False) == only(specified)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_with_two_hosts_on_an_area_the_other_host_takes_pages_under_every_policy(policy: str) -> None:
+    """No pin of one host keeps the other out."""
+    assert specified_hazard(POLICIES[policy], has_clones=True) is Hazard.OTHER_HOST
+
+
+@pytest.mark.parametrize("reason", [str(DetectedLoss.CHECKSUM), str(DetectedLoss.DECOMPRESS), Corruption.UNRECOGNISED])
+def test_no_race_excuses_damaged_bytes(reason: str) -> None:
+    """A race gives a page another page's bytes, or zeros; never what no process wrote."""
+    lost_to = HazardCounts(TakenPages(), has_links=False, specified=Hazard.SLOT_REUSE)
+    assert lost_to.add([LostPage(PAGE, reason, UnknownOutcome.NO)], tiers_are_durable=False) == only(Hazard.UNEXPLAINED)
+
+
+def test_what_a_link_learns_late_comes_before_what_the_policy_is_specified_to_do() -> None:
+    """The race is what is left when nothing else explains a loss, at the end."""
+    taken_pages = TakenPages()
+    lost_to = HazardCounts(taken_pages, has_links=True, specified=Hazard.SLOT_REUSE)
+    losses = [LostPage(PAGE._replace(offset=at), MISS, UnknownOutcome.NO) for at in range(2)]
+    lost_to.add(losses, tiers_are_durable=False)
+    taken_pages.note(losses[0].page, Hazard.REPLY_DROPPED)
+    counts = lost_to.add([], tiers_are_durable=False, is_end=True)
+    assert counts[Hazard.REPLY_DROPPED] == counts[Hazard.SLOT_REUSE] == sum(counts.values()) / 2 == 1

@@ -80,8 +80,8 @@ async def test_an_unsafe_policy_fails_the_swap_race_stress(run_host: RunHost, po
 
 @pytest.mark.parametrize("mode", [ReadaheadMode.CLUSTER, ReadaheadMode.VMA])
 async def test_readahead_reads_ahead_and_loses_nothing(run_host: RunHost, mode: ReadaheadMode) -> None:
-    """A page that fork shares is loaded through the swapcache, with its neighbours."""
-    run = await run_host("claim", readahead=mode, workload="forks", install_failures=("moved=0.02",))
+    """A page that fork shares is loaded through the swapcache, with its neighbours, and so is every one by swapoff."""
+    run = await run_host("claim", readahead=mode, workload="forks", swapoff=True, install_failures=("moved=0.02",))
     assert run.verdict is Verdict.SAFE, run.examples
     assert run.counters["swap_ra"] > run.counters["swap_ra_hit"] > 0
 

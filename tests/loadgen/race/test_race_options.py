@@ -38,12 +38,12 @@ def test_the_kernels_counters_stand_under_the_kernels_names_for_each_host(tmp_pa
     """What each host's /proc/vmstat would say; zeros are restored and read-ahead pages hit, when both are asked for."""
     result, document = race(
         tmp_path,
-        *("--era", "6.9", "--workload", "forks", "--zeromap", "--readahead", "cluster"),
+        *("--era", "next", "--zeromap", "--readahead", "cluster", "--swapoff"),
         *("--install-failure", "zapped=0.05"),
     )
     assert result.exit_code == 0, result.output
     (run,) = document["runs"]
-    assert run["policy"] == "exclusive-if-swapcache"
+    assert run["policy"] == "no-bypass"
     assert len(run["kernel_counters"]) == 2
     for host in run["kernel_counters"]:
         assert set(host) == set(KERNEL_COUNTERS)
@@ -51,6 +51,22 @@ def test_the_kernels_counters_stand_under_the_kernels_names_for_each_host(tmp_pa
         assert host["zswpout"] > 0
         assert host["swap_ra"] >= host["swap_ra_hit"] > 0
     assert sum(host["zswpin"] for host in run["kernel_counters"]) == run["counters"]["zswpin"]
+
+
+@pytest.mark.slow_race
+def test_what_a_race_on_the_host_took_is_called_so_where_the_policy_is_specified_to_lose_it(tmp_path: Path) -> None:
+    """In document and report: unpinned policies by slot reuse, any policy with two hosts by the other host."""
+    arguments = ("--install-failure-rate", "0", "--pages", "24", "--resident", "9")
+    result, document = race(tmp_path, *arguments, "--policy", "exclusive-unpinned,exclusive-if-swapcache")
+    assert result.exit_code == 0, result.output
+    unpinned, pinned = (run["lost_to"] for run in document["runs"])
+    assert unpinned["slot_reuse"] == sum(unpinned.values()) - unpinned["install_failed"] > 0
+    assert sum(pinned.values()) == 0
+    assert f"{unpinned['slot_reuse']} slot_reuse" in result.output
+    result, document = race(tmp_path, *arguments, "--policy", "claim", "--workload", "two-hosts")
+    assert result.exit_code == 0, result.output
+    lost_to = document["runs"][0]["lost_to"]
+    assert lost_to["other_host"] == sum(lost_to.values()) > 0
 
 
 @pytest.mark.slow_race
