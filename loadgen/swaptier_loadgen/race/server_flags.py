@@ -6,13 +6,13 @@ Touches the environment and a process: the server's own check of its configurati
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict
 
 from swaptier_loadgen.host.settings import TIERS, flag
+from swaptier_loadgen.race.own_folder import own_folder
 
 OWN_ADDRESSES = ("--listen", "127.0.0.1:0", "--metrics", "off")
 """Of a server that only its own race talks to."""
@@ -81,8 +81,8 @@ class ServerFlags(BaseModel):
         Raises:
             FlagsRefused: see there.
         """
-        with tempfile.TemporaryDirectory(prefix="swaptier-") as folder:
-            flags = (*OWN_ADDRESSES, *self.arguments(0, Path(folder)))
+        with own_folder() as folder:
+            flags = (*OWN_ADDRESSES, *self.arguments(0, folder))
             command = [sys.executable, "-m", "swaptier_server", "check-config", *flags]
             asked = subprocess.run(  # noqa: S603 - our own command
                 command, env=own_environment(), capture_output=True, text=True, check=False

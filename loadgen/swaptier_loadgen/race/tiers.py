@@ -9,16 +9,15 @@ Touches processes, sockets and, where a race needs a swap file of its own, a tem
 
 import asyncio
 import contextlib
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from swaptier_loadgen.faults.injection import InjectedFaults, Route
 from swaptier_loadgen.faults.proxy import FaultyLink
 from swaptier_loadgen.faults.spec import Faults
 from swaptier_loadgen.host.messages import parse_tiers
+from swaptier_loadgen.race.own_folder import own_folder, remove_leftovers
 from swaptier_loadgen.race.server_process import OwnServer, own_server
 from swaptier_loadgen.race.settings import RaceSettings
 
@@ -48,6 +47,7 @@ async def race_tiers(settings: RaceSettings) -> AsyncIterator[RaceTiers]:
     Raises:
         ServerNotStarted: one of our own did not come up.
     """
+    remove_leftovers()
     async with contextlib.AsyncExitStack() as stack:
         own = [] if settings.target is not None else await _own_servers(settings, stack)
         target = settings.target or ",".join(server.target for server in own)
@@ -64,7 +64,7 @@ async def race_tiers(settings: RaceSettings) -> AsyncIterator[RaceTiers]:
 async def _own_servers(settings: RaceSettings, stack: contextlib.AsyncExitStack) -> list[OwnServer]:
     folder = None
     if settings.server_flags.needs_swap_file:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swaptier-")))
+        folder = stack.enter_context(own_folder())
     return [
         await stack.enter_async_context(own_server(*settings.server_flags.arguments(number, folder)))
         for number in range(settings.servers)
