@@ -18,6 +18,7 @@ from swaptier_server.errors import ConfigError
 from swaptier_server.logs import get_log
 from swaptier_server.swapfile.file import SqliteSwapFile, SwapFileUnusable
 from swaptier_server.swapfile.medium import ROOM_BYTES, has_room
+from swaptier_server.swapfile.place import is_folder_open
 from swaptier_server.tier.device import DeviceError, DeviceFault
 from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.tier import LEASES_ENDED_MAX, Tier
@@ -90,6 +91,13 @@ class SwapFileWatch:
                 damaged_areas=found.damaged_areas,
                 damaged_pages=found.damaged_pages,
                 meaning="what is damaged is not served: loads that ask for its generation answer LOST",
+            )
+        if is_folder_open(folder := found.path.absolute().parent):
+            self._log.warning(
+                "swap_file_in_open_folder",
+                folder=str(folder),
+                meaning="every user of this machine may replace the swap file; that is found out, and refused",
+                advice=f"chmod o-w {folder}, or name a file elsewhere",
             )
         if not found.is_given_back:
             self._log.info(

@@ -18,6 +18,7 @@ from swaptier_server.errors import ConfigError
 from swaptier_server.listening import check_can_listen
 from swaptier_server.rpc.descriptors import connections_max
 from swaptier_server.swapfile.medium import ROOM_BYTES, has_room
+from swaptier_server.swapfile.place import is_folder_open
 from swaptier_wire.descriptors import raise_limit
 
 
@@ -105,6 +106,8 @@ def _check_device(config: ServerConfig) -> Iterator[Finding]:
         return
     else:
         yield Finding(f"device: {path} will be made")
+    if is_folder_open(folder):
+        yield Finding(f"--device: every user of this machine may remove and replace files in {folder}; see chmod")
     if not has_room(folder, ROOM_BYTES):
         yield Finding(f"device: {path} will take no new pages until {ROOM_BYTES >> 20} MiB are free in {folder}")
 

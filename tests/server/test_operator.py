@@ -120,6 +120,21 @@ def test_files_that_too_many_may_touch_are_pointed_out(tmp_path: Path) -> None:
         assert all(str(path) in line for path, line in zip(hints, told, strict=True))
 
 
+def test_a_device_in_a_folder_that_everybody_may_change_is_pointed_out(tmp_path: Path) -> None:
+    """Containers have such folders, so it is used all the same; a sticky one is as good as another."""
+    device = ("--device", f"sqlite:{tmp_path}/swap")
+    for mode, is_told in ((0o700, False), (0o1777, False), (0o777, True)):
+        tmp_path.chmod(mode)
+        result = run("check-config", *ANYWHERE, *device)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert (f"may remove and replace files in {tmp_path}" in result.stdout) is is_told
+    with running(*device) as server:
+        assert (
+            server.wait_for_log("swap_file_in_open_folder")["advice"]
+            == f"chmod o-w {tmp_path}, or name a file elsewhere"
+        )
+
+
 def test_a_device_without_room_to_grow_is_pointed_out(tmp_path: Path) -> None:
     """Before pages are refused there; one that is not there yet and one that is."""
     with tmpfs(tmp_path, ROOM_BYTES - MIB) as disk:

@@ -201,6 +201,12 @@ def check_private(path: Path) -> None:
         raise SwapFileUnusable(f"cannot use the swap file: {path} {why}")
 
 
+def is_folder_open(folder: Path) -> bool:
+    """Tell whether every user may rename and remove what is in *folder*; in /tmp, which is sticky, only owners may."""
+    mode = folder.stat().st_mode
+    return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
+
+
 def why_exposed(path: Path, found: os.stat_result) -> str | None:
     """Return in what the file at *path* is not ours alone, and how to mend it; None when it is."""
     user = os.geteuid()
