@@ -73,6 +73,7 @@ class Watcher:
         self._say(
             "race begins",
             target=tiers.target,
+            name=self._settings.name,
             own_server_pid=tiers.own_pids[0] if tiers.own_pids else None,
             own_server_pids=list(tiers.own_pids),
             metrics=self._metrics,

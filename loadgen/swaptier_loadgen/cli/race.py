@@ -29,6 +29,7 @@ from swaptier_loadgen.host.workload import WorkloadKind
 from swaptier_loadgen.race import report
 from swaptier_loadgen.race.closing_sentence import closing_sentence
 from swaptier_loadgen.race.metrics import LatestReports, MetricsPortTaken, RaceCollector, serve
+from swaptier_loadgen.race.name import claim_name
 from swaptier_loadgen.race.race import run_race
 from swaptier_loadgen.race.results import RunSummary
 from swaptier_loadgen.race.server_flags import FlagsRefused
@@ -61,6 +62,9 @@ def race(
         if "policies" in settings.model_fields_set:
             raise Refusal("--era and --policy exclude each other: an era is the policy its kernels had")
         settings = settings.model_copy(update={"policies": era})
+    repeat = repeat_command(settings)
+    if settings.target is not None and "name" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"name": claim_name()})
     latest = LatestReports.of(settings)
     try:
         files = corpus_files(settings.corpus)
@@ -79,7 +83,6 @@ def race(
     except ServerNotStarted as problem:
         raise Refusal(str(problem), STATUS_UNREACHABLE) from None
     summaries = outcome.runs
-    repeat = repeat_command(settings)
     _show(settings, summaries, repeat)
     write_json(json_file, report.document(settings, summaries))
     status = exit_status(summaries)

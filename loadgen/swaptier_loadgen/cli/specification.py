@@ -37,6 +37,7 @@ from swaptier_loadgen.measure.specification_table import (
     cells_of,
     run_in_process,
 )
+from swaptier_loadgen.race.name import claim_name
 from swaptier_wire.epochs import new_epoch
 from swaptier_wire.errors import SwapTierError
 from swaptier_wire.types import AreaOptions
@@ -87,23 +88,26 @@ async def _measure(policies: list[Policy], target: str | None) -> list[list[Spec
         SwapTierError: the tier at *target* did not answer, or refused.
     """
     rows = []
+    client = "" if target is None else claim_name()
     for policy in policies:
         measured = {
-            name: run_in_process(policy, build) if target is None else await run_over_grpc(policy, build, target)
+            name: run_in_process(policy, build)
+            if target is None
+            else await run_over_grpc(policy, build, target, client)
             for name, build in BUILDS.items()
         }
         rows.append(cells_of(policy, measured))
     return rows
 
 
-async def run_over_grpc(policy: Policy, build: Build, target: str) -> Measures:
-    """Run a workload to its end on the tier at *target*, leaving nothing there, and return what it measured.
+async def run_over_grpc(policy: Policy, build: Build, target: str, client: str) -> Measures:
+    """Run a workload to its end on the tier at *target* as *client*, leave nothing there, and return what it measured.
 
     Raises:
         SwapTierError: the tier did not answer, or refused.
     """
     options = AreaOptions(device_free_on_read=policy.device_free_on_read)
-    area = HostArea("specification", new_epoch(), f"specification-{policy.name}", SLOTS, options)
+    area = HostArea(f"{client}-0", new_epoch(), f"{client}-{policy.name}", SLOTS, options)
     settings = StreamSettings(give_up_seconds=0)
     area = area._replace(client_epoch=await epoch_above_known(target, [area], settings))
     workload = begin(policy, build)

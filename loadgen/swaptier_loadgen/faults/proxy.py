@@ -32,8 +32,10 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 class FaultyLink(grpc.GenericRpcHandler):
     """The route from all hosts to one tier, which takes every method there is. Entered for the length of a race."""
 
-    def __init__(self, route: Route, seed: int) -> None:
+    def __init__(self, route: Route, seed: int, race: str = "") -> None:
+        """Lead to *route*. What goes wrong depends on *seed*, not on the name of the *race*, which areas begin with."""
         self.route = route
+        self._prefix = f"{race}-"
         self._seed = f"{seed}/{route.number}"
         self._streams_of: Counter[str] = Counter()
         self._streams: set[FaultyStream] = set()
@@ -76,8 +78,9 @@ class FaultyLink(grpc.GenericRpcHandler):
 
     def _chance_of(self, area: str) -> random.Random:
         """Return the chance of the next stream of *area*."""
-        self._streams_of[area] += 1
-        return random.Random(f"{self._seed}/{area}/{self._streams_of[area]}")
+        of = area.removeprefix(self._prefix)
+        self._streams_of[of] += 1
+        return random.Random(f"{self._seed}/{of}/{self._streams_of[of]}")
 
     def _connection_of(self, context: Context) -> RelayedConnection | None:
         """Return the connection that a call came over, unless it is gone."""

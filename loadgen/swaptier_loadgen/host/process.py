@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,10 +36,21 @@ from swaptier_loadgen.host.messages import (
 from swaptier_loadgen.host.report import HOST_REPORT, Ended, HostReport
 from swaptier_loadgen.host.workload import WorkloadKind
 from swaptier_wire.awake import AwakeClock
-from swaptier_wire.errors import Draining, ServerDefect, SwapTierError, TierUnreachable
+from swaptier_wire.errors import (
+    AreaExists,
+    AreaNotOwned,
+    ClientReplaced,
+    Draining,
+    ServerDefect,
+    SwapTierError,
+    TierUnreachable,
+)
 
 GONE = (TierUnreachable, Draining, ServerDefect)
 """What says that a tier is not there to be asked; every other error is its answer."""
+
+TAKEN = (ClientReplaced, AreaNotOwned, AreaExists)
+"""What says that another one goes by the same name."""
 
 WRITTEN_BACK = "written_back_pages"
 """How the name of the tier's counter ends."""
@@ -98,7 +110,8 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
         ended, message = Ended.OUT_OF_MEMORY, str(_first(failures))
     except* SwapTierError as failures:  # the last word: without a tier nothing can be reclaimed either
         failure = _first(failures)
-        ended, message = Ended.UNREACHABLE if isinstance(failure, GONE) else Ended.REFUSED, str(failure)
+        ended = Ended.UNREACHABLE if isinstance(failure, GONE) else Ended.REFUSED
+        message = f"{failure}{_advice(spec) if isinstance(failure, TAKEN) else ''}"
     finally:
         for helper in helpers:
             helper.cancel()
@@ -109,6 +122,11 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
         say(replace(host.report(), new_losses=losses))
     last = _connections(host.final_report(), [*tiers, *twin])
     say(replace(last, ended=ended, message=message, leaked_pages=leaked_pages, new_losses=losses))
+
+
+def _advice(spec: HostSpec) -> str:
+    name = spec.client_id.removesuffix(f"-{spec.host}")
+    return f". Another load generator runs as --name {shlex.quote(name)}, like this one: give each a --name of its own"
 
 
 async def _swapoff_areas(tiers: Sequence[TierStream]) -> int:

@@ -147,7 +147,12 @@ class RaceSettings(BaseModel):
     )
     name: Annotated[
         str,
-        flag(TIERS, "Of this race on a shared tier; the same name takes an older race's areas over."),
+        flag(
+            TIERS,
+            "Of this race on the tiers of --target; without it, one that no other load generator has. The same name "
+            "takes an older race's areas over, and ends it.",
+        ),
+        Parameter(show_default=False),
         AfterValidator(_check_name),
     ] = DEFAULT_NAME
     fault: Annotated[

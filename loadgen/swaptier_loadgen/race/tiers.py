@@ -53,7 +53,7 @@ async def race_tiers(settings: RaceSettings) -> AsyncIterator[RaceTiers]:
         target = settings.target or ",".join(server.target for server in own)
         injected = InjectedFaults()
         links = [
-            await stack.enter_async_context(FaultyLink(route, settings.host.seed))
+            await stack.enter_async_context(FaultyLink(route, settings.host.seed, settings.name))
             for route in (_routes(settings, target, injected) if settings.faults.on_the_way else ())
         ]
         tiers = parse_tiers(target)

@@ -73,6 +73,19 @@ async def test_without_a_fault_everything_passes_unchanged(server: TierServer) -
     assert not injected.counts
 
 
+async def test_what_goes_wrong_does_not_depend_on_the_name_of_the_race(server: TierServer) -> None:
+    """A seed means the same under a name that is drawn anew for each race."""
+    dropped = []
+    for race in ("race-1", "race-2"):
+        area = AREA._replace(client_id=race, name=f"{race}-area")
+        route = Route(str(server.listening), 0, Faults.parse("drop-reply=0.3"), InjectedFaults())
+        settings = StreamSettings(deadline_seconds=0.2, window_messages=1)
+        async with FaultyLink(route, 1, race) as link, TierStream(link.address, area, settings) as stream:
+            dropped.append([isinstance(await _end(stream, store(slot)), SwapTierError) for slot in range(6)])
+    assert dropped[0] == dropped[1]
+    assert True in dropped[0]
+
+
 async def test_a_dropped_reply_leaves_its_request_applied_and_unknown(server: TierServer) -> None:
     """The page that an exclusive load took with it is known to the link, under its area, slot and generation."""
     async with linked(server, "drop-reply=0.5", StreamSettings(deadline_seconds=0.05)) as (stream, injected):

@@ -34,7 +34,7 @@ async def run(request: pytest.FixtureRequest) -> AsyncIterator[Run]:
     server = await TierServer.start(load_config(["--listen", "127.0.0.1:0", "--metrics", "off"]), epoch=1)
 
     async def run_there(policy: Policy, build: Build) -> Measures:
-        return await run_over_grpc(policy, build, str(server.listening))
+        return await run_over_grpc(policy, build, str(server.listening), "race")
 
     yield run_there
     await server.drain()
