@@ -1,11 +1,12 @@
 """The command line `swaptier-server`: its commands, variables, and refusals in one line.
 
-Touches the command line, the environment, stdin, stdout and stderr. Exit status: 0 drained, or as asked; 1 gRPC ended
-and could not be started again, or the health check failed; 2 wrong usage, or the configuration cannot be used.
+Touches the command line, the environment, stdin, stdout and stderr. Exit status: 0 drained, or as asked; 2 wrong usage,
+or the configuration, a file or an address cannot be used; 3 the health check found no server, or one that does not
+serve; 5 what was asked for could not be written to standard output; 6 out of memory or file descriptors; 70 a defect of
+this program, or gRPC ended and could not be started again; 130 SIGINT came twice, or before it served; 131
+SIGQUIT came; 143 SIGTERM came twice, or before it served.
 """
 
-import asyncio
-import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,11 +23,11 @@ from swaptier_server.config import ENV_PREFIX, ServerConfig, flag, is_flag_of, v
 from swaptier_server.errors import ConfigError
 from swaptier_wire.environment import withdraw_grpc_variables
 from swaptier_wire.help_layout import HELP_LAYOUT
+from swaptier_wire.process.exit_status import ExitStatus
 from swaptier_wire.suggestion import did_you_mean
 from swaptier_wire.version import program_version
 
 PROGRAM = "swaptier-server"
-STATUS_CONFIG = 2
 OTHER_PROGRAMS = ("SWAPTIER_LOADGEN_", "SWAPTIER_HEALTH_")
 """Prefixes of variables that the load generator and the health check look after themselves."""
 SIZE = "expected bytes, 0 or more, or a size as in 64MiB, 1.5GiB or 64MB"
@@ -66,7 +67,7 @@ def serve(*, config: Config = DEFAULTS) -> int:
     from swaptier_server.serving import serve_until_signal
 
     keep_freed_memory()
-    return asyncio.run(serve_until_signal(config, unknown_variables(), withdrawn))
+    return serve_until_signal(config, unknown_variables(), withdrawn)
 
 
 @app.command
@@ -91,7 +92,7 @@ def check_config(*, config: Config = DEFAULTS) -> int:
     sys.stdout.flush()  # where both outputs meet, the problems stand below everything else
     for problem in problems:
         _refuse(problem)
-    return STATUS_CONFIG if problems else 0
+    return ExitStatus.USAGE if problems else 0
 
 
 @app.command
@@ -105,7 +106,10 @@ def hash_token(name: str, /) -> None:
     """
     from swaptier_server.access.tokens import TOKEN_CHARACTERS_MAX, TokensUnusable, hash_token
 
-    token = sys.stdin.buffer.readline(TOKEN_CHARACTERS_MAX + 2).decode("ascii", "replace").strip()
+    try:
+        token = sys.stdin.buffer.readline(TOKEN_CHARACTERS_MAX + 2).decode("ascii", "replace").strip()
+    except OSError as error:
+        raise ConfigError(f"hash-token: standard input cannot be read: {error.strerror}") from error
     try:
         sys.stdout.write(f"{hash_token(name, token)}\n")
     except TokensUnusable as error:
@@ -114,7 +118,7 @@ def hash_token(name: str, /) -> None:
 
 @app.command
 def healthcheck(address: str | None = None, /) -> int:
-    """Ask a running server whether it serves, and exit: 0 it does, 1 it does not.
+    """Ask a running server whether it serves, and exit: 0 it does, 3 it does not.
 
     Parameters
     ----------
@@ -171,8 +175,6 @@ def version() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     # gRPC's own complaints about addresses, written by C, would stand around our one clear line.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
@@ -241,4 +243,4 @@ def _explain_value(error: ValidationError, arguments: Sequence[str]) -> str:
 
 def _refuse(problem: str) -> int:
     sys.stderr.write(f"{PROGRAM}: {problem}\n")
-    return STATUS_CONFIG
+    return ExitStatus.USAGE

@@ -1,8 +1,9 @@
 """Ask a running server whether it serves, once: `python -m swaptier_server.healthcheck [HOST:PORT | unix:PATH]`.
 
 Touches one connection, the command line and the environment. A container engine runs it every few seconds, so it
-imports hardly more than gRPC. Exit status: 0 serving, 1 not serving or not there, 2 wrong usage. Without an argument it
-asks where `SWAPTIER_LISTEN` says this container's server listens, else the server's default.
+imports hardly more than gRPC. Exit status: 0 serving; 2 wrong usage, or a file that cannot be used; 3 not serving or
+not there. Without an argument it asks where `SWAPTIER_LISTEN` says this container's server listens, else the server's
+default.
 
 With `SWAPTIER_TLS_CERT` it speaks TLS and believes exactly that certificate, whatever name it has. With
 `SWAPTIER_TLS_CLIENT_CA` it shows the server's own certificate as a client's; where that is of another authority, point
@@ -22,9 +23,14 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from swaptier_server.access.certificates import CertificateUnusable, try_out
+from swaptier_server.access.reloading import FILE_BYTES_MAX
+from swaptier_server.errors import ConfigError
 from swaptier_wire.addresses import Address
 from swaptier_wire.channels import open_channel
 from swaptier_wire.environment import withdraw_grpc_variables
+from swaptier_wire.process.endings import to_an_end
+from swaptier_wire.process.exit_status import ExitStatus
+from swaptier_wire.process.small_file import FileUnusable, SmallFile, read_small_file
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEADLINE_SECONDS = 3.0
@@ -49,26 +55,40 @@ def security(environ: Mapping[str, str]) -> tuple[grpc.ChannelCredentials | None
     """Return what the server of *environ* wants to see, None where it speaks plain text, and the name to expect.
 
     Raises:
-        CertificateUnusable, OSError: a file cannot be used or read.
+        ConfigError: a file cannot be read or used.
     """
-    server, server_key = (environ.get(f"SWAPTIER_TLS_{what}", "") for what in ("CERT", "KEY"))
+    server = environ.get("SWAPTIER_TLS_CERT", "")
     if not server:
         return None, []
-    certificate = try_out(Path(server), Path(server_key))
+    cert, key = _file("SWAPTIER_TLS_CERT", server), _file("SWAPTIER_TLS_KEY", environ.get("SWAPTIER_TLS_KEY", ""))
+    try:
+        certificate = try_out(cert, key)
+    except CertificateUnusable as error:
+        raise ConfigError(f"SWAPTIER_TLS_CERT: {error}") from error
     names = [("grpc.ssl_target_name_override", host.replace("*", "any")) for host in certificate.hosts[:1]]
     if not environ.get("SWAPTIER_TLS_CLIENT_CA"):
-        return grpc.ssl_channel_credentials(Path(server).read_bytes()), names
-    cert = environ.get("SWAPTIER_HEALTH_TLS_CERT", server)
-    key = environ.get("SWAPTIER_HEALTH_TLS_KEY", server_key)
-    return grpc.ssl_channel_credentials(*(Path(name).read_bytes() for name in (server, key, cert))), names
+        return grpc.ssl_channel_credentials(cert.content), names
+    shown, shown_key = (
+        _file(variable, environ[variable]) if environ.get(variable) else ours
+        for variable, ours in (("SWAPTIER_HEALTH_TLS_CERT", cert), ("SWAPTIER_HEALTH_TLS_KEY", key))
+    )
+    return grpc.ssl_channel_credentials(cert.content, shown_key.content, shown.content), names
+
+
+def _file(variable: str, path: str) -> SmallFile:
+    try:
+        return read_small_file(Path(path), FILE_BYTES_MAX)
+    except FileUnusable as error:
+        raise ConfigError(f"{variable}: {error}") from error
 
 
 async def check(address: str, environ: Mapping[str, str]) -> str:
-    """Return the status of the whole server at *address*, "SERVING" when all is well, else why it cannot be told."""
-    try:
-        credentials, names = security(environ)
-    except (CertificateUnusable, OSError) as error:
-        return str(error)
+    """Return the status of the whole server at *address*, "SERVING" when all is well, else why it cannot be told.
+
+    Raises:
+        ConfigError: a file cannot be read or used.
+    """
+    credentials, names = security(environ)
     async with open_channel(address, credentials, names) as channel:
         request = health_pb2.HealthCheckRequest(service="")
         try:
@@ -82,19 +102,19 @@ def main(arguments: Sequence[str]) -> int:
     """Check once; say what was found when it is not "SERVING"."""
     if len(arguments) > 1 or (arguments and arguments[0].startswith("-")):
         sys.stderr.write("usage: python -m swaptier_server.healthcheck [HOST:PORT | unix:PATH]\n")
-        return 2
+        return ExitStatus.USAGE
+    withdraw_grpc_variables()  # the server says so
     try:
         address = target(arguments, os.environ)
-    except ValueError as error:
+        status = asyncio.run(check(address, os.environ))
+    except (ValueError, ConfigError) as error:
         sys.stderr.write(f"{error}\n")
-        return 2
-    withdraw_grpc_variables()  # the server says so
-    status = asyncio.run(check(address, os.environ))
+        return ExitStatus.USAGE
     if status == "SERVING":
-        return 0
+        return ExitStatus.AS_SPECIFIED
     sys.stderr.write(f"{address} is not serving: {status}\n")
-    return 1
+    return ExitStatus.UNREACHABLE
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(to_an_end("healthcheck", lambda: main(sys.argv[1:])))

@@ -1,53 +1,70 @@
 """A server as a process: it serves until a signal, then drains.
 
-Touches the process: signals, stdout, the exit status. SIGHUP reads certificates and tokens again. A second SIGTERM or
-SIGINT while draining ends the process at once.
+Touches the process: its standard streams, its exit status, and signals by way of `signals`. Standard output and error
+are written by threads: a reader that does not read stops no server.
 """
 
 import asyncio
-import contextlib
 import json
-import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from signal import Signals
 
 from swaptier_server.config import ServerConfig
 from swaptier_server.lifecycle import TierServer
 from swaptier_server.logs import configure_logs, get_log
 from swaptier_server.rpc.descriptors import connections_max
+from swaptier_server.signals import STOPPING, take_signals
 from swaptier_wire.descriptors import raise_limit
+from swaptier_wire.process.background_writer import BackgroundWriter
+from swaptier_wire.process.exit_status import ExitStatus
 from swaptier_wire.version import program_version
 
-STATUS_FAILED = 1
 LAST_TASKS_SECONDS_MAX = 1.0
 """They need milliseconds; what hangs is not worth the wait."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LAST_LINES_SECONDS_MAX = 1.0
+"""How long the end waits for who reads standard output and error."""
 
 
-async def serve_until_signal(config: ServerConfig, unknown_variables: Iterable[str], withdrawn: Sequence[str]) -> int:
-    """Serve until the first signal, then drain; return the exit status. Warn of variables that do not count."""
-    configure_logs(config.log_format, config.log_level)
+def serve_until_signal(config: ServerConfig, unknown_variables: Iterable[str], withdrawn: Sequence[str]) -> int:
+    """Serve until the first signal, then drain; return the exit status. Warn of variables that do not count.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+    with _streams_that_never_block() as streams:
+        configure_logs(config.log_format, config.log_level)
+        log = get_log()
+        streams[1].say_dropped = lambda lines: log.warning("log_lines_dropped", lines=lines, meaning="nobody read them")
+        for variable in unknown_variables:
+            log.warning("unknown_variable", variable=variable)
+        if withdrawn:
+            log.warning("variables_ignored", variables=withdrawn, meaning="gRPC would change the transport")
+        raise_limit()
+        return asyncio.run(_serve(config, streams))
+
+
+async def _serve(config: ServerConfig, streams: Sequence[BackgroundWriter]) -> int:
     log = get_log()
-    for variable in unknown_variables:
-        log.warning("unknown_variable", variable=variable)
-    if withdrawn:
-        log.warning("variables_ignored", variables=withdrawn, meaning="gRPC would change the transport")
-    raise_limit()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    server: TierServer | None = None
 
-    def on_signal(number: signal.Signals) -> None:
-        # From here on the kernel's default action: a second signal works even if this loop should hang.
-        for each in _SIGNALS:
-            loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
-        log.info("stopping", signal=number.name, note="a second signal exits at once")
-        stop.set()
+    def on_signal(number: Signals) -> None:
+        if number in STOPPING:
+            log.info("stopping", signal=number.name, note="a second signal exits at once")
+            stop.set()
+        elif number is not Signals.SIGHUP:
+            log.warning("signal_ignored", signal=number.name, advice="SIGTERM drains, SIGHUP reads files again")
+        elif server is not None:
+            server.reload()
 
-    for each in _SIGNALS:
-        loop.add_signal_handler(each, on_signal, each)
+    take_signals().hand_over(
+        lambda number: loop.call_soon_threadsafe(on_signal, number),
+        lambda: [stream.wait_until_written(LAST_LINES_SECONDS_MAX) for stream in streams],
+    )
     server = await TierServer.start(config)
-    loop.add_signal_handler(signal.SIGHUP, server.reload)
     log.info(
         "serving",
         version=program_version(),
@@ -57,7 +74,8 @@ async def serve_until_signal(config: ServerConfig, unknown_variables: Iterable[s
         pool_limit=str(config.pool_limit),
         connections_max=connections_max(),
     )
-    _announce({"listening": server.listening, "metrics": server.metrics_address, "epoch": server.tier.epoch})
+    ready = {"listening": server.listening, "metrics": server.metrics_address, "epoch": server.tier.epoch}
+    streams[0].write(json.dumps(ready) + "\n")
     waits = [asyncio.create_task(stop.wait()), asyncio.create_task(server.failed.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
@@ -68,11 +86,18 @@ async def serve_until_signal(config: ServerConfig, unknown_variables: Iterable[s
     others = asyncio.all_tasks() - {asyncio.current_task()}
     if others:
         await asyncio.wait(others, timeout=LAST_TASKS_SECONDS_MAX)
-    return 0 if stop.is_set() else STATUS_FAILED
+    return ExitStatus.AS_SPECIFIED if stop.is_set() else ExitStatus.DEFECT
 
 
-def _announce(facts: dict[str, str | int | None]) -> None:
-    """Tell a parent process where we are; one that does not listen does not matter."""
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(json.dumps(facts) + "\n")
-        sys.stdout.flush()
+@contextmanager
+def _streams_that_never_block() -> Iterator[tuple[BackgroundWriter, BackgroundWriter]]:
+    """Give what stands for standard output and error; the latter is also what libraries write to."""
+    before = sys.stderr
+    streams = BackgroundWriter(1), BackgroundWriter(2)
+    sys.stderr = streams[1]
+    try:
+        yield streams
+    finally:
+        for stream in streams:
+            stream.wait_until_written(LAST_LINES_SECONDS_MAX)
+        sys.stderr = before

@@ -31,16 +31,16 @@ def test_a_serving_server_is_healthy(served: tuple[str, health.HealthServicer]) 
 def test_a_draining_server_is_not_healthy(
     served: tuple[str, health.HealthServicer], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A server that flipped its health to drain is status 1, and the reason is said."""
+    """A server that flipped its health to drain is status 3, and the reason is said."""
     address, servicer = served
     servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-    assert healthcheck.main([address]) == 1
+    assert healthcheck.main([address]) == 3
     assert f"{address} is not serving: NOT_SERVING" in capsys.readouterr().err
 
 
 def test_nobody_listening_is_not_healthy(capsys: pytest.CaptureFixture[str]) -> None:
-    """A closed port is status 1 at once, not a traceback."""
-    assert healthcheck.main(["127.0.0.1:1"]) == 1
+    """A closed port is status 3 at once, not a traceback."""
+    assert healthcheck.main(["127.0.0.1:1"]) == 3
     assert "UNAVAILABLE" in capsys.readouterr().err
 
 

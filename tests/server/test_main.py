@@ -143,7 +143,7 @@ async def test_a_second_signal_ends_the_drain_at_once() -> None:
             status, _, _ = await asyncio.to_thread(server.end)
             write.cancel()
             call.cancel()
-    assert status == -signal.SIGTERM
+    assert status == 128 + signal.SIGTERM
 
 
 def test_the_ready_line_says_where_and_who() -> None:

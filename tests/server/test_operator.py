@@ -231,10 +231,10 @@ def test_a_containers_health_check_finds_its_way_through_tls(
         variables["SWAPTIER_TLS_CLIENT_CA"] = str(authority.path)
     tokens = write_tokens(tmp_path / "tokens", "alice")
     with running(**variables, SWAPTIER_TOKENS=str(tokens)) as server:
-        assert healthcheck.main([server.listening]) == 1
+        assert healthcheck.main([server.listening]) == 3
         capsys.readouterr()
         for name, text in variables.items():
             monkeypatch.setenv(name, text)
         assert healthcheck.main([server.listening]) == 0, capsys.readouterr().err
         monkeypatch.setenv("SWAPTIER_TLS_CERT", str(tmp_path / "none"))
-        assert healthcheck.main([server.listening]) == 1
+        assert healthcheck.main([server.listening]) == 2

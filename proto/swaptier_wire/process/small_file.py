@@ -38,8 +38,8 @@ class SmallFile(NamedTuple):
     """It was a pipe, which has nothing left: to be kept rather than read again."""
 
 
-def read_small_file(path: Path, bytes_max: int) -> SmallFile:
-    """Return the content of *path*, at most *bytes_max* long.
+def read_small_file(path: Path, bytes_max: int, pipe_seconds_max: float = PIPE_SECONDS_MAX) -> SmallFile:
+    """Return the content of *path*, at most *bytes_max* long; wait for a pipe for at most *pipe_seconds_max*.
 
     Raises:
         FileUnusable: it cannot be read, is no file, is larger, or nothing comes.
@@ -51,7 +51,11 @@ def read_small_file(path: Path, bytes_max: int) -> SmallFile:
         try:
             mode = os.fstat(descriptor).st_mode
             _refuse_what_is_no_file(path, mode)
-            content = _read(path, descriptor, bytes_max, is_pipe=stat.S_ISFIFO(mode))
+            if stat.S_ISFIFO(mode):
+                content = _read_pipe(path, descriptor, bytes_max, pipe_seconds_max)
+            else:
+                with open(descriptor, "rb", closefd=False) as file:
+                    content = file.read(bytes_max + 1)
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -71,21 +75,16 @@ def _refuse_what_is_no_file(path: Path, mode: int) -> None:
             raise FileUnusable(f"{path} is {kind}, not a file")
 
 
-def _read(path: Path, descriptor: int, bytes_max: int, *, is_pipe: bool) -> bytes:
+def _read_pipe(path: Path, descriptor: int, bytes_max: int, seconds_max: float) -> bytes:
     content = bytearray()
-    latest = time.monotonic() + PIPE_SECONDS_MAX
+    latest = time.monotonic() + seconds_max
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     while len(content) <= bytes_max:
         # A FIFO that has not had a writer is not at its end: it is waited for, as a pipe with a slow one is.
-        if is_pipe and not waiting.poll(max(0.0, latest - time.monotonic()) * 1000) and not content:
-            raise FileUnusable(f"{path} is a pipe, and nothing came out of it for {PIPE_SECONDS_MAX:g} seconds")
-        try:
-            chunk = os.read(descriptor, CHUNK_BYTES)
-        except BlockingIOError:
-            if time.monotonic() < latest:
-                continue
-            raise FileUnusable(f"{path} is a pipe that did not end within {PIPE_SECONDS_MAX:g} seconds") from None
+        if not waiting.poll(max(0.0, latest - time.monotonic()) * 1000):
+            raise FileUnusable(f"{path} is a pipe that did not come to an end within {seconds_max:g} seconds")
+        chunk = os.read(descriptor, CHUNK_BYTES)
         if not chunk:
             break
         content += chunk

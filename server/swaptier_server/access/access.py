@@ -14,12 +14,13 @@ from typing import Final, NamedTuple, TypeAlias
 from grpc import aio
 
 from swaptier_server.access.client_certificates import CertificateFacts, ClientAuthorities, read_certificate
-from swaptier_server.access.reloading import FromFiles, read_file
+from swaptier_server.access.reloading import FromFiles
 from swaptier_server.access.tokens import TENANT_CHARACTERS_MAX, Holder, Tokens, TokensUnusable, parse_tokens
 from swaptier_server.errors import ConfigError
 from swaptier_wire.errors import Unauthenticated
 
 TOKEN_METADATA: Final = "authorization"  # noqa: S105 - where a token stands, not one
+_FLAG: Final = "--tokens"
 _SCHEME: Final = "bearer "
 _CERTIFICATE_NAMES: Final = ("peer_uri", "peer_dns")
 """Where gRPC puts the alternative names of a client's certificate; the first kind that it has names the tenant."""
@@ -69,7 +70,7 @@ class Access:
             ConfigError: the file cannot be used.
         """
         self._tokens: Final = (
-            None if tokens is None else FromFiles([tokens], lambda: read_tokens(read_file("--tokens", tokens)))
+            None if tokens is None else FromFiles({_FLAG: tokens}, lambda files: read_tokens(files[_FLAG].content))
         )
         self._asks_certificates: Final = asks_certificates
         self.authorities: Final = ClientAuthorities()

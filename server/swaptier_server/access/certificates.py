@@ -1,13 +1,17 @@
 """What clients will make of a certificate and its key, found out by a handshake in memory.
 
-Touches files; imports nothing outside the standard library. A handshake finds what reading does not: a key that does
-not fit, a certificate that has expired, is not valid yet, or is not for servers.
+Touches memory that looks like a file, since OpenSSL reads nothing else. A handshake finds what reading does not: a key
+that does not fit, a certificate that has expired, is not valid yet, or is not for servers.
 """
 
+import os
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple, cast
+
+from swaptier_wire.process.small_file import SmallFile
 
 _TURNS = 8
 """Three are enough."""
@@ -27,7 +31,7 @@ class CertificateUnusable(Exception):
     """No client could accept it. One line; repeats nothing of a key."""
 
 
-def try_out(cert: Path, key: Path) -> Certificate:
+def try_out(cert: SmallFile, key: SmallFile) -> Certificate:
     """Return what clients see after a handshake with ourselves.
 
     Raises:
@@ -35,12 +39,16 @@ def try_out(cert: Path, key: Path) -> Certificate:
     """
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        server.load_cert_chain(cert, key, password=lambda: b"")  # gRPC cannot ask for one either
+        with readable(cert.content) as cert_path, readable(key.content) as key_path:
+            # gRPC cannot ask for a password either.
+            server.load_cert_chain(cert_path, key_path, password=lambda: b"")
+            client.load_verify_locations(cert_path)
     except ssl.SSLError as error:
-        raise CertificateUnusable(f"{cert} and {key} are not a certificate and its key: {reason(error)}") from error
+        raise CertificateUnusable(
+            f"{cert.path} and {key.path} are not a certificate and its key: {reason(error)}"
+        ) from error
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate vouches for itself here
-    client.load_verify_locations(cert)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours, theirs = client.wrap_bio(incoming, outgoing), server.wrap_bio(outgoing, incoming, server_side=True)
     try:
@@ -50,7 +58,7 @@ def try_out(cert: Path, key: Path) -> Certificate:
             except ssl.SSLWantReadError:
                 continue
     except ssl.SSLError as error:
-        raise CertificateUnusable(f"no client could accept {cert}: {reason(error)}") from error
+        raise CertificateUnusable(f"no client could accept {cert.path}: {reason(error)}") from error
     seen = cast("dict[str, tuple[tuple[str, str], ...]] | None", ours.getpeercert())
     assert seen is not None, "the handshake is over"
     alternatives = seen.get("subjectAltName", ())
@@ -59,6 +67,18 @@ def try_out(cert: Path, key: Path) -> Certificate:
         hosts=tuple(name for kind, name in alternatives if kind in {"DNS", "IP Address"}),
         expires=expiry(seen),
     )
+
+
+@contextmanager
+def readable(content: bytes) -> Iterator[str]:
+    """Give a name under which *content* can be read: a file may change before it is read again, or be gone."""
+    descriptor = os.memfd_create("swaptier", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def expiry(certificate: object) -> datetime:

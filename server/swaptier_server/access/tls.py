@@ -8,17 +8,19 @@ Touches files; gRPC asks for the present certificate from threads of its own. Ru
 
 import ssl
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import grpc
 
-from swaptier_server.access.certificates import CertificateUnusable, expiry, reason, try_out
+from swaptier_server.access.certificates import CertificateUnusable, expiry, readable, reason, try_out
 from swaptier_server.access.client_certificates import CertificateFacts, read_certificates
-from swaptier_server.access.reloading import FromFiles, read_file
+from swaptier_server.access.reloading import FromFiles
 from swaptier_server.errors import ConfigError
 from swaptier_server.logs import get_log
+from swaptier_wire.process.small_file import SmallFile
 
 EXPIRES_SOON: Final = timedelta(days=14)
 """Before its end a certificate is warned about: time enough to renew it by hand."""
@@ -46,8 +48,8 @@ class Tls:
         Raises:
             ConfigError: they cannot be used.
         """
-        paths = [cert, key] if client_ca is None else [cert, key, client_ca]
-        self._files: Final = FromFiles(paths, lambda: read_tls(cert, key, client_ca))
+        files = {"--tls-cert": cert, "--tls-key": key} | ({} if client_ca is None else {"--tls-client-ca": client_ca})
+        self._files: Final = FromFiles(files, read_tls)
         self._asks_clients: Final = client_ca is not None
         self._lock: Final = threading.Lock()
         self._news: grpc.ServerCertificateConfiguration | None = None
@@ -101,21 +103,21 @@ class Tls:
         return news
 
 
-def read_tls(cert: Path, key: Path, client_ca: Path | None) -> TlsMaterial:
-    """Return what is in the files.
+def read_tls(files: Mapping[str, SmallFile]) -> TlsMaterial:
+    """Return what is in the files, by their flags.
 
     Raises:
         ConfigError: names the flag, and says what is wrong with its file.
     """
-    chain, private = read_file("--tls-cert", cert), read_file("--tls-key", key)
-    authorities = None if client_ca is None else read_file("--tls-client-ca", client_ca)
+    cert, key, client_ca = files["--tls-cert"], files["--tls-key"], files.get("--tls-client-ca")
     try:
         certificate = try_out(cert, key)
     except CertificateUnusable as error:
         raise ConfigError(f"--tls-cert: {error}") from error
     count = 0 if client_ca is None else _count_authorities(client_ca)
+    authorities = None if client_ca is None else client_ca.content
     return TlsMaterial(
-        configuration=grpc.ssl_server_certificate_configuration([(private, chain)], authorities),
+        configuration=grpc.ssl_server_certificate_configuration([(key.content, cert.content)], authorities),
         names=certificate.names,
         expires=certificate.expires,
         client_authorities=count,
@@ -130,11 +132,13 @@ def _read_authorities(content: bytes | None) -> list[CertificateFacts]:
         raise ConfigError(f"--tls-client-ca: a certificate cannot be read: {error}") from error
 
 
-def _count_authorities(path: Path) -> int:
+def _count_authorities(file: SmallFile) -> int:
     """Return how many authorities the file holds that are good now."""
+    path = file.path
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_verify_locations(path)
+        with readable(file.content) as name:
+            context.load_verify_locations(name)
     except ssl.SSLError as error:
         raise ConfigError(f"--tls-client-ca: {path} holds no certificates: {reason(error)}") from error
     authorities = context.get_ca_certs()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from swaptier_wire.process import small_file
 from swaptier_wire.process.small_file import FileUnusable, read_small_file
 
 BYTES_MAX = 1000
@@ -61,22 +60,19 @@ CANNOT_BE_READ: dict[str, tuple[Callable[[Path], object], str]] = {
     "endless device": (lambda path: path.symlink_to("/dev/zero"), "is a device, not a file"),
     "empty device": (lambda path: path.symlink_to("/dev/null"), "is a device, not a file"),
     "socket": (_socket, "is a socket, not a file"),
-    "FIFO without a writer": (os.mkfifo, "is a pipe, and nothing came out of it for 0.05 seconds"),
+    "FIFO without a writer": (os.mkfifo, "is a pipe that did not come to an end within 0.05 seconds"),
     "too large": (_too_large, "has more than 1000 bytes"),
 }
 
 
 @pytest.mark.parametrize("what", CANNOT_BE_READ)
-def test_what_cannot_be_read_is_refused_with_its_name(
-    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_read_is_refused_with_its_name(what: str, tmp_path: Path) -> None:
     """Within a bounded time, and in one line."""
-    monkeypatch.setattr(small_file, "PIPE_SECONDS_MAX", 0.05)
     make, reason = CANNOT_BE_READ[what]
     path = tmp_path / "file"
     make(path)
     with pytest.raises(FileUnusable, match=reason) as refusal:
-        read_small_file(path, BYTES_MAX)
+        read_small_file(path, BYTES_MAX, pipe_seconds_max=0.05)
     assert str(path) in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -94,5 +90,15 @@ def test_an_endless_pipe_is_not_read_for_ever() -> None:
     os.write(writing, bytes(BYTES_MAX * 2))
     with pytest.raises(FileUnusable, match="more than 1000 bytes"):
         read_small_file(Path(f"/dev/fd/{reading}"), BYTES_MAX)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_pipe_whose_writer_stays_is_not_waited_for_for_ever() -> None:
+    """Not even when something came."""
+    reading, writing = os.pipe()
+    os.write(writing, b"half")
+    with pytest.raises(FileUnusable, match="did not come to an end within"):
+        read_small_file(Path(f"/dev/fd/{reading}"), BYTES_MAX, pipe_seconds_max=0.05)
     os.close(reading)
     os.close(writing)

@@ -10,7 +10,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.server.pki import Authority, private_pem
 
 from swaptier_server.access.reloading import FILE_BYTES_MAX
-from swaptier_server.access.tls import Tls, read_tls
+from swaptier_server.access.tls import Tls
 from swaptier_server.errors import ConfigError
 
 
@@ -22,14 +22,14 @@ def authority(tmp_path: Path) -> Authority:
 
 def refusal(cert: Path, key: Path, client_ca: Path | None = None) -> str:
     with pytest.raises(ConfigError) as caught:
-        read_tls(cert, key, client_ca)
+        Tls(cert, key, client_ca)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_good_files_tell_names_and_end(authority: Authority) -> None:
     """What check-config shows."""
-    material = read_tls(*authority.issue("tier", "localhost", "127.0.0.1"), authority.path)
+    material = Tls(*authority.issue("tier", "localhost", "127.0.0.1"), authority.path).material
     assert material.names == ("localhost", "127.0.0.1")
     assert material.expires.year == 3000
     assert material.client_authorities == 1
@@ -76,7 +76,7 @@ def test_a_certificate_that_is_not_for_servers_is_refused(authority: Authority) 
     says = refusal(*authority.issue_names("client", *names, usage=ExtendedKeyUsageOID.CLIENT_AUTH))
     assert "no client could accept" in says
     assert "purpose" in says
-    read_tls(*authority.issue_names("server", *names, usage=ExtendedKeyUsageOID.SERVER_AUTH), None)
+    Tls(*authority.issue_names("server", *names, usage=ExtendedKeyUsageOID.SERVER_AUTH), None)
 
 
 def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(authority: Authority, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_file_that_is_missing_a_folder_far_too_large_or_not_pem_is_named_with_
     large.write_bytes(bytes(FILE_BYTES_MAX + 1))
     assert refusal(tmp_path / "none", key).startswith("--tls-cert: cannot read ")
     assert refusal(cert, tmp_path / "none").startswith("--tls-key: cannot read ")
-    assert refusal(tmp_path, key).startswith("--tls-cert: cannot read ")
+    assert refusal(tmp_path, key) == f"--tls-cert: {tmp_path} is a folder, not a file"
     assert refusal(large, key).startswith("--tls-cert: ")
     assert "do not repeat me" not in refusal(junk, key) + refusal(cert, junk) + refusal(cert, key, junk)
     assert refusal(cert, key, junk).startswith("--tls-client-ca: ")
