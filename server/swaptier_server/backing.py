@@ -1,6 +1,8 @@
 """What stands behind the tier's pool, and the work that keeps the two apart: leases that end, pages written back.
 
 Touches the swap file's path, and the event loop between bounded pieces of work. Rules of conduct:
+  - What waits for the disk by nature, to bring the swap file's log in, is done by a thread. Messages wait for it, the
+    loop does not: health, metrics, connections and clocks go on.
   - A pool that met its limit is shrunk in pieces of some milliseconds, with every request that came meanwhile in
     between; the kernel leaves that to a worker, too.
   - A device that refuses is said once, and once again when it takes pages: each page that it refuses is counted.
@@ -16,6 +18,7 @@ from swaptier_server.backup import Backups
 from swaptier_server.config import ServerConfig
 from swaptier_server.errors import ConfigError
 from swaptier_server.logs import get_log
+from swaptier_server.rpc.traffic import Traffic
 from swaptier_server.swapfile.file import SqliteSwapFile, SwapFileUnusable
 from swaptier_server.swapfile.medium import ROOM_BYTES, has_room
 from swaptier_server.swapfile.place import is_folder_open
@@ -157,8 +160,13 @@ class SwapFileWatch:
 class Upkeep:
     """Does in pieces what nobody asks for in a request."""
 
-    def __init__(self, tier: Tier) -> None:
+    def __init__(self, tier: Tier, swap_file: SqliteSwapFile | None, traffic: Traffic) -> None:
+        """Look after *tier* and its *swap_file*, between the messages of *traffic*."""
         self._tier: Final = tier
+        self._swap_file: Final = swap_file
+        self._traffic: Final = traffic
+        self._checkpoint: asyncio.Task[None] | None = None
+        """Brings the log in. Nothing else touches the swap file meanwhile."""
         self._is_working = False
         self._may_sweep = True
         """The swap file has not refused to since the last housekeeping."""
@@ -169,7 +177,12 @@ class Upkeep:
 
     def after_request(self) -> None:
         """See whether the pool met its limit or an area was closed, and make room then. Cheap: for every message."""
-        if not self._is_working and self._has_work:
+        if self._checkpoint is not None or self._is_working:
+            return
+        if self._swap_file is not None and self._swap_file.log_is_long:
+            self._traffic.hold()
+            self._checkpoint = asyncio.create_task(self._bring_in_the_log(self._swap_file), name="checkpoint")
+        elif self._has_work:
             self._is_working = True
             asyncio.get_running_loop().call_soon(self._work)
 
@@ -184,6 +197,20 @@ class Upkeep:
             self._tier.shrink()
         self._is_working = False
         self.after_request()
+
+    async def _bring_in_the_log(self, swap_file: SqliteSwapFile) -> None:
+        """Have a thread do it, and wait for the disk, with the messages that came meanwhile after it."""
+        try:
+            await asyncio.to_thread(swap_file.bring_in_the_log)
+        finally:
+            self._traffic.let_go()
+            self._checkpoint = None
+        self.after_request()
+
+    async def quiet(self) -> None:
+        """Wait until the swap file can be used here: a thread of ours may have it."""
+        while self._checkpoint is not None:
+            await asyncio.wait([self._checkpoint])
 
     def keep_house(self) -> None:
         """Try again what the swap file refused."""
@@ -200,7 +227,10 @@ class Upkeep:
     async def write_back_all(self) -> DrainProgress:
         """Write the whole pool back, because the server stops; return what became of its pages."""
         come_so_far = DrainProgress()
+        await self.quiet()
         for part in self._tier.drain():
             come_so_far = part
+            self.after_request()
             await asyncio.sleep(0)
+            await self.quiet()
         return come_so_far

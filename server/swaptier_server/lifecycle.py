@@ -85,10 +85,10 @@ class TierServer:
             durability=Durability(config.durability),
             now_ns=now_ns,
         )
-        self.upkeep: Final = Upkeep(self.tier)
         self._swap_file: Final = swap_file
         self._swap_file_watch: Final = None if swap_file is None else SwapFileWatch(swap_file)
         self.traffic: Final = Traffic(now_ns)
+        self.upkeep: Final = Upkeep(self.tier, swap_file, self.traffic)
         self.activity: Final = ClientActivity()
         self.registry: Final[CollectorRegistry] = make_registry()
         self.areas_expired = 0
@@ -307,6 +307,7 @@ class TierServer:
     async def _keep_house_forever(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            await self.upkeep.quiet()
             if seconds := self._awake.beat():
                 self._log.warning(
                     "was_stopped",
@@ -378,6 +379,7 @@ class TierServer:
         await self._grpc.stop(LAST_GRACE_SECONDS)
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.stop)
+        await self.upkeep.quiet()
         if self._swap_file_watch is not None:
             await self._swap_file_watch.close()
 

@@ -38,7 +38,9 @@ def is_end(message: object) -> bool:
 class OpenCall:
     """One call, seen from its handler's task. Made by `Traffic.call`."""
 
-    def __init__(self, caller: Caller, opened_ns: int, *, is_stream: bool, is_drained: bool) -> None:
+    def __init__(
+        self, caller: Caller, opened_ns: int, gate: asyncio.Event, *, is_stream: bool, is_drained: bool
+    ) -> None:
         task = asyncio.current_task()
         assert task is not None, "calls are handled by tasks"
         self.caller: Final = caller
@@ -47,6 +49,7 @@ class OpenCall:
         """It may wait for a message for as long as its client likes."""
         self.is_drained: Final = is_drained
         """It is of the tier: a drain ends it and waits for it."""
+        self._gate: Final = gate
         self._task: Final = task
         self._is_waiting = False
         self._end: SwapTierError | None = None
@@ -66,7 +69,7 @@ class OpenCall:
             raise self._end
         self._is_waiting = True
         try:
-            return await read()
+            message = await read()
         except asyncio.CancelledError:
             # Ours if we end it, the client's otherwise. If both, the client does not see the difference.
             if self._end is None:
@@ -75,6 +78,9 @@ class OpenCall:
             raise self._end from None
         finally:
             self._is_waiting = False
+        if self.is_drained:
+            await self._gate.wait()
+        return message
 
     def end(self, error: SwapTierError) -> bool:
         """Make the call end with *error*: now when it waits for a message, else after the answer it is about to give.
@@ -101,6 +107,8 @@ class Traffic:
         self._now_ns: Final = now_ns
         self._calls: Final[set[OpenCall]] = set()
         self._drained_calls = 0
+        self._gate: Final = asyncio.Event()
+        self._gate.set()
         self._quiet: Final = asyncio.Event()
         self._quiet.set()
 
@@ -125,7 +133,7 @@ class Traffic:
         """
         if is_drained and self.is_draining:
             raise Draining(DRAINING_TEXT)
-        call = OpenCall(caller, self._now_ns(), is_stream=is_stream, is_drained=is_drained)
+        call = OpenCall(caller, self._now_ns(), self._gate, is_stream=is_stream, is_drained=is_drained)
         self._calls.add(call)
         self._drained_calls += is_drained
         if is_drained:
@@ -137,6 +145,14 @@ class Traffic:
             self._drained_calls -= is_drained
             if not self._drained_calls:
                 self._quiet.set()
+
+    def hold(self) -> None:
+        """Let no message of the tier that comes now be applied, until `let_go()`; what is under way goes on."""
+        self._gate.clear()
+
+    def let_go(self) -> None:
+        """Have what was held applied, in the order it came on each stream."""
+        self._gate.set()
 
     def end_late_requests(self) -> int:
         """End the requests whose one message has not come in time; return how many."""

@@ -15,9 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from swaptier_server.swapfile.log import Log
 from swaptier_server.swapfile.medium import (
     LAST_ROOM_BYTES,
     LOG_PAGES,
+    LOG_PAGES_LAST,
     ROOM_BYTES,
     device_error,
     has_room,
@@ -74,6 +76,11 @@ class SwapFileDatabase:
         self._spare_pages = 0
         """Of the file's, those that nothing needed between the last two looks."""
         self._may_grow = True
+        self._log: Final = Log(path)
+        self._changes_seen = 0
+        self._is_with_a_thread = False
+        self._is_shorter = False
+        """The file is to give room back, when the log is brought in."""
         try:
             self._place: Final = SwapFilePlace(path)
             self.connection: Final = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
@@ -148,6 +155,8 @@ class SwapFileDatabase:
 
         Takes some milliseconds. What is written meanwhile uses the pages that are still free.
         """
+        if self._is_with_a_thread:
+            return True
         pages = min(GIVE_BACK_PAGES, self._spare_pages - SPARE_PAGES)
         if pages <= 0 or not self.is_given_back:
             return False
@@ -160,8 +169,25 @@ class SwapFileDatabase:
         self._spare_pages = min(self._spare_pages - pages, self._number("freelist_count"))
         is_more = self._spare_pages > SPARE_PAGES
         if not is_more:  # the file itself gets shorter when the log is brought in
-            self._bring_in_the_log()
+            self._is_shorter = True
         return is_more
+
+    @property
+    def log_is_long(self) -> bool:
+        """The log should be brought in. Cheap while nothing is changed."""
+        if self._changes_seen == self.connection.total_changes:
+            return self._is_shorter
+        self._changes_seen = self.connection.total_changes
+        return self._is_shorter or self._log.new_pages() >= LOG_PAGES
+
+    def bring_in_the_log(self) -> None:
+        """Bring the log into the file and wait for the disk. Blocks; not for the loop, which does nothing here then."""
+        self._is_with_a_thread = True
+        try:
+            self._bring_in_the_log()
+            self._log.note_brought_in()
+        finally:
+            self._is_shorter = self._is_with_a_thread = False
 
     @contextmanager
     def transaction(self, pages: Sequence[int] = ()) -> Iterator[sqlite3.Connection]:
@@ -217,7 +243,7 @@ class SwapFileDatabase:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {'FULL' if survives_power_loss else 'NORMAL'}")
-        db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES_LAST}")
         # Whoever may read the file can read it all anyway. To blank what is deleted would write all pages of an area
         # that is forgotten: 170 MB of log and 2 s for 40,000 pages.
         db.execute("PRAGMA secure_delete = FAST")

@@ -6,8 +6,8 @@ Touches one file through `swapfile_database`, which opens, locks and bounds it. 
   - An area is forgotten at once, and its pages are deleted some at a time. Numbers of areas are never used again, so
     what a server leaves that ends meanwhile is found by the next one, and is never another area's.
   - A row that is not what was written is found by its seal or by the page's checksum, and is never a page.
-  - Every call blocks until SQLite is done: some 5 us a page in a batch, some 20 us alone, and now and then a
-    checkpoint, for as long as the disk takes to sync.
+  - Every call blocks until SQLite is done: some 5 us a page in a batch, some 20 us alone. To bring in the log
+    takes as long as the disk takes to sync, so that is for a thread.
 
 Models: swap files, with the header that lets a kernel find its own again. Left out: no kernel reads swapped pages
 after a reboot.
@@ -109,6 +109,15 @@ class SqliteSwapFile:
     def give_back(self) -> bool:
         """Give some room back that was not needed between two looks; tell whether to call it again soon."""
         return self._database.give_back()
+
+    @property
+    def log_is_long(self) -> bool:
+        """The log should be brought in."""
+        return self._database.log_is_long
+
+    def bring_in_the_log(self) -> None:
+        """Bring the log into the file. Blocks for as long as the disk takes: for a thread, with nothing beside it."""
+        self._database.bring_in_the_log()
 
     def look(self) -> None:
         """See what became of the file since it was last written. Cheap; to be called every second or so."""

@@ -16,7 +16,9 @@ from typing import Final
 from swaptier_server.tier.device import DeviceError, DeviceFault
 
 LOG_PAGES: Final = 1000
-"""SQLite brings its log into the file once it has so many pages. A batch of 256 can add as many again."""
+"""The log is brought into the file once it has so many pages, in a thread. A batch of 256 adds 500 or so."""
+LOG_PAGES_LAST: Final = 1500
+"""By then SQLite does it itself, with the change that comes to it."""
 LAST_ROOM_BYTES: Final = 20 << 20
 """Below this the file does not grow at all: it is for twice LOG_PAGES in the log, and for the same again when they are
 brought into the file."""
