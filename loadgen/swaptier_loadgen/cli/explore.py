@@ -32,8 +32,9 @@ from swaptier_loadgen.cli.statuses import (
     STATUS_UNREACHABLE,
     Refusal,
 )
-from swaptier_loadgen.explore.cell import Cell, Question, ask, interrupted
+from swaptier_loadgen.explore.cell import Cell, Question, ask
 from swaptier_loadgen.explore.failures import Failure
+from swaptier_loadgen.explore.search import Bound
 from swaptier_loadgen.explore.search import Progress as SearchProgress
 from swaptier_loadgen.explore.transcript import KNOWN_BUGS, TABLE_COLUMNS, file_name, matrix, transcript
 from swaptier_loadgen.explore.worlds import WORLDS
@@ -199,19 +200,18 @@ def _ask_in_worker(question: Question) -> Cell:
 
 
 def _print_cell(out: Console, cell: Cell) -> None:
-    question = cell.question
+    question, result = cell.question, cell.result
     mark = "" if cell.is_as_expected else "   NOT AS SPECIFIED"
-    lines = [
-        f"{question.world}, {question.policy}: {cell.verdict}, {cell.schedules} schedules, {cell.seconds:.2f} s{mark}"
-    ]
-    if cell.is_lost:
+    spent = f"{result.schedules} schedules, {result.seconds:.2f} s"
+    lines = [f"{question.world}, {question.policy}: {cell.verdict}, {spent}{mark}"]
+    if cell.violation is not None:
         columns = max(shutil.get_terminal_size((TABLE_COLUMNS, 0)).columns, TABLE_COLUMNS)
         lines += ["", transcript(cell, columns=columns)]
-    elif cell.bound is not None:
-        lines.append(f"  cut off by: {cell.bound}. Nothing was found in what was covered; nothing is proved")
+    elif result.bound is not None:
+        lines.append(f"  cut off by: {result.bound}. Nothing was found in what was covered; nothing is proved")
     elif question.preemptions is None:
         nothing = "none"
-        if cell.has_told:
+        if result.has_told:
             nothing = "in some schedules a process is told that its page is gone; none is given other bytes"
         lines.append(f"  {nothing}, exhaustively, within: {_bounds(question)}")
     for line in lines:
@@ -249,7 +249,7 @@ def _close(cells: dict[tuple[str, str], Cell], asked: int, *, has_changed: bool)
         say(f"not as specified: {where} {cell.verdict}, expected: {cell.expected}")
     if wrong or has_changed:
         return STATUS_NOT_AS_SPECIFIED
-    if len(cells) < asked or any(interrupted(cell) for cell in cells.values()):
+    if len(cells) < asked or any(cell.result.bound is Bound.INTERRUPTED for cell in cells.values()):
         say(f"interrupted: {len(cells)} of {asked} cells were asked")
         return STATUS_INTERRUPTED
     return STATUS_AS_SPECIFIED

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from swaptier_client.mm.policy import POLICIES
 from swaptier_loadgen.explore.expectation import Expected, expected
-from swaptier_loadgen.explore.search import Bound, Limits, Progress, Result, explore
+from swaptier_loadgen.explore.search import Limits, Progress, Result, explore
 from swaptier_loadgen.explore.trace import Step, trace
+from swaptier_loadgen.explore.violation import Violation
 from swaptier_loadgen.explore.walk import walk
 from swaptier_loadgen.explore.world import Bounds, World
 from swaptier_loadgen.explore.worlds import WORLDS
@@ -58,64 +59,54 @@ class Cell:
 
     question: Question
     expected: Expected
-    states: int
-    schedules: int
-    depth: int
-    seconds: float
-    bound: str | None
-    kind: str | None
-    what: str
-    """What was lost, in words; empty when nothing was."""
-    has_told: bool
+    result: Result
     steps: tuple[Step, ...]
+    """Of the violation; none where nothing was found."""
 
     @property
-    def is_lost(self) -> bool:
-        """A schedule violates something."""
-        return self.kind is not None
-
-    @property
-    def is_exhaustive(self) -> bool:
-        """Everything within the bounds was searched, and nothing was found."""
-        return self.bound is None and not self.is_lost
+    def violation(self) -> Violation | None:
+        """What was found, if anything was."""
+        return None if self.result.found is None else self.result.found.violation
 
     @property
     def is_as_expected(self) -> bool:
         """The cell does not contradict the specification; a search that was cut off contradicts nothing."""
+        is_lost, is_cut_off = self.violation is not None, self.result.bound is not None
         match self.expected:
             case Expected.SAFE | Expected.MAY_TELL:
-                return not self.is_lost
+                return not is_lost
             case Expected.LOSES:
-                return self.is_lost or self.bound is not None
+                return is_lost or is_cut_off
             case Expected.TELLS:
-                return not self.is_lost and (self.has_told or self.bound is not None)
+                return not is_lost and (self.result.has_told or is_cut_off)
             case Expected.MAY_LOSE:
                 return True
 
     @property
     def verdict(self) -> str:
         """Return "safe (n states)", "loses (k steps)", "tells (n states)" or what cut it off."""
-        if self.is_lost:
+        result = self.result
+        if self.violation is not None:
             return f"loses ({len(self.steps)} steps)"
-        if self.bound is not None:
-            return f"bound ({self.bound}, {self.states} states)"
-        return f"{'tells' if self.has_told else 'safe'} ({self.states} states)"
+        if result.bound is not None:
+            return f"bound ({result.bound}, {result.states} states)"
+        return f"{'tells' if result.has_told else 'safe'} ({result.states} states)"
 
     def as_json(self) -> dict[str, JsonValue]:
         """Return the cell as the JSON document holds it."""
-        question = self.question
+        question, result, violation = self.question, self.result, self.violation
         return {
             "world": question.world,
             "policy": question.policy,
             "threads": question.bounds.threads,
-            "exhaustive": self.is_exhaustive,
-            "bound": self.bound,
-            "states": self.states,
-            "schedules": self.schedules,
-            "seconds": round(self.seconds, 3),
-            "violations": int(self.is_lost),
-            "kind": self.kind,
-            "steps": len(self.steps) if self.is_lost else None,
+            "exhaustive": result.is_exhaustive,
+            "bound": result.bound if violation is None else None,
+            "states": result.states,
+            "schedules": result.schedules,
+            "seconds": round(result.seconds, 3),
+            "violations": int(violation is not None),
+            "kind": None if violation is None else violation.kind,
+            "steps": None if violation is None else len(self.steps),
             "trace": [
                 {
                     "cpu": step.cpu,
@@ -127,8 +118,8 @@ class Cell:
                 for step in self.steps
             ],
             "bounds": asdict(question.bounds),
-            "expected": str(self.expected),
-            "what": self.what or None,
+            "expected": self.expected,
+            "what": None if violation is None else violation.what,
             "repeat": question.command(),
         }
 
@@ -142,26 +133,5 @@ def ask(
         result = explore(question.build, limits, now=now, report=report)
     else:
         result = walk(question.build, question.seed, WALKS, now=now, report=report)
-    return _judge(question, result)
-
-
-def _judge(question: Question, result: Result) -> Cell:
-    found = result.found
-    return Cell(
-        question=question,
-        expected=expected(POLICIES[question.policy], question.world, question.bounds),
-        states=result.states,
-        schedules=result.schedules,
-        depth=result.depth,
-        seconds=result.seconds,
-        bound=None if found is not None or result.bound is None else str(result.bound),
-        kind=None if found is None else str(found.violation.kind),
-        what="" if found is None else found.violation.what,
-        has_told=result.has_told,
-        steps=() if found is None else tuple(trace(question.build, found.schedule)),
-    )
-
-
-def interrupted(cell: Cell) -> bool:
-    """Tell whether the user ended the search."""
-    return cell.bound == Bound.INTERRUPTED
+    steps = () if result.found is None else tuple(trace(question.build, result.found.schedule))
+    return Cell(question, expected(POLICIES[question.policy], question.world, question.bounds), result, steps)

@@ -37,19 +37,20 @@ KNOWN_BUGS = (
 
 def transcript(cell: Cell, *, columns: int, with_lines: bool = True) -> str:
     """Return the page for a cell that loses, *columns* wide where the table allows."""
-    question = cell.question
+    question, violation = cell.question, cell.violation
+    assert violation is not None, "a cell that loses nothing has no transcript"
     policy, world = POLICIES[question.policy], WORLDS[question.world]
     bounds = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in asdict(question.bounds).items())
     return "\n".join(
         (
-            f"{policy.name} in {world.name}: {cell.kind} after {len(cell.steps)} steps",
+            f"{policy.name} in {world.name}: {violation.kind} after {len(cell.steps)} steps",
             f"policy  {policy.origin}",
             f"asked   {world.question}",
             f"within  {bounds}",
             "",
             draw(cell.steps, columns, with_lines=with_lines),
             "",
-            f"lost    {cell.what}",
+            f"lost    {violation.what}",
             f"repeat  {question.command()}",
             "",
         )

@@ -41,6 +41,9 @@ class Violation(Exception):
     """A state that must not be was reached."""
 
     def __init__(self, kind: Kind, what: str) -> None:
-        super().__init__(f"{kind}: {what}")
+        super().__init__(kind, what)  # what pickle makes it from again, in another process
         self.kind = kind
         self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.what}"

@@ -297,4 +297,6 @@ def test_a_mistake_in_mm_or_tier_is_found(mutation: Mutation, monkeypatch: pytes
     """Within the world's own bounds."""
     mutation.apply(monkeypatch)
     cell = ask(mutation.question(), now=time.monotonic)
-    assert cell.is_lost, f"{mutation.mistake}: not found in {cell.states} states of {mutation.world}"
+    assert cell.violation is not None, (
+        f"{mutation.mistake}: not found in {cell.result.states} states of {mutation.world}"
+    )

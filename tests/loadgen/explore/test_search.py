@@ -32,7 +32,8 @@ FOLIO_FIELDS_WRITTEN = frozenset(
      "refs", "source", "uptodate")
 )  # fmt: skip
 
-SECONDS_TO_A_KNOWN_BUG = 1.0
+WORLDS_TO_A_KNOWN_BUG_MAX = 2_000
+"""Worlds built, each replayed to one state: what a search costs, and within a second on any machine of today."""
 PLAIN_RUNS_MAX = 60_000
 """Schedules of a world small enough to be enumerated one by one."""
 
@@ -60,11 +61,11 @@ def build(policy: str, world: str, bounds: Bounds | None = None) -> Callable[[],
         ("cache-on-hit-early", "early-lookup", Kind.LOST_PAGE),
     ],
 )
-def test_a_known_bug_is_found_from_a_cold_start_in_less_than_a_second(policy: str, world: str, kind: Kind) -> None:
+def test_a_known_bug_is_found_after_few_states(policy: str, world: str, kind: Kind) -> None:
     """The seed's bug, slot reuse without a pin, and the look before the pin."""
     result = explore(build(policy, world), now=time.process_time)
     assert result.found is not None and result.found.violation.kind is kind
-    assert result.seconds < SECONDS_TO_A_KNOWN_BUG
+    assert result.replays < WORLDS_TO_A_KNOWN_BUG_MAX
 
 
 def test_a_lost_update_by_slot_reuse_is_among_what_shared_unpinned_does() -> None:
@@ -240,7 +241,7 @@ def test_a_policy_that_loads_exclusively_into_the_swapcache_loses_a_lost_reply_w
     """exclusive-if-swapcache is spared only while its faults bypass."""
     bounds = Bounds(threads=1, processes=2, swap_outs=0, lost_replies=1)
     cell = ask(Question("exclusive-if-swapcache", "lost-reply", bounds), now=time.process_time)
-    assert cell.kind == Kind.LOST_PAGE
+    assert cell.violation is not None and cell.violation.kind is Kind.LOST_PAGE
     assert expected(POLICIES["exclusive-if-swapcache"], "lost-reply", bounds) is Expected.MAY_LOSE
     shared = ask(Question("shared", "lost-reply", bounds), now=time.process_time)
-    assert shared.is_exhaustive
+    assert shared.result.is_exhaustive
