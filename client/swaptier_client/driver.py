@@ -17,18 +17,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from swaptier_client.mm.effects import (
-    Acknowledge,
-    Batch,
-    Load,
-    Path,
-    Preempt,
-    Reply,
-    Request,
-    RequestReply,
-    Wait,
-    is_unknown,
-)
+from swaptier_client.mm.effects import Acknowledge, Batch, Load, Path, Preempt, Reply, Request, RequestReply, Wait
+from swaptier_client.mm.lost_reply import is_unknown
 from swaptier_wire.errors import SwapTierError
 
 T = TypeVar("T")

@@ -9,7 +9,8 @@ from tests.builders import page_of
 from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import StreamSettings
 from swaptier_client.driver import Driver, Preemption
-from swaptier_client.mm.effects import Batch, Invalidate, Load, Path, Store, SwapEntry, ask, batch, load
+from swaptier_client.mm.effects import Batch, Invalidate, Load, Path, Store, SwapEntry
+from swaptier_client.mm.lost_reply import ask, batch, load
 from swaptier_client.transport import TierStream
 from swaptier_server.cli import load_config
 from swaptier_server.lifecycle import TierServer

@@ -28,10 +28,8 @@ from swaptier_client.mm.effects import (
     SwapEntry,
     Wait,
     WaitQueue,
-    ask,
-    batch,
-    load,
 )
+from swaptier_client.mm.lost_reply import ask, batch, load
 from swaptier_wire.errors import SwapTierError, TierUnreachable
 from swaptier_wire.types import ZERO_PAGE, LoadMode, LoadReply, Outcome, SlotReply
 

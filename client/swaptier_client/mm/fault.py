@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from swaptier_client.mm import backing, swap_cache
 from swaptier_client.mm.counters import DetectedLoss, InstallFailure
-from swaptier_client.mm.effects import Lookup, Path, Preempt, Store, ask, load
+from swaptier_client.mm.effects import Lookup, Path, Preempt, Store
 from swaptier_client.mm.errors import PageLost
 from swaptier_client.mm.folio import Folio, PresentPte, Process, Pte, SwapPte, pte_same
 from swaptier_client.mm.host import Host, put_folio
+from swaptier_client.mm.lost_reply import ask, load
 from swaptier_client.mm.memory import alloc_folio
 from swaptier_client.mm.policy import PoolLookup
 from swaptier_client.mm.process import move_unguarded, zap_entries

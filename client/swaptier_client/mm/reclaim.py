@@ -12,9 +12,10 @@ from itertools import islice
 from typing import NamedTuple
 
 from swaptier_client.mm import backing, swap_cache
-from swaptier_client.mm.effects import Invalidate, Path, Preempt, Store, batch
+from swaptier_client.mm.effects import Invalidate, Path, Preempt, Store
 from swaptier_client.mm.folio import Folio, PresentPte, Process, SwapPte
 from swaptier_client.mm.host import Host, alloc_slot, put_folio
+from swaptier_client.mm.lost_reply import batch
 from swaptier_client.mm.swap_map import SWAP_MAP_MAX, SwapSlot
 from swaptier_wire.checksum import page_checksum
 from swaptier_wire.types import ZERO_PAGE, Outcome

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from swaptier_client.mm import backing
-from swaptier_client.mm.effects import Acknowledge, Invalidate, Load, Path, Wait, batch
+from swaptier_client.mm.effects import Acknowledge, Invalidate, Load, Path, Wait
 from swaptier_client.mm.folio import Folio
 from swaptier_client.mm.host import Host, end_if_unused, put_folio, try_charge
+from swaptier_client.mm.lost_reply import batch
 from swaptier_client.mm.swap_map import PrepareResult, SwapSlot
 from swaptier_wire.types import BATCH_SLOTS_MAX, ZERO_PAGE, LoadMode, LoadReply, Outcome
 

@@ -3,7 +3,7 @@
 Pure. A field is a flag of `race` and a variable; the record goes whole to the host processes and into the result.
 """
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from cyclopts import Group, Parameter
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
@@ -103,11 +103,11 @@ def _check_rates(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
-def _default_rate(given: dict[str, Any]) -> float:
+def _default_rate(given: dict[str, object]) -> float:
     return 0.0 if given.get("install_failures") else DEFAULT_INSTALL_FAILURE_RATE
 
 
-def _default_ops(given: dict[str, Any]) -> int | None:
+def _default_ops(given: dict[str, object]) -> int | None:
     return DEFAULT_OPS if given.get("duration_seconds") is None else None
 
 

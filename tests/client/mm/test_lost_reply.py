@@ -2,7 +2,8 @@
 
 import pytest
 
-from swaptier_client.mm.effects import ASKS_MAX, Batch, Invalidate, Path, SwapEntry, ask, batch
+from swaptier_client.mm.effects import Batch, Invalidate, Path, SwapEntry
+from swaptier_client.mm.lost_reply import ASKS_MAX, ask, batch
 from swaptier_wire.errors import InvalidRequest, SwapTierError, TierUnreachable
 from swaptier_wire.types import Outcome, SlotReply
 
