@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import GeneratorType
 
+from swaptier_client.mm import lost_reply
 from swaptier_client.mm.effects import Batch, Path, Request, RequestReply
 from swaptier_loadgen.explore.network import WorldHost
 from swaptier_loadgen.lockstep.driver import Task
 from swaptier_wire.types import LoadReply, SlotReply
 
-EFFECTS_MODULE = "swaptier_client.mm.effects"
+REPEATING_MODULE = lost_reply.__name__
 """Its functions ask again until an outcome is known; their lines say nothing of what a path does."""
 
 
@@ -57,12 +58,12 @@ class Cpu(Task):
         return []
 
     def where(self) -> str:
-        """Return the innermost line outside EFFECTS_MODULE where it stands, "module:function:line"; "" at its end."""
+        """Return the innermost line outside REPEATING_MODULE where it stands, "module:function:line"; "" at its end."""
         where = ""
         for path in self.frames():
             if path.gi_frame is None:
                 continue
             module = path.gi_frame.f_globals["__name__"]
-            if module != EFFECTS_MODULE:
+            if module != REPEATING_MODULE:
                 where = f"{module.rpartition('.')[2]}:{path.gi_frame.f_code.co_name}:{path.gi_frame.f_lineno}"
         return where
