@@ -23,8 +23,10 @@ class Address(str):
         Raises:
             ValueError: it is none; one line says what was expected and what was given.
         """
+        if any("\ud800" <= character <= "\udfff" or character == "\0" for character in text):
+            raise ValueError(f"an address is text, got {text!r}")
         if allows_unix and text.startswith("unix:"):
-            size = len(text.removeprefix("unix:").encode(errors="surrogateescape"))
+            size = len(text.removeprefix("unix:").encode())
             if not 1 <= size <= UNIX_PATH_BYTES_MAX:
                 raise ValueError(f"the path of a unix socket has 1 to {UNIX_PATH_BYTES_MAX} bytes, this one {size}")
             return cls(text)
@@ -32,11 +34,15 @@ class Address(str):
         if is_url:
             raise ValueError(f"{text!r} is a URL: leave {scheme}:// out, as in {rest.partition('/')[0]}")
         host, _, port = text.rpartition(":")
-        if not host or not port.isascii() or not port.isdecimal() or int(port) > PORT_MAX:
+        if not host or not port.isascii() or not port.isdecimal() or len(port) > 5 or int(port) > PORT_MAX:
             or_path = ", or unix:PATH" if allows_unix else ""
             raise ValueError(f"expected HOST:PORT with a port of 0 to {PORT_MAX}{or_path}, got {text!r}")
         if ":" in host and not (host.startswith("[") and host.endswith("]")):
             raise ValueError(f"an IPv6 address stands in brackets, as in [::1]:50051, got {text!r}")
+        try:
+            host.encode("idna")
+        except UnicodeError as error:
+            raise ValueError(f"no host can have the name {host!r}") from error
         return cls(text)
 
     @property

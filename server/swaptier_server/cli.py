@@ -23,6 +23,7 @@ from swaptier_server.config import ENV_PREFIX, ServerConfig, flag, is_flag_of, v
 from swaptier_server.errors import ConfigError
 from swaptier_wire.environment import withdraw_grpc_variables
 from swaptier_wire.help_layout import HELP_LAYOUT
+from swaptier_wire.process.endings import one_line
 from swaptier_wire.process.exit_status import ExitStatus
 from swaptier_wire.suggestion import did_you_mean
 from swaptier_wire.version import program_version
@@ -242,5 +243,5 @@ def _explain_value(error: ValidationError, arguments: Sequence[str]) -> str:
 
 
 def _refuse(problem: str) -> int:
-    sys.stderr.write(f"{PROGRAM}: {problem}\n")
+    sys.stderr.write(f"{PROGRAM}: {one_line(problem)}\n")
     return ExitStatus.USAGE

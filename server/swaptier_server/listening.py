@@ -12,6 +12,7 @@ from pathlib import Path
 
 from swaptier_server.errors import ConfigError
 from swaptier_wire.addresses import Address
+from swaptier_wire.process.endings import NO_RESOURCES
 
 _UNAVAILABLE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """This machine does not have the address; a name may have another."""
@@ -22,6 +23,7 @@ def check_can_listen(flag: str, address: Address) -> None:
 
     Raises:
         ConfigError: one line that names *flag*, the address and what to do.
+        OSError: no descriptor is left.
     """
     try:
         if address.is_unix:
@@ -33,7 +35,13 @@ def check_can_listen(flag: str, address: Address) -> None:
 
 
 def explain(flag: str, address: Address, error: OSError) -> str:
-    """Return why *address* cannot be listened on, and what to do."""
+    """Return why *address* cannot be listened on, and what to do.
+
+    Raises:
+        OSError: *error*, where no descriptor is left: the address is not to blame.
+    """
+    if error.errno in NO_RESOURCES:
+        raise error
     start = f"{flag}: cannot listen on {address}"
     if error.errno == errno.EADDRINUSE:
         advice = "stop the server that has it, or choose another" + (

@@ -16,15 +16,14 @@ from swaptier_server.lifecycle import TierServer
 from swaptier_server.logs import configure_logs, get_log
 from swaptier_server.rpc.descriptors import connections_max
 from swaptier_server.signals import STOPPING, take_signals
-from swaptier_wire.descriptors import raise_limit
 from swaptier_wire.process.background_writer import BackgroundWriter
 from swaptier_wire.process.exit_status import ExitStatus
 from swaptier_wire.version import program_version
 
 LAST_TASKS_SECONDS_MAX = 1.0
 """They need milliseconds; what hangs is not worth the wait."""
-LAST_LINES_SECONDS_MAX = 1.0
-"""How long the end waits for who reads standard output and error."""
+LAST_LINES_SECONDS_MAX = 0.5
+"""How long the end waits for a reader of standard output, and for one of standard error."""
 
 
 def serve_until_signal(config: ServerConfig, unknown_variables: Iterable[str], withdrawn: Sequence[str]) -> int:
@@ -41,7 +40,6 @@ def serve_until_signal(config: ServerConfig, unknown_variables: Iterable[str], w
             log.warning("unknown_variable", variable=variable)
         if withdrawn:
             log.warning("variables_ignored", variables=withdrawn, meaning="gRPC would change the transport")
-        raise_limit()
         return asyncio.run(_serve(config, streams))
 
 

@@ -56,3 +56,10 @@ def test_a_refused_address_says_what_was_expected(text: str, says: str) -> None:
     """In one line."""
     with pytest.raises(ValueError, match=re.escape(says)):
         Address.parse(text)
+
+
+@pytest.mark.parametrize("text", ["\udcff:1", "unix:\udcff", "a\0b:1", "a..b:1", f"{'a' * 300}:1", f"a:{'9' * 5000}"])
+def test_what_the_system_would_not_take_as_a_name_is_refused(text: str) -> None:
+    """Before it is given to gRPC or to the resolver, which raise what names no flag."""
+    with pytest.raises(ValueError, match=r"an address is text|no host can have the name|expected HOST:PORT"):
+        Address.parse(text)

@@ -6,6 +6,8 @@ Touches the standard streams.
 import errno
 import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable
 from typing import Final
 
@@ -17,12 +19,20 @@ NOT_WRITTEN: Final = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.E
 """What a write of a file fails with that is not the fault of its name."""
 
 
+OUT_OF_MEMORY: Final = ("can't start new thread", "failed to map segment", "Cannot allocate memory")
+"""In what is raised when the system gave no memory, but is not a MemoryError."""
+
+
 def to_an_end(program: str, run: Callable[[], int]) -> int:
     """Return the status that *run* returns, or the one that what it raises stands for; say that with one line.
 
     The standard streams are held before, so that printing raises nothing. A status other than 0 stands, whatever could
     not be written.
     """
+    sys.unraisablehook = lambda told: _say_aside(program, told.exc_value)
+    threading.excepthook = lambda told: _say_aside(program, told.exc_value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # for developers, who ask with -W
     try:
         hold_standard_streams()
         status = run()
@@ -40,13 +50,24 @@ def to_an_end(program: str, run: Callable[[], int]) -> int:
 
 def _ending_of(error: Exception) -> tuple[int, str]:
     """Return the status for *error*, and why, in one line."""
-    if isinstance(error, MemoryError):
-        return ExitStatus.NO_RESOURCES, "out of memory"
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        return ExitStatus.NO_RESOURCES, f"out of memory: {error}" if str(error) else "out of memory"
     if isinstance(error, OSError) and error.errno in NO_RESOURCES:
         return ExitStatus.NO_RESOURCES, f"{error.strerror}; see ulimit -n for files, ulimit -v for memory"
     if isinstance(error, OSError) and error.errno in NOT_WRITTEN:
         return ExitStatus.NOT_WRITTEN, f"a result could not be written: {error.strerror}"
     return ExitStatus.DEFECT, f"a defect of this program, please report it: {describe(error)}"
+
+
+def one_line(text: str) -> str:
+    """Return *text* with what is not printable, such as a line's end in the name of a file, in Python's notation."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def _say_aside(program: str, error: BaseException | None) -> None:
+    """Say that *error* was raised where nothing could catch it, in a thread or by what was thrown away."""
+    if error is not None:
+        sys.stderr.write(f"{program}: a defect of this program, please report it: {describe(error)}\n")
 
 
 def describe(error: BaseException) -> str:
@@ -55,4 +76,4 @@ def describe(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     where = "" if trace is None else f" (at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+    return f"{type(error).__name__}: {one_line(str(error))}{where}"
