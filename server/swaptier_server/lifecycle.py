@@ -15,7 +15,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Self
 
-from grpc import aio
 from grpc_health.v1 import health, health_pb2
 from prometheus_client import CollectorRegistry
 
@@ -32,7 +31,7 @@ from swaptier_server.rpc.descriptors import DescriptorWatch, connections_max
 from swaptier_server.rpc.guard import Guard
 from swaptier_server.rpc.metrics import MetricsServer, TierCollector, make_registry
 from swaptier_server.rpc.rpc_metrics import RpcMetrics
-from swaptier_server.rpc.server import SERVICE, SERVICES, Listener, channel_options, make_grpc_server
+from swaptier_server.rpc.server import SERVICE, SERVICES, channel_options, make_grpc_server
 from swaptier_server.rpc.service import SwapTierService
 from swaptier_server.rpc.snapshot import LoopSnapshots, TierSnapshot, take_snapshot
 from swaptier_server.rpc.traffic import Traffic
@@ -120,16 +119,14 @@ class TierServer:
         self._descriptors: Final = DescriptorWatch(now_ns)
         self._tasks: Final[list[asyncio.Task[None]]] = []
         self.failed: Final = asyncio.Event()
-        """gRPC has ended and cannot be started again: a process that listens no more must not look alive."""
+        """gRPC has ended: a process that listens no more must not look alive."""
         self._reaped_ns = now_ns()
         service = SwapTierService(
             self.tier, self.activity, tenants, self.upkeep.after_request, now_ns, config.batch_slots_max
         )
         guard = Guard(SERVICE, RpcMetrics(self.registry, SERVICES), self.traffic, self.access, tenants)
         options = channel_options(config.batch_slots_max, connections_max())
-        self._grpc: Final = Listener(
-            lambda: make_grpc_server(service, self._health, guard, options, CALLS_MAX), self._bind
-        )
+        self._grpc: Final = make_grpc_server(service, self._health, guard, options, CALLS_MAX)
 
     @classmethod
     async def start(
@@ -196,7 +193,17 @@ class TierServer:
 
     async def _start_grpc(self) -> None:
         address = self.config.listen
-        self.listening = address.with_port(await self._grpc.start())
+        check_can_listen("--listen", address)
+        try:
+            if self._tls is None:
+                port = self._grpc.add_insecure_port(address)
+            else:
+                port = self._grpc.add_secure_port(address, self._tls.server_credentials())
+        except RuntimeError as error:
+            # Taken since the check, or something the check does not know.
+            raise ConfigError(f"--listen: cannot listen on {address}: gRPC could not bind it") from error
+        await self._grpc.start()
+        self.listening = address.with_port(port)
         if not address.is_local and (self._tls is None or not self.config.knows_tenants):
             self._log.warning(
                 "insecure_beyond_this_machine",
@@ -206,22 +213,6 @@ class TierServer:
                 meaning="pages are memory of other programs; anyone on the network can read and replace them",
                 advice="make sure that the network is private, or give --tls-cert, --tls-key and --tokens",
             )
-
-    def _bind(self, server: aio.Server) -> int:
-        """Let *server* listen where this server does, or is to; return the port.
-
-        Raises:
-            ConfigError: it cannot.
-        """
-        address = self.listening or self.config.listen
-        check_can_listen("--listen", address)
-        try:
-            if self._tls is None:
-                return server.add_insecure_port(address)
-            return server.add_secure_port(address, self._tls.server_credentials())
-        except RuntimeError as error:
-            # Taken since the check, or something the check does not know.
-            raise ConfigError(f"--listen: cannot listen on {address}: gRPC could not bind it") from error
 
     # Files that change
 
@@ -321,11 +312,15 @@ class TierServer:
     # The end
 
     async def _watch_grpc(self) -> None:
+        """Note that gRPC has ended although nothing of ours ended it."""
+        reason = "it stopped"
         try:
-            await self._grpc.keep_serving()
-        except ConfigError as error:
-            self._log.critical("grpc_failed", reason=str(error), meaning="this process drains and ends")
-            self.failed.set()
+            while await self._grpc.wait_for_termination(HOUSEKEEPING_SECONDS):
+                continue
+        except Exception as error:  # noqa: BLE001 - gRPC's own, whatever it was
+            reason = f"{type(error).__name__}: {error}"
+        self._log.critical("grpc_failed", reason=reason, meaning="this process drains and ends")
+        self.failed.set()
 
     async def drain(self) -> None:
         """Finish what is in flight, refuse the rest, close the port, say what was dropped."""

@@ -50,20 +50,16 @@ def configure_logs(log_format: LogFormat, log_level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    for name in (GRPC_LOGGER_NAME, "asyncio"):
-        logging.getLogger(name).addFilter(_is_not_a_clients_doing)
+    logging.getLogger(GRPC_LOGGER_NAME).addFilter(_is_no_metadata)
     logging.getLogger(LOGGER_NAME).setLevel(log_level.upper())
 
 
-def _is_not_a_clients_doing(record: logging.LogRecord) -> bool:
-    """Tell whether *record* of gRPC or asyncio may be logged: whoever connects could fill the log with the others.
+def _is_no_metadata(record: logging.LogRecord) -> bool:
+    """Tell whether *record* of gRPC may be logged: it complains of metadata that are no text by repeating them.
 
-    gRPC repeats metadata that are no text, which may be a token with one byte wrong. Of a method's name that is no
-    text, both log how it ended a server, which the server's own log says once in a while.
+    They may be a token with one byte wrong, and any client could fill the log with them.
     """
-    errors = (record.msg, record.exc_info and record.exc_info[1])
-    is_of_a_name = any(isinstance(error, UnicodeDecodeError) for error in errors)
-    return not is_of_a_name and not record.getMessage().startswith("Invalid encoding on")
+    return not record.getMessage().startswith("Invalid encoding on")
 
 
 def _renderer(log_format: LogFormat) -> list[Processor]:

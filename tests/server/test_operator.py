@@ -1,8 +1,10 @@
 """What else an operator does with the program: check a configuration, hash a token, change files while it serves."""
 
 import asyncio
+import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from grpc import aio
 from tests.server.conftest import header_message
 from tests.server.disks import MIB, tmpfs
 from tests.server.pki import Authority, bearer, token_of, write_tokens
-from tests.server.test_main import COMMAND, environment, run, running
+from tests.server.test_main import COMMAND, FREE, environment, run, running
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
@@ -238,3 +240,25 @@ def test_a_containers_health_check_finds_its_way_through_tls(
         assert healthcheck.main([server.listening]) == 0, capsys.readouterr().err
         monkeypatch.setenv("SWAPTIER_TLS_CERT", str(tmp_path / "none"))
         assert healthcheck.main([server.listening]) == 2
+
+
+def test_a_server_whose_grpc_has_ended_does_not_look_alive() -> None:
+    """A process that listens no more drains and ends with status 70, so that what watches over it starts another."""
+    code = (
+        "import asyncio, sys\n"
+        "from swaptier_server import __main__ as program, lifecycle\n"
+        "start = lifecycle.TierServer.start.__func__\n"
+        "async def start_and_fail(cls, config):\n"
+        "    server = await start(cls, config)\n"
+        "    asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(server._grpc.stop(None)))\n"
+        "    return server\n"
+        "lifecycle.TierServer.start = classmethod(start_and_fail)\n"
+        "sys.exit(program.main())\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *FREE], capture_output=True, text=True, check=False, timeout=30, env=environment()
+    )
+    assert result.returncode == 70, result.stderr
+    events = [json.loads(line)["event"] for line in result.stderr.splitlines()]
+    assert "grpc_failed" in events
+    assert events[-1] == "drained"

@@ -29,7 +29,7 @@ from swaptier_server.rpc.call import GuardedCall, RawContext
 from swaptier_server.rpc.rpc_metrics import MethodMetrics, RpcMetrics
 from swaptier_server.rpc.traffic import OpenCall, Traffic
 from swaptier_wire import status
-from swaptier_wire.errors import ServerDefect, SwapTierError, UnknownMethod
+from swaptier_wire.errors import ServerDefect, SwapTierError
 
 REQUEST_ID_METADATA = "x-request-id"
 REQUEST_ID_CHARACTERS_MAX = 64
@@ -63,16 +63,15 @@ class Guard(aio.ServerInterceptor):
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[_Req, _Res] | None"]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "grpc.RpcMethodHandler[_Req, _Res]":
-        """Return the method's handler with the guard around it; for an unknown method one that refuses."""
+    ) -> "grpc.RpcMethodHandler[_Req, _Res] | None":
+        """Return the method's handler with the guard around it, or None for an unknown method."""
         path = handler_call_details.method
         guarded = self._guarded.get(path)
         if guarded is None:
             handler = await continuation(handler_call_details)
             if handler is None:
-                guarded = _UNKNOWN  # not remembered, so unknown names cannot fill the table
-            else:
-                guarded = self._guarded[path] = self._guard(path, cast("_Handler", handler))
+                return None  # gRPC answers UNIMPLEMENTED; not remembered, so unknown names cannot fill the table
+            guarded = self._guarded[path] = self._guard(path, cast("_Handler", handler))
         return cast("grpc.RpcMethodHandler[_Req, _Res]", guarded)
 
     def _guard(self, path: str, handler: _Handler) -> _Handler:
@@ -173,18 +172,6 @@ async def _abort(context: RawContext, error: SwapTierError, request_id: str | No
         await context.abort(rich.code, rich.details, (*rich.trailing_metadata, *trailers))
     except aio.InternalError:  # the client is gone
         raise asyncio.CancelledError from None
-
-
-async def _refuse(_requests: object, context: RawContext) -> None:
-    """End a call of an unknown method."""
-    error = UnknownMethod(
-        "this server has no such method; nothing was applied. Compare the versions of client and server"
-    )
-    await _abort(context, error, None)
-
-
-# The types of both are the calls' own, and there is none here.
-_UNKNOWN: Final = cast("Callable[..., _Handler]", grpc.stream_stream_rpc_method_handler)(_refuse)
 
 
 def _caller_request_id(context: RawContext) -> str | None:
