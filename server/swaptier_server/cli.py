@@ -1,10 +1,6 @@
 """The command line `swaptier-server`: its commands, variables, and refusals in one line.
 
-Touches the command line, the environment, stdin, stdout and stderr. Exit status: 0 drained, or as asked; 2 wrong usage,
-or the configuration, a file or an address cannot be used; 3 the health check found no server, or one that does not
-serve; 5 what was asked for could not be written to standard output; 6 out of memory or file descriptors; 70 a defect of
-this program, or gRPC ended and could not be started again; 130 SIGINT came twice, or before it served; 131
-SIGQUIT came; 143 SIGTERM came twice, or before it served.
+Touches the command line, the environment, stdin, stdout and stderr.
 """
 
 import os
@@ -15,14 +11,13 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Env
-from cyclopts.exceptions import UnknownOptionError, UnusedCliTokensError
-from pydantic import ValidationError
 from rich.console import Console
 
-from swaptier_server.config import ENV_PREFIX, ServerConfig, flag, is_flag_of, variable
+from swaptier_server.config import ENV_PREFIX, ServerConfig, variable
 from swaptier_server.errors import ConfigError
+from swaptier_wire.command_line.help_layout import HELP_LAYOUT, epilogue, reflow
+from swaptier_wire.command_line.refusals import explain, keep_whole, refuse_empty_values
 from swaptier_wire.environment import withdraw_grpc_variables
-from swaptier_wire.help_layout import HELP_LAYOUT
 from swaptier_wire.process.endings import one_line
 from swaptier_wire.process.exit_status import ExitStatus
 from swaptier_wire.suggestion import did_you_mean
@@ -31,14 +26,21 @@ from swaptier_wire.version import program_version
 PROGRAM = "swaptier-server"
 OTHER_PROGRAMS = ("SWAPTIER_LOADGEN_", "SWAPTIER_HEALTH_")
 """Prefixes of variables that the load generator and the health check look after themselves."""
-SIZE = "expected bytes, 0 or more, or a size as in 64MiB, 1.5GiB or 64MB"
 
-EPILOGUE = f"""Every flag can be given as a variable, as in {ENV_PREFIX}POOL_LIMIT=64MiB; the flag wins.
+VARIABLES = f"Every flag can be given as a variable, as in {ENV_PREFIX}POOL_LIMIT=64MiB; the flag wins."
 
-Examples:
+ACCIDENTS = (
+    "5 what was asked for could not be written to standard output; 6 out of memory or file descriptors; 70 a defect of "
+    "this program"
+)
+"""What every command can end with besides its own statuses."""
 
-  {PROGRAM} --pool-limit 1GiB --device sqlite:/var/tmp/swap
-  {PROGRAM} check-config --tokens /etc/swaptier/tokens"""
+STATUSES = (
+    "Exit status: 0 drained, or as asked; 2 wrong usage, or the configuration, a file or an address cannot be used; 3 "
+    f"the health check found no server, or one that does not serve; {ACCIDENTS}, or gRPC ended and could not be "
+    "started again; 130 SIGINT came twice, or before it served; 131 SIGQUIT came; 143 SIGTERM came twice, or before "
+    "it served."
+)
 
 Config = Annotated[ServerConfig, Parameter(name="*")]
 DEFAULTS = ServerConfig.model_validate({})
@@ -50,9 +52,14 @@ app = App(
     version_format="plaintext",
     help_format="plaintext",
     help_formatter=HELP_LAYOUT,
-    help_epilogue=EPILOGUE,
-    config=Env(ENV_PREFIX, command=False, show=False),
-    default_parameter=Parameter(allow_repeating=True),  # the last one counts, so that a script can add to a command
+    help_epilogue=epilogue(
+        f"{VARIABLES} {STATUSES}",
+        f"{PROGRAM} --device sqlite:/var/tmp/swap",
+        f"{PROGRAM} check-config --tokens tokens",
+    ),
+    config=[Env(ENV_PREFIX, command=False, show=False), refuse_empty_values],
+    # Of a flag that is repeated the last one counts, so that a script can add to a command.
+    default_parameter=Parameter(allow_repeating=True, env_var_split=keep_whole),
     print_error=False,
     exit_on_error=False,
     result_action="return_value",
@@ -60,7 +67,13 @@ app = App(
 
 
 @app.default
-@app.command
+@app.command(
+    help_epilogue=epilogue(
+        f"{VARIABLES} {STATUSES}",
+        f"{PROGRAM} serve --pool-limit 1GiB",
+        f"{PROGRAM} serve --listen unix:/run/tier",
+    )
+)
 def serve(*, config: Config = DEFAULTS) -> int:
     """Serve until SIGTERM or SIGINT; this is what the program does without a command."""
     withdrawn = withdraw_grpc_variables()
@@ -71,7 +84,13 @@ def serve(*, config: Config = DEFAULTS) -> int:
     return serve_until_signal(config, unknown_variables(), withdrawn)
 
 
-@app.command
+@app.command(
+    help_epilogue=epilogue(
+        f"{VARIABLES} Exit status: 0 it can be used; 2 it cannot, or wrong usage; {ACCIDENTS}.",
+        f"{PROGRAM} check-config --tokens tokens",
+        f"{PROGRAM} check-config --listen 0.0.0.0:50051",
+    )
+)
 def check_config(*, config: Config = DEFAULTS) -> int:
     """Show every value and where it came from, check files and addresses, and exit: 0 fine, 2 not."""
     withdrawn = withdraw_grpc_variables()
@@ -96,7 +115,13 @@ def check_config(*, config: Config = DEFAULTS) -> int:
     return ExitStatus.USAGE if problems else 0
 
 
-@app.command
+@app.command(
+    help_epilogue=epilogue(
+        f"Exit status: 0 done; 2 wrong usage, or a token that cannot be used; {ACCIDENTS}.",
+        f"{PROGRAM} hash-token web < web.token",
+        f"{PROGRAM} hash-token web < web.token >> tokens",
+    )
+)
 def hash_token(name: str, /) -> None:
     """Read a token from standard input and write the line for --tokens that lets it in as tenant NAME.
 
@@ -117,7 +142,14 @@ def hash_token(name: str, /) -> None:
         raise ConfigError(f"hash-token: {error}") from error
 
 
-@app.command
+@app.command(
+    help_epilogue=epilogue(
+        f"Exit status: 0 it serves; 2 wrong usage, or a file that cannot be used; 3 it does not serve, or is not "
+        f"there; {ACCIDENTS}.",
+        f"{PROGRAM} healthcheck",
+        f"{PROGRAM} healthcheck unix:/run/tier",
+    )
+)
 def healthcheck(address: str | None = None, /) -> int:
     """Ask a running server whether it serves, and exit: 0 it does, 3 it does not.
 
@@ -128,10 +160,15 @@ def healthcheck(address: str | None = None, /) -> int:
     """
     from swaptier_server.healthcheck import main as check
 
-    return check([] if address is None else [address])
+    return check([] if address is None else [address], f"{PROGRAM}: healthcheck")
 
 
-@app.command
+@app.command(
+    help_epilogue=epilogue(
+        f"Exit status: 0 done; 2 wrong usage; 3 the server refused; {ACCIDENTS}.",
+        f"{PROGRAM} backup /var/tmp/swap /var/tmp/copy",
+    )
+)
 def backup(file: Path, to: Path, /) -> int:
     """Copy a swap file, also of a running server, and exit: 0 done, 2 wrong usage, 3 refused, 5 not written.
 
@@ -155,7 +192,13 @@ def backup(file: Path, to: Path, /) -> int:
     return status
 
 
-@app.command
+@app.command(
+    help_epilogue=epilogue(
+        f"Exit status: 0 done; 2 wrong usage; {ACCIDENTS}.",
+        f"source <({PROGRAM} completion bash)",
+        f"{PROGRAM} completion fish | source",
+    )
+)
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     """Write the script that completes this program's commands and flags in a shell.
 
@@ -167,10 +210,18 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     sys.stdout.write(app.generate_completion(shell=shell))
 
 
-@app.command
+@app.command(
+    help_epilogue=epilogue(
+        f"Exit status: 0 done; {ACCIDENTS}.",
+        f"{PROGRAM} version",
+    )
+)
 def version() -> None:
     """Show the version."""
     sys.stdout.write(f"{PROGRAM} {program_version()}\n")
+
+
+reflow(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -181,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int | None = app(arguments, console=Console())
     except CycloptsError as error:
-        return _refuse(explain(error, arguments))
+        return _refuse(explain(error, app))
     except ConfigError as error:
         return _refuse(str(error))
     return status or 0
@@ -196,7 +247,7 @@ def load_config(arguments: Sequence[str]) -> ServerConfig:
     try:
         _, bound, _ = app.parse_args(["serve", *arguments])
     except CycloptsError as error:
-        raise ConfigError(explain(error, arguments)) from None
+        raise ConfigError(explain(error, app)) from None
     config = bound.arguments.get("config", DEFAULTS)
     assert isinstance(config, ServerConfig)
     return config
@@ -212,34 +263,6 @@ def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
     return [
         f"{name}{did_you_mean(name.upper(), known)}" for name in ours if not name.upper().startswith(OTHER_PROGRAMS)
     ]
-
-
-def explain(error: CycloptsError, arguments: Sequence[str]) -> str:
-    """Return why the command line *arguments* was refused: one line that names the flag or the variable."""
-    if isinstance(error.__cause__, ValidationError):
-        return _explain_value(error.__cause__, arguments)
-    if isinstance(error, UnknownOptionError):
-        given = (error.token.keyword or error.token.value).partition("=")[0]
-        known = [name for argument in error.argument_collection or () for name in argument.names]
-        return f"there is no flag {given}{did_you_mean(given, [*known, *app])}; see {PROGRAM} --help"
-    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
-        given = error.unused_tokens[0]
-        return f"there is no command {given!r}{did_you_mean(given, app)}; see {PROGRAM} --help"
-    return " ".join(str(error).split())
-
-
-def _explain_value(error: ValidationError, arguments: Sequence[str]) -> str:
-    """Return the first thing that *error* complains about."""
-    first = error.errors()[0]
-    what = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:  # of values that do not fit each other
-        return what
-    if first["type"] in ("byte_size", "byte_size_unit"):
-        what = SIZE
-    field = str(first["loc"][0])
-    name = flag(field) if any(is_flag_of(field, argument) for argument in arguments) else variable(field)
-    got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
-    return f"{name}: {what}{got}"
 
 
 def _refuse(problem: str) -> int:

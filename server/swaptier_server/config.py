@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from cyclopts import Group, Parameter
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, PlainValidator, model_validator
 
 from swaptier_server.logs import LogFormat
 from swaptier_wire.addresses import Address
+from swaptier_wire.command_line.sizes import size_text
 from swaptier_wire.types import BATCH_SLOTS_MAX
 
 ENV_PREFIX = "SWAPTIER_"
@@ -33,12 +34,6 @@ LIMITS = Group.create_ordered("Limits")
 LIFE = Group.create_ordered("Logs and the end")
 
 
-def _file_name(given: object) -> object:
-    if given == "":
-        raise ValueError("expected the name of a file, got nothing")
-    return given
-
-
 def _metrics_address(given: str | None) -> Address | None:
     if given is None or given == "off":
         return None
@@ -52,7 +47,7 @@ class Size(ByteSize):
     """A number of bytes that can be written with a unit: 64MiB, 1.5GiB, 100000."""
 
     def __str__(self) -> str:
-        return self.human_readable(separator="").replace(".0", "")
+        return size_text(self)
 
 
 class Device(str):
@@ -84,13 +79,11 @@ def _flag(group: Group, metavar: str | None = None, *, shows_default: bool = Tru
     return Parameter(group=group, metavar=metavar, show_default=str if shows_default else False)
 
 
-_File = Annotated[Path | None, BeforeValidator(_file_name)]
-
-
 class ServerConfig(BaseModel):
     """Serve a remote swap tier: zswap's compressed pool and the swapfile behind it, over gRPC.
 
     When ready, prints one line of JSON to stdout: {"listening": ADDRESS, "metrics": ADDRESS or null, "epoch": N}.
+
     Logs go to stderr. SIGTERM or SIGINT drains and exits 0; a second one exits at once. Pages in memory are gone
     when the server stops; a drain writes them to --device sqlite:PATH first, where the next server finds them.
     """
@@ -137,16 +130,16 @@ class ServerConfig(BaseModel):
     lease_seconds: Annotated[float, _flag(DEVICE, "SECONDS")] = Field(
         10, gt=0, le=SECONDS_MAX, allow_inf_nan=False, description="how long a claimed page waits to be acknowledged"
     )
-    tls_cert: Annotated[_File, _flag(CALLERS, "FILE", shows_default=False)] = Field(
+    tls_cert: Annotated[Path | None, _flag(CALLERS, "FILE", shows_default=False)] = Field(
         None, description="certificate chain of this server, PEM; turns TLS on"
     )
-    tls_key: Annotated[_File, _flag(CALLERS, "FILE", shows_default=False)] = Field(
+    tls_key: Annotated[Path | None, _flag(CALLERS, "FILE", shows_default=False)] = Field(
         None, description="its private key, PEM, not encrypted"
     )
-    tls_client_ca: Annotated[_File, _flag(CALLERS, "FILE", shows_default=False)] = Field(
+    tls_client_ca: Annotated[Path | None, _flag(CALLERS, "FILE", shows_default=False)] = Field(
         None, description="authorities, PEM; every client then needs a certificate of one of them"
     )
-    tokens: Annotated[_File, _flag(CALLERS, "FILE", shows_default=False)] = Field(
+    tokens: Annotated[Path | None, _flag(CALLERS, "FILE", shows_default=False)] = Field(
         None, description="tokens that let clients in, a line NAME:SHA256 each; see swaptier-server hash-token"
     )
     areas_max: Annotated[int, _flag(LIMITS, "NUMBER")] = Field(64, ge=1, le=AREAS_MAX, description="areas open at once")

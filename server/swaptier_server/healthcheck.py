@@ -98,8 +98,12 @@ async def check(address: str, environ: Mapping[str, str]) -> str:
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Check once; say what was found when it is not "SERVING"."""
+PROGRAM = "healthcheck"
+"""Before a line of this file run by itself; as a command of the server there is more."""
+
+
+def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
+    """Check once; say as *program* what was found when it is not "SERVING"."""
     if len(arguments) > 1 or (arguments and arguments[0].startswith("-")):
         sys.stderr.write("usage: python -m swaptier_server.healthcheck [HOST:PORT | unix:PATH]\n")
         return ExitStatus.USAGE
@@ -108,13 +112,13 @@ def main(arguments: Sequence[str]) -> int:
         address = target(arguments, os.environ)
         status = asyncio.run(check(address, os.environ))
     except (ValueError, ConfigError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{program}: {error}\n")
         return ExitStatus.USAGE
     if status == "SERVING":
         return ExitStatus.AS_SPECIFIED
-    sys.stderr.write(f"{address} is not serving: {status}\n")
+    sys.stderr.write(f"{program}: {address} is not serving: {status}\n")
     return ExitStatus.UNREACHABLE
 
 
 if __name__ == "__main__":
-    sys.exit(to_an_end("healthcheck", lambda: main(sys.argv[1:])))
+    sys.exit(to_an_end(PROGRAM, lambda: main(sys.argv[1:])))

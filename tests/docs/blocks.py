@@ -270,9 +270,8 @@ def _meaning(argument: Argument) -> str:
 
 
 def statuses(program: str, command: str) -> str:
-    """Every exit status, as the end of a command's help or the docstring of the server's command line says."""
-    text = f"{PROGRAMS[program][command].help_epilogue} {server.__doc__ if program == server.PROGRAM else ''}"
-    said = re.search(r"Exit status: (.+?)\.(?: |$)", " ".join(text.split()))
+    """Every exit status, as the end of a command's help says."""
+    said = re.search(r"Exit status: (.+?)\.(?: |$)", " ".join(str(PROGRAMS[program][command].help_epilogue).split()))
     assert said
     return table(("status", "means"), (status.split(" ", 1) for status in said[1].split("; ")))
 

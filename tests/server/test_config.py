@@ -40,6 +40,57 @@ def test_the_defaults_are_those_that_the_help_shows(capsys: pytest.CaptureFixtur
     assert "[default: 127.0.0.1:50051]" in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["hash-token"], "NAME is missing; see swaptier-server hash-token --help"),
+        (["hash-token", ""], "NAME: expected a value, got nothing"),
+        (["healthcheck", ""], "ADDRESS: expected a value, got nothing"),
+        (["healthcheck", "tier"], "healthcheck: expected HOST:PORT"),
+        (["backup", "", "copy"], "FILE: expected the name of a file, got nothing"),
+        (["backup", "from", "to", "more"], "'more' belongs to no flag; see swaptier-server backup --help"),
+        (["completion", "zs"], "SHELL 'zs' is not known (did you mean zsh?). Choose from: bash, zsh, fish"),
+        (["hash-tokn"], "there is no command 'hash-tokn' (did you mean hash-token?); see swaptier-server --help"),
+    ],
+)
+def test_a_word_of_a_command_is_refused_in_one_line_too(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the program's name before it, and not in the words of a library."""
+    assert main(arguments) == 2
+    text = capsys.readouterr().err
+    assert text.startswith(f"swaptier-server: {named}")
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "field", [name for name, kind in ServerConfig.model_fields.items() if kind.annotation is not bool]
+)
+def test_an_empty_value_is_refused_wherever_it_comes_from(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script whose variable is not set must not get a server with a default that it did not ask for."""
+    assert refusal(flag(field), "").startswith(f"{flag(field)}: expected ")
+    assert refusal(f"{flag(field)}= ").endswith("got nothing")
+    monkeypatch.setenv(variable(field), "")
+    assert refusal().startswith(f"{variable(field)}: expected ")
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "check-config", "hash-token", "healthcheck", "backup", "completion", "version"]
+)
+def test_the_help_of_a_command_ends_with_its_statuses_and_its_own_examples(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The examples are the last lines, whole on a terminal of 60 columns; prose fills the lines."""
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main([command, "--help"]) == 0
+    prose, _, examples = capsys.readouterr().out.partition("Examples:\n\n")
+    assert "Exit status: 0 " in prose
+    assert "5 what was asked for could not be written" in " ".join(prose.split())
+    assert "----------" not in prose
+    assert examples
+    assert all(f"swaptier-server {command}" in line for line in examples.splitlines())
+
+
 @pytest.mark.parametrize("width", [50, 80, 132])
 def test_the_help_fits_the_terminal_and_breaks_no_name(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -87,6 +138,12 @@ def test_a_shell_that_has_read_the_completion_completes(shell: str, capsys: pyte
             assert told.stdout.split() == [completed]
 
 
+@pytest.mark.parametrize("text", ["64MiB", "1GB", "1536MiB", "100", "0", "16TiB", "1000001"])
+def test_a_size_is_shown_exactly(text: str) -> None:
+    """As it can be given again."""
+    assert str(load_config(["--pool-limit", text]).pool_limit) == text
+
+
 @pytest.mark.parametrize(("text", "size"), [("65536", 65536), ("64KiB", 65536), ("1.5MiB", 1572864), ("0", 0)])
 def test_sizes_take_units(text: str, size: int) -> None:
     """Sizes are bytes, with or without a unit."""
@@ -96,16 +153,22 @@ def test_sizes_take_units(text: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--pool-limit", "64MiBs"], "--pool-limit: "),
-        (["--pool-limit=-5"], "--pool-limit: expected bytes, 0 or more, or a size as in 64MiB"),
-        (["--pool-limit", "64Mi"], "as in 64MiB, 1.5GiB or 64MB, got '64Mi'"),
-        (["--pool-limit=999999TiB"], "--pool-limit: "),
-        (["--accept-threshold-percent", "101"], "--accept-threshold-percent: "),
-        (["--areas-max", "0"], "--areas-max: "),
-        (["--areas-max", "1.5"], "--areas-max: "),
-        (["--area-idle-seconds", "nan"], "--area-idle-seconds: "),
-        (["--drain-seconds", "-1"], "--drain-seconds: "),
-        (["--log-format", "xml"], "--log-format: "),
+        (["--pool-limit", "64MiBs"], "--pool-limit must be bytes"),
+        (["--pool-limit=-5"], "--pool-limit must be bytes, 0 or more, or a size as in 64MiB"),
+        (["--pool-limit", "64Mi"], "as in 64MiB, 1.5GiB or 64MB, not 64Mi"),
+        (["--pool-limit=999999TiB"], "--pool-limit must be 0 to 16TiB, not 999999TiB"),
+        (["--accept-threshold-percent", "101"], "--accept-threshold-percent must be 1 to 100, not 101"),
+        (["--areas-max", "0"], "--areas-max must be 1 to 1024, not 0"),
+        (["--areas-max", "1.5"], "--areas-max must be a whole number, not 1.5"),
+        (["--lease-seconds", "x"], "--lease-seconds must be a number, not x"),
+        (["--area-idle-seconds", "nan"], "--area-idle-seconds must be a number, not nan"),
+        (["--drain-seconds", "-1"], "--drain-seconds must be 0 to 604800, not -1"),
+        (
+            ["--log-format", "jsn"],
+            "--log-format 'jsn' is not known (did you mean json?). Choose from: auto, json, console",
+        ),
+        (["--log-level", "INFO"], "(did you mean info?)"),
+        (["--durability", "writethrough"], "(did you mean write-through?)"),
         (["--listen", "50051"], "--listen: "),
         (["--listen", "localhost:99999"], "--listen: "),
         (["--listen", "::1:50051"], "[::1]:50051"),
@@ -124,11 +187,11 @@ def test_sizes_take_units(text: str, size: int) -> None:
         (["--device", "swap.db"], "did you mean sqlite:swap.db?"),
         (["--check-config"], "did you mean check-config?"),
         (["--tenant-areas-max", "2"], "--tenant-areas-max needs --tokens or --tls-client-ca"),
-        (["--tokens", "t", "--tenant-streams-max", "0"], "--tenant-streams-max: "),
-        (["--batch-slots-max", "257"], "--batch-slots-max: "),
-        (["--listen"], "--listen"),
-        (["stray"], "stray"),
-        (["--keep-incompressible=maybe"], "--keep-incompressible"),
+        (["--tokens", "t", "--tenant-streams-max", "0"], "--tenant-streams-max must be "),
+        (["--batch-slots-max", "257"], "--batch-slots-max must be "),
+        (["--listen"], "--listen needs a value; see swaptier-server serve --help"),
+        (["stray"], "'stray' belongs to no flag; see swaptier-server serve --help"),
+        (["--keep-incompressible=maybe"], "--keep-incompressible must be true or false, not maybe"),
         (["--pool-limt", "6"], "did you mean --pool-limit?"),
         (["--pool", "6"], "there is no flag --pool"),
     ],
@@ -178,8 +241,8 @@ def test_on_this_machine_nothing_is_asked_for(listen: str) -> None:
 def test_a_mistake_in_a_variable_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bad value is blamed on where it came from."""
     monkeypatch.setenv("SWAPTIER_POOL_LIMIT", "lots")
-    assert refusal().startswith("SWAPTIER_POOL_LIMIT: ")
-    assert refusal("--pool-limit", "many").startswith("--pool-limit: ")
+    assert refusal().startswith("SWAPTIER_POOL_LIMIT must be ")
+    assert refusal("--pool-limit", "many").startswith("--pool-limit must be ")
 
 
 def test_a_mistyped_variable_is_reported_with_the_one_that_was_meant() -> None:

@@ -9,32 +9,20 @@ import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Parameter
-from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Env
 from rich.console import Console
 
 from swaptier_loadgen.cli import budget, explore, race, specification
 from swaptier_loadgen.cli.output import PROGRAM, say
-from swaptier_loadgen.cli.refusals import explain
 from swaptier_loadgen.cli.statuses import STATUS_AS_SPECIFIED, STATUS_USAGE, Refusal
 from swaptier_loadgen.race.report import versions
-from swaptier_wire.help_layout import HELP_LAYOUT
+from swaptier_wire.command_line.help_layout import HELP_LAYOUT, epilogue, reflow
+from swaptier_wire.command_line.refusals import explain, keep_whole, refuse_empty_values
 from swaptier_wire.suggestion import did_you_mean
 
 VARIABLES = "SWAPTIER_LOADGEN_"
 """Prefix of all variables of this program; the command's name and the flag's follow."""
 
-
-def _forget_empty_variables(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Take a variable that is set to nothing for one that is not set, as a compose file leaves it."""
-    for argument in arguments:
-        argument.tokens = [token for token in argument.tokens if token.source != "env" or token.value]
-
-
-EPILOGUE = """Examples:
-
-  swaptier-loadgen race --policy exclusive,exclusive-if-swapcache --seed 1
-  swaptier-loadgen explore --world aborted-install --policy exclusive"""
 
 app = App(
     name=PROGRAM,
@@ -43,9 +31,13 @@ app = App(
     version_format="plaintext",
     help_format="plaintext",
     help_formatter=HELP_LAYOUT,
-    help_epilogue=EPILOGUE,
-    config=[Env(VARIABLES, show=False), _forget_empty_variables],
-    default_parameter=Parameter(negative_iterable=(), allow_repeating=True),
+    help_epilogue=epilogue(
+        "What each command ends with is said in its own help.",
+        f"{PROGRAM} race --policy exclusive,claim --seed 1",
+        f"{PROGRAM} explore --world lost-reply --policy claim",
+    ),
+    config=[Env(VARIABLES, show=False), refuse_empty_values],
+    default_parameter=Parameter(negative_iterable=(), allow_repeating=True, env_var_split=keep_whole),
     print_error=False,
     exit_on_error=False,
     result_action="return_value",
@@ -58,6 +50,7 @@ for module, command in (
 ):
     app.command(command, help_epilogue=module.EPILOGUE)
 app.register_install_completion_command()
+reflow(app)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -67,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         status: int | None = app(arguments, console=Console())
     except CycloptsError as error:
-        say(explain(error))
+        say(explain(error, app))
         return STATUS_USAGE
     except Refusal as refusal:
         say(str(refusal))

@@ -31,7 +31,7 @@ EPILOGUE = """Exit status: 0 every byte was right; 1 one was not; 2 wrong usage.
 Examples:
 
   swaptier-loadgen budget --budget-percent 50
-  swaptier-loadgen budget --policy all --write-percent 0 --json budget.json"""
+  swaptier-loadgen budget --policy all --json budget.json"""
 
 
 def budget(

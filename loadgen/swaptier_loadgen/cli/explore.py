@@ -55,7 +55,7 @@ of --replay is unreachable, or it refused; 130 interrupted, what was covered is 
 
 Examples:
 
-  swaptier-loadgen explore --world aborted-install --policy exclusive
+  swaptier-loadgen explore --world lost-reply --policy claim
   swaptier-loadgen explore --matrix --json matrix.json"""
 
 

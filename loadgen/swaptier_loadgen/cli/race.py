@@ -43,7 +43,7 @@ the report covers what ran. Every flag can be given as a variable, as in SWAPTIE
 Examples:
 
   swaptier-loadgen race --policy exclusive,shared --seed 7
-  swaptier-loadgen race --target tier:50051 --duration 30 --json race.json"""
+  swaptier-loadgen race --target tier:50051 --json race.json"""
 
 DEFAULTS = RaceSettings()
 

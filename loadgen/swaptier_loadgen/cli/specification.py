@@ -48,7 +48,7 @@ refused. M = {M}, F = {F}, K = {K}, N = {N}.
 Examples:
 
   swaptier-loadgen specification --policy exclusive,shared
-  swaptier-loadgen specification --target tier:50051 --json cells.json"""
+  swaptier-loadgen specification --target tier:50051"""
 
 
 def specification(

@@ -10,6 +10,7 @@ import pytest
 from tests.loadgen.command_line import Result, invoke
 
 from swaptier_client.mm.policy import POLICIES
+from swaptier_loadgen.cli.app import app
 from swaptier_loadgen.explore.worlds import WORLDS
 
 
@@ -59,6 +60,52 @@ def test_wrong_usage_is_refused_in_one_line_that_says_what_is_wrong(arguments: l
     assert result.stderr.count("\n") == 1
     for word in words:
         assert word in result.stderr
+
+
+COMMANDS = ("race", "explore", "specification", "budget")
+
+
+def flags_with_values(command: str) -> list[str]:
+    """Return the flags of *command* that must be given something."""
+    arguments = app[command].assemble_argument_collection()
+    return [one.name for one in arguments if not one.children and one.hint is not bool and one.name.startswith("--")]
+
+
+EMPTY = [(command, flag) for command in COMMANDS for flag in flags_with_values(command)]
+
+
+@pytest.mark.parametrize(("command", "flag"), EMPTY)
+def test_an_empty_value_is_refused_wherever_it_comes_from(command: str, flag: str) -> None:
+    """A script whose variable is not set must not get the race that it did not ask for."""
+    variable = f"SWAPTIER_LOADGEN_{command}_{flag.removeprefix('--')}".replace("-", "_").upper()
+    for result, name in (
+        (invoke(command, flag, ""), flag),
+        (invoke(command, f"{flag}= "), flag),
+        (invoke(command, variables={variable: ""}), variable),
+    ):
+        assert result.exit_code == 2
+        assert result.stdout == ""
+        assert result.stderr.startswith(f"swaptier-loadgen: {name}: expected ")
+        assert result.stderr.endswith(" got nothing\n")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("RACE_SEED", "x", "must be a whole number, not x"),
+        ("RACE_WORKLOAD", "Random", "'Random' is not known (did you mean random?)"),
+        ("RACE_POLICY", "clam", ": there is no 'clam' (did you mean claim?)"),
+        ("RACE_ZEROMAP", "maybe", "must be true or false, not maybe"),
+        ("EXPLORE_WORLD", "nowhere", ": there is no 'nowhere'"),
+    ],
+)
+def test_a_mistake_in_a_variable_names_the_variable(variable: str, value: str, says: str) -> None:
+    """Who set it looks for it under that name."""
+    name = f"SWAPTIER_LOADGEN_{variable}"
+    result = invoke(variable.partition("_")[0].lower(), variables={name: value})
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"swaptier-loadgen: {name}{'' if says.startswith(':') else ' '}{says}")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [["--pages", "many"], ["--no-such-flag"], ["--seed", "1.5"], ["stray"]])
@@ -111,7 +158,9 @@ def test_the_help_fits_the_terminal_and_breaks_no_name(command: str, columns: in
     words = {word.strip(".,") for line in lines for word in line.split()}
     names = {"race": ["kill-server=every:5s", "--install-failure-rate"], "explore": list(WORLDS)}.get(command, [])
     assert {*POLICIES, *names} <= words
-    assert examples.count(f"  swaptier-loadgen {command} ") == 2
+    assert [line.startswith(f"  swaptier-loadgen {command} ") for line in examples.strip("\n").splitlines()] == [
+        True
+    ] * 2
     assert max(map(len, text.splitlines())) <= columns
 
 
@@ -159,6 +208,6 @@ def test_a_mistyped_variable_is_said_to_be_ignored_with_the_one_that_was_meant()
 def test_a_variable_stands_for_a_flag_and_the_flag_wins() -> None:
     """For containers: the same refusal, wherever the value came from."""
     variables = {"SWAPTIER_LOADGEN_RACE_HOSTS": "77", "SWAPTIER_LOADGEN_RACE_JSON": "/"}
-    assert "--hosts must be 1 to 64, not 77" in invoke("race", variables=variables).stderr
+    assert "SWAPTIER_LOADGEN_RACE_HOSTS must be 1 to 64, not 77" in invoke("race", variables=variables).stderr
     assert "--hosts must be 1 to 64, not 99" in invoke("race", "--hosts", "99", variables=variables).stderr
     assert "--json / is a folder" in invoke("race", "--hosts", "1", variables=variables).stderr
