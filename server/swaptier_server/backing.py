@@ -118,14 +118,16 @@ class SwapFileWatch:
             )
 
     def look(self) -> None:
-        """Tell it when the file has begun to refuse changes since the last look, or to take them again."""
+        """Tell it when the file has refused changes since the last look, be it one, or takes them again."""
         self._swap_file.look()
         self._give_back()
         self._say_if_it_has_other_names()
-        refused = self._swap_file.refused
-        if self.fault is self._told:
+        last = self._swap_file.last_refusal()
+        refused = self._swap_file.refused or last
+        fault = None if refused is None else refused.fault
+        if fault is self._told:
             return
-        self._told = self.fault
+        self._told = fault
         if refused is None:
             self._log.info("swap_file_takes_pages_again", path=str(self._swap_file.path))
             return
@@ -136,7 +138,7 @@ class SwapFileWatch:
             reason=refused.reason,
             meaning="stores that need the device are REJECTED; all that was acknowledged is served",
             advice=ADVICE[refused.fault],
-            **({"rescue": f"swaptier-server backup {self._swap_file.open_as} DEST"} if self.fault is _GONE else {}),
+            **({"rescue": f"swaptier-server backup {self._swap_file.open_as} DEST"} if fault is _GONE else {}),
         )
 
     def _give_back(self) -> None:

@@ -71,6 +71,7 @@ class SwapFileDatabase:
         self.path: Final = path
         self._refused: Refusal | None = None
         self._trouble: Refusal | None = None
+        self._unsaid: Refusal | None = None
         self._looks = 0
         self._free_pages = 0
         self._spare_pages = 0
@@ -113,6 +114,11 @@ class SwapFileDatabase:
     def refused(self) -> Refusal | None:
         """Why nothing can be recorded now, or the last change could not be; None when it was."""
         return self._trouble or self._refused
+
+    def last_refusal(self) -> Refusal | None:
+        """Return why a change was refused since this was last asked, whatever was recorded after it."""
+        last, self._unsaid = self._unsaid, None
+        return last
 
     @property
     def place(self) -> SwapFilePlace:
@@ -200,6 +206,7 @@ class SwapFileDatabase:
         before = db.total_changes
         self._trouble = self._place.trouble()
         if self._trouble is not None:
+            self._unsaid = self._trouble
             raise DeviceError(*self._trouble)
         try:
             self._keep_room(pages)
@@ -210,7 +217,7 @@ class SwapFileDatabase:
                 self._refused = None
         except sqlite3.Error as error:
             failed = device_error(error, self.path)
-            self._refused = Refusal(failed.fault, str(failed))
+            self._refused = self._unsaid = Refusal(failed.fault, str(failed))
             raise failed from error
         finally:
             if db.in_transaction:

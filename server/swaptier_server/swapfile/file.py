@@ -82,6 +82,10 @@ class SqliteSwapFile:
         """Why nothing can be recorded now, or the last change could not be; None when it was."""
         return self._database.refused
 
+    def last_refusal(self) -> Refusal | None:
+        """Return why a change was refused since this was last asked, whatever was recorded after it."""
+        return self._database.last_refusal()
+
     @property
     def open_as(self) -> str:
         """A path by which this user reaches the open file while this process lives, whatever became of its name."""

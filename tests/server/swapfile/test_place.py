@@ -1,5 +1,6 @@
 """Where a swap file stands: what becomes of it under a running server is found out, and others may not read it."""
 
+import logging
 import os
 import random
 import stat
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from swaptier_server.backing import SwapFileWatch
 from swaptier_server.swapfile.file import SqliteDevice, SqliteSwapFile, SwapFileUnusable
 from swaptier_server.tier.device import DeviceError, DeviceFault
 from swaptier_server.tier.page import StoredPage, stored_page
@@ -215,3 +217,21 @@ def test_a_file_that_is_given_away_is_used_no_more(tmp_path: Path, file: SqliteS
     assert takes(device) is fault(file) is DeviceFault.EXPOSED
     os.chown(tmp_path / FILE, 0, -1)
     assert takes(device) is fault(file) is None
+
+
+def test_a_refusal_between_two_looks_is_said(
+    file: SqliteSwapFile, device: SqliteDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that was away for a moment: a host was told, and so is the operator, who then hears that it is over."""
+    caplog.set_level(logging.INFO, logger="swaptier.server")
+    watch = SwapFileWatch(file)
+    away = file.path.rename(file.path.with_name("away"))
+    assert takes(device) is DeviceFault.GONE
+    away.rename(file.path)
+    assert takes(device) is None
+    watch.look()
+    assert watch.fault is None
+    assert "swap_file_refuses" in caplog.text and "takes_pages_again" not in caplog.text
+    caplog.clear()
+    watch.look()
+    assert "swap_file_takes_pages_again" in caplog.text
