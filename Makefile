@@ -1,4 +1,5 @@
-# Everything this project needs happens in .venv; nothing outside the repository is written but pip's own cache.
+# Everything this project needs happens in .venv; nothing outside the repository is written but pip's own cache, and,
+# by `make soak` when it may, Debian's package faketime.
 #
 # A machine needs Python 3.11 or later (with venv and pip) and make, no compiler. `make` alone lists the targets.
 
@@ -15,7 +16,7 @@ INPUTS ?= 100000
 FUZZ ?=
 # More for `make docs`: --matrix computes what every policy comes to in every world, too.
 DOCS ?=
-# How long each policy of `make soak` runs. For example: make soak SOAK_SECONDS=3600 SOAK_SEED=7
+# How long each policy of `make soak` runs, and the edges. For example: make soak SOAK_SECONDS=3600 SOAK_SEED=7
 SOAK_SECONDS ?= 300
 SOAK_SEED ?= 1
 # How many processes `make test` spreads the files of tests over; auto is one a core. For example: make test JOBS=1
@@ -37,7 +38,7 @@ SERVICES ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv run test quick explore fuzz soak docs check lint format type proto lock wheel up down test-containers clean .compose
+.PHONY: help venv run test quick explore fuzz soak docs check lint format type proto lock wheel up down test-containers clean .compose .faketime
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS='	' read -r target text; do \
@@ -64,9 +65,16 @@ explore: venv ## Set up, then search every schedule of every small world (minute
 fuzz: venv ## Set up, then throw INPUTS=100000 inputs at a server, from SEED=... or a new one (minutes)
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) $(if $(SEED),--seed $(SEED)) $(FUZZ)
 
-soak: venv ## Set up, then race claim and exclusive with every fault on, servers killed and all (10 minutes)
-	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -m soak --capture=no tests/test_soak.py $(ARGS)
+soak: venv .faketime ## Set up, then race with every fault on, and with a server at every edge (15 minutes)
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -m soak --capture=no \
+		tests/test_soak.py tests/test_soak_edges.py $(ARGS)
 	@echo ok
+
+# Without it the soak of the edges is skipped, with its reason.
+.faketime:
+	@ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || \
+		{ [ "$$(id -u)" = 0 ] && apt-get install -y faketime >/dev/null 2>&1; } || \
+		echo "make: no libfaketime here, and it could not be installed: apt-get install faketime" >&2
 
 docs: venv ## Write into README.md and docs/ what they take from the code; DOCS=--matrix: the large table, too (minutes)
 	$(BIN)/python -m tests.docs $(DOCS)
