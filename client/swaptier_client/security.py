@@ -15,9 +15,13 @@ from grpc import aio
 from swaptier_wire.addresses import Address
 from swaptier_wire.channels import open_channel
 from swaptier_wire.errors import TierUnreachable
+from swaptier_wire.process.small_file import FileUnusable, read_small_file
 
 TOKEN_BYTES_MAX = 4096
-"""Of a token file; metadata has room for 8 KiB."""
+"""Metadata has room for 8 KiB."""
+
+FILE_BYTES_MAX = 1 << 20
+"""Of a file with certificates: some hundred authorities."""
 
 
 CERTIFICATE, PRIVATE_KEY = "CERTIFICATE", "PRIVATE KEY"
@@ -104,8 +108,14 @@ class Security:
         """
         if self.token_file is None:
             return ()
-        token = _read("--token-file", self.token_file)[:TOKEN_BYTES_MAX].strip()
-        if not token.isascii() or not token.decode("ascii").isprintable() or not token or b" " in token:
+        token = _read("--token-file", self.token_file).strip()
+        if (
+            len(token) > TOKEN_BYTES_MAX
+            or not token.isascii()
+            or not token.decode("ascii").isprintable()
+            or not token
+            or b" " in token
+        ):
             raise SecurityUnusable(f"--token-file: {self.token_file} does not hold one token and nothing else")
         return (("authorization", f"Bearer {token.decode('ascii')}"),)
 
@@ -130,10 +140,20 @@ PLAIN = Security()
 
 
 def _read(flag: str, path: Path) -> bytes:
+    """Return the content of *path*, which each connection reads anew: not of a pipe, nor of what is this process's."""
+    if path.parts[:2] in (("/", "dev"), ("/", "proc")):
+        raise SecurityUnusable(
+            f"{flag}: {path} can be read by one process, once, and each connection reads it: give a file"
+        )
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SecurityUnusable(f"{flag}: cannot read {path}: {error.strerror}") from error
+        found = read_small_file(path, FILE_BYTES_MAX)
+    except FileUnusable as problem:
+        raise SecurityUnusable(f"{flag}: {problem}") from None
+    if found.is_gone:
+        raise SecurityUnusable(
+            f"{flag}: {path} is a pipe, which can be read once, and each connection reads it: give a file"
+        )
+    return found.content
 
 
 def _pem(flag: str, path: Path, kind: str) -> bytes:

@@ -1,12 +1,13 @@
 """The command line `swaptier-loadgen`: the commands together, variables, and how a run ends.
 
 Results go to standard output, progress and logs to standard error. A refusal is one line and status 2, before anything
-is started.
+is started. Where several statuses would be right, `worst` says which one stands.
 """
 
 import os
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Env
@@ -14,10 +15,13 @@ from rich.console import Console
 
 from swaptier_loadgen.cli import budget, explore, race, specification
 from swaptier_loadgen.cli.output import PROGRAM, say
-from swaptier_loadgen.cli.statuses import STATUS_AS_SPECIFIED, STATUS_USAGE, Refusal
+from swaptier_loadgen.cli.statuses import Refusal, worst
 from swaptier_loadgen.race.report import versions
 from swaptier_wire.command_line.help_layout import HELP_LAYOUT, epilogue, reflow
 from swaptier_wire.command_line.refusals import explain, keep_whole, refuse_empty_values
+from swaptier_wire.process.ending_signals import SIGNALS
+from swaptier_wire.process.exit_status import ExitStatus, of_signal
+from swaptier_wire.process.standard_streams import output_failure
 from swaptier_wire.suggestion import did_you_mean
 
 VARIABLES = "SWAPTIER_LOADGEN_"
@@ -49,23 +53,48 @@ for module, command in (
     (budget, budget.budget),
 ):
     app.command(command, help_epilogue=module.EPILOGUE)
-app.register_install_completion_command()
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Write the script that completes this program's commands and flags in a shell.
+
+    Parameters
+    ----------
+    shell:
+        For bash: source <(swaptier-loadgen completion bash)
+    """
+    sys.stdout.write(app.generate_completion(shell=shell))
+
+
 reflow(app)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run the command line and return its exit status."""
+def run(arguments: Sequence[str], withdrawn: Sequence[str] = ()) -> int:
+    """Run the command line and return its exit status; say which variables were *withdrawn* before."""
+    if withdrawn:
+        say(f"ignored, since gRPC would change the transport: {', '.join(withdrawn)}")
     for variable in _unknown_variables():
         say(f"a variable that is not known, and ignored: {variable}")
+    statuses = [_status_of(arguments)]
+    if SIGNALS.received is not None:
+        statuses.append(of_signal(SIGNALS.received))
+    if (failure := output_failure()) is not None:
+        say(f"standard output could not be written: {failure.strerror}")
+        statuses.append(ExitStatus.NOT_WRITTEN)
+    return worst(statuses)
+
+
+def _status_of(arguments: Sequence[str]) -> int:
     try:
         status: int | None = app(arguments, console=Console())
     except CycloptsError as error:
         say(explain(error, app))
-        return STATUS_USAGE
+        return ExitStatus.USAGE
     except Refusal as refusal:
         say(str(refusal))
         return refusal.status
-    return STATUS_AS_SPECIFIED if status is None else status
+    return ExitStatus.AS_SPECIFIED if status is None else status
 
 
 def _unknown_variables() -> list[str]:
@@ -80,10 +109,3 @@ def _unknown_variables() -> list[str]:
         for name in (f"_{flag.removeprefix('--')}" for flag in argument.names)
     ]
     return [f"{name}{did_you_mean(name, known)}" for name in given if name not in known]
-
-
-def main(withdrawn: Sequence[str] = ()) -> None:
-    """Run the command line of this process and exit; say which variables were *withdrawn* before."""
-    if withdrawn:
-        say(f"ignored, since gRPC would change the transport: {', '.join(withdrawn)}")
-    sys.exit(run(sys.argv[1:]))

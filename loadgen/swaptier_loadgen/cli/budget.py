@@ -3,30 +3,35 @@
 Touches the terminal, the corpus and the result file. Everything else runs in this process, without a network.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from swaptier_client.mm.policy import POLICIES
-from swaptier_loadgen.cli.output import check_writable, console, write_json
+from swaptier_loadgen.cli.output import console
 from swaptier_loadgen.cli.parameters import JsonFile, Policies
-from swaptier_loadgen.cli.statuses import STATUS_AS_SPECIFIED, STATUS_NOT_AS_SPECIFIED, Refusal
+from swaptier_loadgen.cli.result_file import check_writable, write_json
+from swaptier_loadgen.cli.statuses import ACCIDENTS, Refusal, worst
 from swaptier_loadgen.host.content import Contents, PageId
 from swaptier_loadgen.host.corpus import CorpusUnreadable, corpus_files, read_corpus
 from swaptier_loadgen.host.settings import RUN, flag
 from swaptier_loadgen.measure.budget import BudgetRow, BudgetSettings, Refused, run_budget
+from swaptier_wire.process.ending_signals import SIGNALS, interrupt
+from swaptier_wire.process.exit_status import ExitStatus
 
 DEFAULT_POLICIES = ("shared", "exclusive-if-swapcache")
 """The two modes on the path where they differ; the other policies load through the swapcache as one of them does."""
 
 DEFAULTS = BudgetSettings()
 
-EPILOGUE = """Exit status: 0 every byte was right; 1 one was not; 2 wrong usage.
+EPILOGUE = f"""Exit status: 0 every byte was right; 1 one was not; 2 wrong usage; {ACCIDENTS}.
 
 Examples:
 
@@ -51,20 +56,44 @@ def budget(
         def content_of(address: int, version: int) -> bytes:
             return contents.page(PageId(0, 1, address), version)
 
-        rows = [run_budget(POLICIES[name], settings, content_of) for name in policy]
+        rows = _measure(policy, settings, content_of)
     except (CorpusUnreadable, Refused) as problem:
         raise Refusal(str(problem)) from None
-    out = console()
+    document = {"settings": settings.model_dump(), "runs": [asdict(row) for row in rows]}
+    statuses = [write_json(json_file, {**document, "not_measured": policy[len(rows) :]})]
+    _show(console(json_file), settings, rows, policy[len(rows) :])
+    return worst([*statuses, ExitStatus.VERDICT if any(row.wrong_pages for row in rows) else ExitStatus.AS_SPECIFIED])
+
+
+def _measure(
+    policies: Sequence[str], settings: BudgetSettings, content_of: Callable[[int, int], bytes]
+) -> list[BudgetRow]:
+    """Return a row for each policy, or for those that were done when a signal came.
+
+    Raises:
+        Refused: the budget is too small.
+    """
+    rows: list[BudgetRow] = []
+    SIGNALS.has_begun = True
+    with contextlib.suppress(KeyboardInterrupt), SIGNALS.calling(interrupt):
+        for name in policies:
+            rows.append(run_budget(POLICIES[name], settings, content_of))  # noqa: PERF401 - what is done is kept
+    return rows
+
+
+def _show(out: Console, settings: BudgetSettings, rows: list[BudgetRow], missing: Sequence[str]) -> None:
+    """Print the table and the sentences about it; *missing* policies were not measured to their end."""
     out.print(
         f"seed {settings.seed}: {settings.accesses} accesses to {settings.pages} pages, "
         f"{settings.write_percent} % of them writes, "
         f"{settings.budget_bytes >> 10} KiB for resident pages and pool together",
         soft_wrap=True,
     )
-    out.print(_table(rows))
-    out.print(closing_sentence(rows), soft_wrap=True)
-    write_json(json_file, {"settings": settings.model_dump(), "runs": [asdict(row) for row in rows]})
-    return STATUS_NOT_AS_SPECIFIED if any(row.wrong_pages for row in rows) else STATUS_AS_SPECIFIED
+    if rows:
+        out.print(_table(rows))
+        out.print(closing_sentence(rows), soft_wrap=True)
+    if missing:
+        out.print(f"not measured, because it was ended before: {', '.join(missing)}", soft_wrap=True)
 
 
 def _table(rows: list[BudgetRow]) -> Table:

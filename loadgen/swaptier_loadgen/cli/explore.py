@@ -1,19 +1,17 @@
 """The command `swaptier-loadgen explore`: asks every cell of policies x worlds, and says what came of it.
 
-Touches the terminal, files, and worker processes: a cell is searched by one process, as many at a time as there are
-CPUs. Results go to standard output, progress to standard error. Ctrl-C ends every search and prints what was covered.
+Touches the terminal and files. Several cells are searched by processes of their own. Results go to standard output,
+progress to standard error. A signal ends every search, and what was covered is printed.
 """
 
+import contextlib
+import itertools
 import math
-import os
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, wait
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -23,35 +21,28 @@ from rich.console import Console
 from rich.progress import Progress, TaskID, TextColumn
 
 from swaptier_client.mm.policy import POLICIES
-from swaptier_loadgen.cli.output import check_writable, console, say, write_json
+from swaptier_loadgen.cli.output import console, say
 from swaptier_loadgen.cli.parameters import JsonFile, Policies, TierAddress, names_of
-from swaptier_loadgen.cli.statuses import (
-    STATUS_AS_SPECIFIED,
-    STATUS_INTERRUPTED,
-    STATUS_NOT_AS_SPECIFIED,
-    STATUS_UNREACHABLE,
-    Refusal,
-)
-from swaptier_loadgen.explore.cell import Cell, Question, ask
+from swaptier_loadgen.cli.result_file import check_writable, write_json, write_whole
+from swaptier_loadgen.cli.search_processes import ask_in_processes
+from swaptier_loadgen.cli.statuses import ACCIDENTS, Refusal, worst
+from swaptier_loadgen.explore.cell import BOUND_MAX, Cell, Question, ask
 from swaptier_loadgen.explore.failures import Failure
 from swaptier_loadgen.explore.search import Bound
 from swaptier_loadgen.explore.search import Progress as SearchProgress
 from swaptier_loadgen.explore.transcript import KNOWN_BUGS, TABLE_COLUMNS, file_name, matrix, transcript
 from swaptier_loadgen.explore.worlds import WORLDS
 from swaptier_loadgen.host.settings import RESULTS, RUN, TIERS, flag, switch
+from swaptier_wire.process.ending_signals import SIGNALS, interrupt
+from swaptier_wire.process.exit_status import ExitStatus
+from swaptier_wire.process.standard_streams import output_failure
 
 GOLDEN_FOLDER = Path("tests/golden")
 
-INTERRUPTED_SECONDS_MAX = 5.0
-"""How long to wait, after Ctrl-C, for what the searches covered: each tells it within one replay."""
-
-BOUND_MAX = 16
-"""Of each size: far beyond what can be searched, so that a slip of the finger is refused."""
-
 BOUNDS = Group.create_ordered("Bounds, else the world's own")
 
-EPILOGUE = """Exit status: 0 every cell is as its policy's specification says; 1 one is not; 2 wrong usage; 3 the tier \
-of --replay is unreachable, or it refused; 130 interrupted, what was covered is printed.
+EPILOGUE = f"""Exit status: 0 every cell is as its policy's specification says; 1 one is not; 2 wrong usage; 3 the \
+tier of --replay is unreachable, or it refused; 7 a search was cut off by a bound and proves nothing; {ACCIDENTS}.
 
 Examples:
 
@@ -120,19 +111,27 @@ def explore(
     questions = [
         settings.question(one, other) for other in world for one in policy if not golden or (one, other) in KNOWN_BUGS
     ]
-    out = console()
+    out = console(json_file)
     cells: dict[tuple[str, str], Cell] = {}
-    for cell in _ask_all(questions):
-        cells[cell.question.policy, cell.question.world] = cell
-        if not show_matrix and not golden:
-            _print_cell(out, cell)
+    statuses: list[int] = []
+    SIGNALS.has_begun = True
+    try:
+        with contextlib.closing(_ask_all(questions)) as answers:
+            for cell in answers:
+                cells[cell.question.policy, cell.question.world] = cell
+                if not show_matrix and not golden:
+                    _print_cell(out, cell)
+                if json_file is None and output_failure() is not None:  # nobody would see the rest
+                    break
+    except Refusal as failure:
+        say(str(failure))
+        statuses.append(failure.status)
+    statuses.append(write_json(json_file, {"results": [cell.as_json() for cell in cells.values()]}))
     if show_matrix:
         out.print(matrix(cells, list(policy), list(world)), soft_wrap=True)
-    write_json(json_file, {"results": [cell.as_json() for cell in cells.values()]})
-    changed = _update_golden(cells, golden_folder) if golden else []
-    for path in changed:
-        out.print(f"changed: {path}", soft_wrap=True)
-    return _close(cells, len(questions), has_changed=bool(changed))
+    if golden:
+        statuses.append(_update_golden(out, cells, golden_folder))
+    return worst([*statuses, _close(cells, len(questions))])
 
 
 class _Where:
@@ -158,45 +157,39 @@ class _Where:
         self._progress.stop()
 
 
-def _ask_all(questions: list[Question]) -> Iterator[Cell]:
-    """Yield the answers in the order of the questions; after Ctrl-C only what was covered."""
+def _ask_all(questions: list[Question]) -> Generator[Cell, None, None]:
+    """Yield the answers in the order of the questions; after a signal only what was covered.
+
+    Raises:
+        Refusal: a search process ended, or could not be started.
+    """
     where = _Where()
-    if len(questions) == 1:
-        what = f"{questions[0].policy} in {questions[0].world}"
-
-        def report(progress: SearchProgress) -> None:
-            rate = progress.states / progress.seconds if progress.seconds else 0
-            where.show(f"{what}: {progress.states} states, depth {progress.depth}, {rate:.0f} states/s")
-
-        cell = ask(questions[0], now=time.monotonic, report=report)
-        where.clear()
-        yield cell
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(min(len(questions), os.cpu_count() or 1), mp_context=context) as workers:
-        futures = [workers.submit(_ask_in_worker, question) for question in questions]
-        answered = 0
-        try:
-            for number, future in enumerate(futures, 1):
-                where.show(
-                    f"{answered} of {len(futures)} cells; {questions[answered].policy} in {questions[answered].world}"
-                )
-                cell = future.result()
-                answered = number
-                where.clear()
-                yield cell
-        except KeyboardInterrupt:
+    if len(questions) != 1:
+        answered = itertools.count()
+        for cell in ask_in_processes(
+            questions,
+            lambda question: where.show(
+                f"{next(answered)} of {len(questions)} cells; {question.policy} in {question.world}"
+            ),
+        ):
             where.clear()
-            begun = [future for future in futures[answered:] if not future.cancel()]
-            for future in wait(begun, timeout=INTERRUPTED_SECONDS_MAX).done:
-                if future.exception() is None:
-                    yield future.result()
+            yield cell
+        where.clear()
+        return
+    what = f"{questions[0].policy} in {questions[0].world}"
 
+    def report(progress: SearchProgress) -> None:
+        rate = progress.states / progress.seconds if progress.seconds else 0
+        where.show(f"{what}: {progress.states} states, depth {progress.depth}, {rate:.0f} states/s")
 
-def _ask_in_worker(question: Question) -> Cell:
-    """Answer in a process of its own; Ctrl-C reaches it as well, and ends the search with what was covered."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return ask(question, now=time.monotonic)
+    try:
+        with SIGNALS.calling(interrupt):
+            cell = ask(questions[0], now=time.monotonic, report=report)
+    except KeyboardInterrupt:  # where the search had ended, or not begun
+        return
+    finally:
+        where.clear()
+    yield cell
 
 
 def _print_cell(out: Console, cell: Cell) -> None:
@@ -228,46 +221,66 @@ def _bounds(question: Question) -> str:
     return ", ".join(f"{name} {value}" for name, value in bounds.items())
 
 
-def _update_golden(cells: dict[tuple[str, str], Cell], folder: Path) -> list[Path]:
-    """Write the transcripts that changed and return their names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    changed = []
-    for cell in cells.values():
-        path = folder / file_name(cell)
-        text = transcript(cell, columns=TABLE_COLUMNS, with_lines=False)
-        if not path.exists() or path.read_text() != text:
-            path.write_text(text)
-            changed.append(path)
-    return changed
+def _update_golden(out: Console, cells: Mapping[tuple[str, str], Cell], folder: Path) -> int:
+    """Write the transcripts that changed, and name them; return the exit status."""
+    status = ExitStatus.AS_SPECIFIED
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for cell in cells.values():
+            path = folder / file_name(cell)
+            text = transcript(cell, columns=TABLE_COLUMNS, with_lines=False)
+            if not path.exists() or path.read_text() != text:
+                write_whole(path, text.encode())
+                out.print(f"changed: {path}", soft_wrap=True)
+                status = ExitStatus.VERDICT
+    except OSError as error:
+        say(f"--golden-folder {folder} could not be written: {error.strerror}")
+        return ExitStatus.NOT_WRITTEN
+    return status
 
 
-def _close(cells: dict[tuple[str, str], Cell], asked: int, *, has_changed: bool) -> int:
+def _close(cells: Mapping[tuple[str, str], Cell], asked: int) -> int:
     """Say what does not agree with the specification, and return the exit status."""
     wrong = [cell for cell in cells.values() if not cell.is_as_expected]
     for cell in wrong:
         where = f"{cell.question.policy} in {cell.question.world}"
         say(f"not as specified: {where} {cell.verdict}, expected: {cell.expected}")
-    if wrong or has_changed:
-        return STATUS_NOT_AS_SPECIFIED
-    if len(cells) < asked or any(cell.result.bound is Bound.INTERRUPTED for cell in cells.values()):
+    is_interrupted = any(cell.result.bound is Bound.INTERRUPTED for cell in cells.values())
+    if SIGNALS.received is not None and (len(cells) < asked or is_interrupted):
         say(f"interrupted: {len(cells)} of {asked} cells were asked")
-        return STATUS_INTERRUPTED
-    return STATUS_AS_SPECIFIED
+    if wrong:
+        return ExitStatus.VERDICT
+    is_cut_off = any(cell.violation is None and cell.result.bound is not None for cell in cells.values())
+    return ExitStatus.CUT_OFF if is_cut_off else ExitStatus.AS_SPECIFIED
 
 
 def _replay(path: Path, target: str | None) -> int:
-    from swaptier_loadgen.explore.replay import NotReplayable, TierNotAsked, replay_file
+    from swaptier_loadgen.explore.replay import NotReplayable, TierNotAsked, read_results, replay_results
 
     if target is None:
         raise Refusal("--replay needs --target HOST:PORT or unix:PATH: the tier to replay against")
-    say(f"replaying against the tier at {target}")
     try:
-        lines, is_same = replay_file(path, target)
+        results = read_results(path)
     except NotReplayable as problem:
-        raise Refusal(str(problem)) from None
+        raise Refusal(f"--replay {problem}") from None
+    say(f"replaying against the tier at {target}")
+    SIGNALS.has_begun = True
+    out = console(None)
+    is_same = True
+    try:
+        with SIGNALS.calling(lambda _: None):  # each step looks
+            for line, is_one_same in replay_results(results, target, _end_if_asked):
+                out.print(line, soft_wrap=True)
+                is_same = is_same and is_one_same
+    except KeyboardInterrupt:
+        say("interrupted: not all counterexamples were replayed")
+    except NotReplayable as problem:
+        raise Refusal(f"--replay {path}: {problem}") from None
     except TierNotAsked as problem:
-        raise Refusal(str(problem), STATUS_UNREACHABLE) from None
-    out = console()
-    for line in lines:
-        out.print(line, soft_wrap=True)
-    return STATUS_AS_SPECIFIED if is_same else STATUS_NOT_AS_SPECIFIED
+        raise Refusal(str(problem), ExitStatus.UNREACHABLE) from None
+    return ExitStatus.AS_SPECIFIED if is_same else ExitStatus.VERDICT
+
+
+def _end_if_asked() -> None:
+    if SIGNALS.received is not None:
+        raise KeyboardInterrupt

@@ -45,7 +45,16 @@ Era = Annotated[
     Parameter(converter=_eras, completer=lambda _: list(ERAS), show_default=False),
 ]
 
-JsonFile = Annotated[Path | None, flag(RESULTS, "Write the result to this file as JSON.", "--json")]
+JsonFile = Annotated[
+    Path | None,
+    flag(
+        RESULTS,
+        "Write the result to this file as JSON; - is standard output, the tables go to standard error then.",
+        "--json",
+        metavar="FILE",
+    ),
+    Parameter(allow_leading_hyphen=True),
+]
 
 MetricsAddress = Annotated[str, AfterValidator(_metrics_address)]
 """HOST:PORT."""

@@ -8,22 +8,19 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.console import Console
 
-from swaptier_loadgen.cli.output import check_writable, console, write_json
+from swaptier_loadgen.cli.output import console, say
 from swaptier_loadgen.cli.parameters import Era, JsonFile, MetricsAddress
 from swaptier_loadgen.cli.progress import Watcher, configure_logging
 from swaptier_loadgen.cli.repeat import repeat_command
-from swaptier_loadgen.cli.statuses import (
-    STATUS_DEFECT,
-    STATUS_NOT_AS_SPECIFIED,
-    STATUS_UNREACHABLE,
-    Refusal,
-    exit_status,
-)
+from swaptier_loadgen.cli.result_file import check_writable, write_json
+from swaptier_loadgen.cli.statuses import ACCIDENTS, Refusal, exit_status, worst
 from swaptier_loadgen.cli.table import tables
 from swaptier_loadgen.faults.hazards import Hazard
 from swaptier_loadgen.host.corpus import CorpusUnreadable, corpus_files, read_corpus
 from swaptier_loadgen.host.oracle import Fate
+from swaptier_loadgen.host.report import Ended
 from swaptier_loadgen.host.settings import RESULTS, flag
 from swaptier_loadgen.host.workload import WorkloadKind
 from swaptier_loadgen.race import report
@@ -33,12 +30,14 @@ from swaptier_loadgen.race.name import claim_name
 from swaptier_loadgen.race.race import run_race
 from swaptier_loadgen.race.results import RunSummary
 from swaptier_loadgen.race.server_flags import FlagsRefused
-from swaptier_loadgen.race.server_process import ServerNotStarted
 from swaptier_loadgen.race.settings import RaceSettings
+from swaptier_loadgen.race.verdict import Verdict
+from swaptier_wire.process.ending_signals import SIGNALS
+from swaptier_wire.process.exit_status import ExitStatus
 
-EPILOGUE = """Exit status: 0 every policy did what its specification says; 1 a safe policy lost, corrupted or leaked a \
-page; 2 wrong usage or out of memory; 3 tier unreachable, or it refused; 70 a defect of this program; 130 interrupted, \
-the report covers what ran. Every flag can be given as a variable, as in SWAPTIER_LOADGEN_RACE_SEED=1; the flag wins.
+EPILOGUE = f"""Exit status: 0 every policy did what its specification says; 1 a safe policy lost, corrupted or leaked \
+a page, whatever else happened; 2 wrong usage, or too little memory for the emulated hosts; 3 tier unreachable, or it \
+refused; {ACCIDENTS}. Every flag can be given as a variable, as in SWAPTIER_LOADGEN_RACE_SEED=1; the flag wins.
 
 Examples:
 
@@ -46,6 +45,9 @@ Examples:
   swaptier-loadgen race --target tier:50051 --json race.json"""
 
 DEFAULTS = RaceSettings()
+
+NO_RESULTS = (Verdict.UNREACHABLE, Verdict.REFUSED, Verdict.OUT_OF_MEMORY, Verdict.STOPPED)
+"""What says nothing about a policy."""
 
 
 def race(
@@ -77,25 +79,27 @@ def race(
     except (FlagsRefused, CorpusUnreadable, MetricsPortTaken) as problem:
         raise Refusal(str(problem)) from None
     configure_logging()
-    try:
-        with Watcher(settings, latest, metrics) as watcher:
-            outcome = asyncio.run(run_race(settings, files, watcher))
-    except ServerNotStarted as problem:
-        raise Refusal(str(problem), STATUS_UNREACHABLE) from None
+    SIGNALS.has_begun = True
+    with Watcher(settings, latest, metrics) as watcher:
+        outcome = asyncio.run(run_race(settings, files, watcher))
     summaries = outcome.runs
-    _show(settings, summaries, repeat)
-    write_json(json_file, report.document(settings, summaries))
-    status = exit_status(summaries)
-    if outcome.defect:
-        raise Refusal(f"{outcome.defect}. The same again: {repeat}", STATUS_DEFECT)
-    if outcome.signal is not None and status != STATUS_NOT_AS_SPECIFIED:
-        return 128 + outcome.signal
-    return status
+    statuses = [write_json(json_file, report.document(settings, summaries)), exit_status(summaries)]
+    _show(console(json_file), settings, summaries, repeat)
+    if outcome.failure is not None:
+        again = f". The same again: {repeat}" if outcome.failure.status == ExitStatus.DEFECT else ""
+        say(f"{outcome.failure}{again}")
+        statuses.append(outcome.failure.status)
+    return worst(statuses)
 
 
-def _show(settings: RaceSettings, summaries: Sequence[RunSummary], repeat: str) -> None:
-    """Print the tables and the sentences about them; *repeat* is the command that races the same again."""
-    out = console()
+def _show(out: Console, settings: RaceSettings, summaries: Sequence[RunSummary], repeat: str) -> None:
+    """Print the tables and the sentences about them; *repeat* is the command that races the same again.
+
+    Where no policy came to anything, one sentence says why: there is nothing to be put into a table.
+    """
+    if all(summary.verdict in NO_RESULTS and not summary.faults for summary in summaries):
+        out.print(_why_nothing(settings, summaries), soft_wrap=True)
+        return
     out.print(_headline(settings), soft_wrap=True)
     for table in tables(summaries, out.width):
         out.print(table)
@@ -115,6 +119,14 @@ def _show(settings: RaceSettings, summaries: Sequence[RunSummary], repeat: str) 
     lines.append(closing_sentence(summaries, repeat))
     for line in filter(None, lines):
         out.print(line, soft_wrap=True)
+
+
+def _why_nothing(settings: RaceSettings, summaries: Sequence[RunSummary]) -> str:
+    """Return why no policy swapped a page in."""
+    if any(summary.ended in (Ended.UNREACHABLE, Ended.REFUSED) for summary in summaries):
+        return closing_sentence(summaries)
+    memory = [text for summary in summaries if (text := report.why_out_of_memory(settings, summary))]
+    return memory[0] if memory else "The race ended before a page was swapped in."
 
 
 def _headline(settings: RaceSettings) -> str:

@@ -5,6 +5,8 @@ real tier. Results go to standard output.
 """
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated
 
@@ -18,9 +20,10 @@ from swaptier_client.driver import Driver
 from swaptier_client.epochs import epoch_above_known
 from swaptier_client.mm.policy import POLICIES, Policy
 from swaptier_client.transport import TierStream
-from swaptier_loadgen.cli.output import check_writable, console, say, write_json
+from swaptier_loadgen.cli.output import console, say
 from swaptier_loadgen.cli.parameters import JsonFile, Policies, TierAddress
-from swaptier_loadgen.cli.statuses import STATUS_AS_SPECIFIED, STATUS_NOT_AS_SPECIFIED, STATUS_UNREACHABLE, Refusal
+from swaptier_loadgen.cli.result_file import check_writable, write_json
+from swaptier_loadgen.cli.statuses import ACCIDENTS, worst
 from swaptier_loadgen.host.settings import TIERS, flag
 from swaptier_loadgen.measure.specification import Measures
 from swaptier_loadgen.measure.specification_table import (
@@ -40,10 +43,12 @@ from swaptier_loadgen.measure.specification_table import (
 from swaptier_loadgen.race.name import claim_name
 from swaptier_wire.epochs import new_epoch
 from swaptier_wire.errors import SwapTierError
+from swaptier_wire.process.ending_signals import SIGNALS
+from swaptier_wire.process.exit_status import ExitStatus
 from swaptier_wire.types import AreaOptions
 
 EPILOGUE = f"""Exit status: 0 every cell is as specified; 1 one is not; 2 wrong usage; 3 tier unreachable, or it \
-refused. M = {M}, F = {F}, K = {K}, N = {N}.
+refused; {ACCIDENTS}. M = {M}, F = {F}, K = {K}, N = {N}.
 
 Examples:
 
@@ -68,36 +73,51 @@ def specification(
     check_writable(json_file)
     if target is not None:
         say(f"measuring against the tier at {target}")
+    rows: list[list[SpecifiedCell]] = []
+    statuses: list[int] = []
+    SIGNALS.has_begun = True
     try:
-        rows = asyncio.run(_measure([POLICIES[name] for name in policy], target))
+        asyncio.run(_measure([POLICIES[name] for name in policy], target, rows))
     except SwapTierError as error:
-        raise Refusal(str(error), STATUS_UNREACHABLE) from None
+        say(str(error))
+        statuses.append(ExitStatus.UNREACHABLE)
     wrong = [cell for row in rows for cell in row if not cell.is_as_specified]
-    out = console()
-    out.print(_table(rows))
-    out.print(_closing_sentence(rows, wrong, target), soft_wrap=True)
     cells = [{**asdict(cell), "specified": cell.specified_text} for row in rows for cell in row]
-    write_json(json_file, {"target": target, "sizes": {"M": M, "F": F, "K": K, "N": N}, "cells": cells})
-    return STATUS_NOT_AS_SPECIFIED if wrong else STATUS_AS_SPECIFIED
+    missing = policy[len(rows) :]
+    document = {"target": target, "sizes": {"M": M, "F": F, "K": K, "N": N}, "cells": cells, "not_measured": missing}
+    statuses += [write_json(json_file, document), ExitStatus.VERDICT if wrong else ExitStatus.AS_SPECIFIED]
+    out = console(json_file)
+    if rows:
+        out.print(_table(rows))
+        out.print(_closing_sentence(rows, wrong, target), soft_wrap=True)
+    if missing and SIGNALS.received is not None:
+        out.print(f"not measured, because it was ended before: {', '.join(missing)}", soft_wrap=True)
+    return worst(statuses)
 
 
-async def _measure(policies: list[Policy], target: str | None) -> list[list[SpecifiedCell]]:
-    """Return one row for each policy.
+async def _measure(policies: list[Policy], target: str | None, rows: list[list[SpecifiedCell]]) -> None:
+    """Add a row for each policy to *rows*, until a signal comes.
 
     Raises:
         SwapTierError: the tier at *target* did not answer, or refused.
     """
-    rows = []
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
     client = "" if target is None else claim_name()
-    for policy in policies:
-        measured = {
-            name: run_in_process(policy, build)
-            if target is None
-            else await run_over_grpc(policy, build, target, client)
-            for name, build in BUILDS.items()
-        }
-        rows.append(cells_of(policy, measured))
-    return rows
+    with contextlib.suppress(asyncio.CancelledError), SIGNALS.calling(lambda _: _soon(loop, task.cancel)):
+        for policy in policies:
+            await asyncio.sleep(0)  # where a signal ends it
+            measured = {
+                name: run_in_process(policy, build)
+                if target is None
+                else await run_over_grpc(policy, build, target, client)
+                for name, build in BUILDS.items()
+            }
+            rows.append(cells_of(policy, measured))
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+    loop.call_soon_threadsafe(call)
 
 
 async def run_over_grpc(policy: Policy, build: Build, target: str, client: str) -> Measures:

@@ -1,4 +1,4 @@
-"""Exit statuses of all commands, and the exception that ends one with a line and a status.
+"""Exit statuses of all commands, which of two stands, and the exception that ends a command with a line and a status.
 
 Touches nothing.
 """
@@ -8,24 +8,38 @@ from collections.abc import Iterable
 from swaptier_loadgen.host.report import Ended
 from swaptier_loadgen.race.results import RunSummary
 from swaptier_loadgen.race.verdict import Verdict
+from swaptier_wire.process.exit_status import ExitStatus
 
-STATUS_AS_SPECIFIED = 0
-STATUS_NOT_AS_SPECIFIED = 1
-"""A safe policy lost, corrupted or leaked a page; a check failed."""
-STATUS_USAGE = 2
-STATUS_UNREACHABLE = 3
-"""The tier does not answer, or it refused."""
-STATUS_DEFECT = 70
-"""EX_SOFTWARE of sysexits.h: a host ended without a result, or our own server ended by itself."""
-STATUS_INTERRUPTED = 130
+ACCIDENTS = (
+    "5 a result could not be written; 6 out of memory or descriptors; 70 a defect of this program; 129 ended by HUP, "
+    "what it had by then is written; 130 by INT, likewise; 143 by TERM, likewise"
+)
+"""What every command can end with besides its own statuses, for its help."""
+
+_BEFORE_SIGNALS = (ExitStatus.VERDICT, ExitStatus.DEFECT, ExitStatus.USAGE, ExitStatus.NOT_WRITTEN)
+_AFTER_SIGNALS = (
+    *(ExitStatus.NO_RESOURCES, ExitStatus.UNREACHABLE, ExitStatus.CUT_OFF),
+    ExitStatus.AS_SPECIFIED,
+)
 
 
 class Refusal(Exception):
     """The command cannot be run, or not to its end. One line that says why and what would be right."""
 
-    def __init__(self, message: str, status: int = STATUS_USAGE) -> None:
+    def __init__(self, message: str, status: int = ExitStatus.USAGE) -> None:
         super().__init__(message)
         self.status = status
+
+
+def worst(statuses: Iterable[int]) -> int:
+    """Return the status that stands where several would be right.
+
+    A verdict stands whatever else happened. The status of a signal promises that report and result were written, so it
+    gives way to NOT_WRITTEN; and what a signal cut off is said by the signal.
+    """
+    given = set(statuses)
+    order = [*_BEFORE_SIGNALS, *sorted(given - set(ExitStatus)), *_AFTER_SIGNALS]
+    return next((status for status in order if status in given), ExitStatus.AS_SPECIFIED)
 
 
 def exit_status(summaries: Iterable[RunSummary]) -> int:
@@ -33,9 +47,9 @@ def exit_status(summaries: Iterable[RunSummary]) -> int:
     summaries = list(summaries)
     verdicts = {summary.verdict for summary in summaries}
     if verdicts & {Verdict.CORRUPTED, Verdict.LOST, Verdict.LEAKED}:
-        return STATUS_NOT_AS_SPECIFIED
+        return ExitStatus.VERDICT
     if any(summary.ended in (Ended.UNREACHABLE, Ended.REFUSED) for summary in summaries):
-        return STATUS_UNREACHABLE
+        return ExitStatus.UNREACHABLE
     if any(summary.ended is Ended.OUT_OF_MEMORY for summary in summaries):
-        return STATUS_USAGE
-    return STATUS_AS_SPECIFIED
+        return ExitStatus.USAGE
+    return ExitStatus.AS_SPECIFIED

@@ -21,6 +21,9 @@ from swaptier_loadgen.explore.worlds import WORLDS
 WALKS = 2_000
 """Random schedules for each cell when a seed is given."""
 
+BOUND_MAX = 16
+"""Of each size: far beyond what can be searched, so that a slip of the finger is refused."""
+
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 
 

@@ -11,9 +11,12 @@ gives in process; mm gets the server's bytes, and the oracle must find the same 
 from __future__ import annotations
 
 import asyncio
-import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, ValidationError
 
 from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import StreamSettings
@@ -22,18 +25,22 @@ from swaptier_client.mm.effects import Request, RequestReply
 from swaptier_client.mm.errors import PageLost
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.transport import TierStream
-from swaptier_loadgen.explore.cell import Question
+from swaptier_loadgen.explore.cell import BOUND_MAX, Question
 from swaptier_loadgen.explore.pages import page_name
 from swaptier_loadgen.explore.search import Transition
 from swaptier_loadgen.explore.violation import Kind, Violation
 from swaptier_loadgen.explore.world import Bounds, World
+from swaptier_loadgen.explore.worlds import WORLDS
 from swaptier_wire.epochs import new_epoch
 from swaptier_wire.errors import SwapTierError
+from swaptier_wire.process.small_file import FileUnusable, read_small_file
 from swaptier_wire.types import AreaOptions, LoadReply
 
 ONLY_IN_PROCESS = ("writeback-vs-load", "early-lookup", "store-back-rejected", "server-restart", "server-killed")
 """Worlds in which the tier does what no request asks of it: no server can be made to do it in step."""
 
+FILE_BYTES_MAX = 1 << 26
+"""Of a --json file: many times what all cells take."""
 
 STEPS_TO_THE_END_MAX = 1_000
 """Steps after the violation: far above what any world's tasks still need."""
@@ -96,50 +103,98 @@ class RemoteTiers:
             await stream.__aexit__(None, None, None)
 
 
-def replay_file(path: Path, target: str) -> tuple[list[str], bool]:
-    """Replay every counterexample of a --json file; return what to print, and whether each did as it did in process.
+class ReplayedStep(BaseModel):
+    """One step of a counterexample."""
+
+    task: NonNegativeInt
+    choices: tuple[NonNegativeInt, ...]
+
+
+class ReplayedResult(BaseModel):
+    """What a result of `explore --json` says of one cell, as far as a replay needs it."""
+
+    policy: Annotated[str, AfterValidator(lambda name: POLICIES[name].name)]
+    world: Annotated[str, AfterValidator(lambda name: WORLDS[name].name)]
+    bounds: dict[str, Annotated[int, Field(ge=0, le=BOUND_MAX)]]
+    kind: str | None
+    trace: tuple[ReplayedStep, ...]
+
+    @property
+    def question(self) -> Question:
+        """What the cell asked."""
+        return Question(self.policy, self.world, Bounds(**self.bounds))
+
+    @property
+    def schedule(self) -> list[Transition]:
+        """The schedule that loses."""
+        return [Transition(step.task, step.choices) for step in self.trace]
+
+
+class ReplayedFile(BaseModel):
+    """The file."""
+
+    results: tuple[ReplayedResult, ...]
+
+
+def read_results(path: Path) -> list[ReplayedResult]:
+    """Return the counterexamples of a --json file, which is read once.
+
+    Raises:
+        NotReplayable: there are none, or it is no such file.
+    """
+    try:
+        results = ReplayedFile.model_validate_json(read_small_file(path, FILE_BYTES_MAX).content).results
+        for result in results:
+            Bounds(**result.bounds)
+    except FileUnusable as problem:
+        raise NotReplayable(str(problem)) from None
+    except (ValidationError, KeyError, TypeError):
+        raise NotReplayable(f"{path} is not a result of this version's `explore --json`") from None
+    lost = [result for result in results if result.trace]
+    if not lost:
+        raise NotReplayable(f"{path} holds no counterexample; nothing was lost there")
+    return lost
+
+
+def replay_results(
+    results: Sequence[ReplayedResult], target: str, look: Callable[[], None] = lambda: None
+) -> Iterator[tuple[str, bool]]:
+    """Replay every counterexample; yield what to print of each, and whether it did as it did in process.
+
+    *look* is called before each step; what it raises ends the replay.
 
     Raises:
         NotReplayable, TierNotAsked: as said.
     """
-    try:
-        results = json.loads(path.read_text())["results"]
-        lost = [result for result in results if result["trace"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NotReplayable(f"--replay {path} is not a result of `explore --json`: {error}") from error
-    if not lost:
-        raise NotReplayable(f"--replay {path} holds no counterexample; nothing was lost there")
-    lines: list[str] = []
-    is_same = True
-    for result in lost:
-        question = Question(result["policy"], result["world"], Bounds(**result["bounds"]))
+    for result in results:
+        question = result.question
         name = f"{question.policy} in {question.world}"
         if question.world in ONLY_IN_PROCESS:
-            lines.append(f"{name}: not replayed, because no request can make a server do what its tier does there")
+            yield f"{name}: not replayed, because no request can make a server do what its tier does there", True
             continue
-        schedule = [Transition(step["task"], tuple(step["choices"])) for step in result["trace"]]
         try:
             with closing(RemoteTiers(target, question)) as remote:
-                kind, after = replay_schedule(question, schedule, remote)
+                kind, after = replay_schedule(question, result.schedule, remote, look)
         except Diverged as divergence:
-            lines.append(f"{name}: DIVERGED after the schedule began: {divergence}")
-            is_same = False
+            yield f"{name}: DIVERGED after the schedule began: {divergence}", False
             continue
         except SwapTierError as error:
             raise TierNotAsked(f"the tier at {target} could not be asked: {error}") from error
-        same = kind == result["kind"]
-        is_same = is_same and same
+        is_same = kind == result.kind
         found = kind or "nothing lost"
-        lines.append(
-            f"{name}: {found} after {len(schedule)} steps over gRPC{'' if same else '; NOT as in process'}{after}"
-        )
-    return lines, is_same
+        steps = len(result.trace)
+        yield f"{name}: {found} after {steps} steps over gRPC{'' if is_same else '; NOT as in process'}{after}", is_same
 
 
-def replay_schedule(question: Question, schedule: list[Transition], remote: RemoteTiers) -> tuple[str | None, str]:
+def replay_schedule(
+    question: Question, schedule: list[Transition], remote: RemoteTiers, look: Callable[[], None]
+) -> tuple[str | None, str]:
     """Force the schedule against the real server.
 
     Returns the kind of what was violated, or None, and what a later read of a lost page gets from the server.
+
+    Raises:
+        NotReplayable: the world has no such schedule.
     """
     world = question.build()
     for there in world.hosts:
@@ -148,9 +203,17 @@ def replay_schedule(question: Question, schedule: list[Transition], remote: Remo
         there.network.beyond = remote.perform
     world.start()
     try:
-        for task, script in schedule:
+        for number, (task, script) in enumerate(schedule, 1):
+            look()
+            if task not in world.enabled():
+                raise NotReplayable(f"step {number} of {question.policy} in {question.world} cannot be taken")
             world.choices.begin(script)
-            world.step(task)
+            try:
+                world.step(task)
+            except IndexError:
+                raise NotReplayable(
+                    f"step {number} of {question.policy} in {question.world} has no such choice"
+                ) from None
             world.check()
         if not world.enabled():
             world.finish()

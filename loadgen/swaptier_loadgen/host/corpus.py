@@ -6,6 +6,7 @@ compress about as well as the anonymous memory of real programs, and every machi
 
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from swaptier_loadgen.host.content import cut
@@ -15,7 +16,7 @@ CORPUS_PAGES_MAX = 4096
 """16 MiB a host: many times what a pool of default size holds compressed. A larger corpus is sampled evenly."""
 
 CORPUS_FILES_MAX = 10_000
-"""Files looked at in a folder, in order of their names."""
+"""Files looked at in a folder, so that one like / is no walk through all that the machine has."""
 
 
 class CorpusUnreadable(Exception):
@@ -32,13 +33,13 @@ def corpus_files(path: Path | None) -> list[Path]:
         return _interpreter_files()
     try:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.is_file())[:CORPUS_FILES_MAX]
+            found = sorted(islice((file for file in path.rglob("*") if file.is_file()), CORPUS_FILES_MAX))
             if not found:
                 raise CorpusUnreadable(f"the corpus folder {path} has no files in it")
             return found
         if path.is_file():
             return [path]
-        what = "is neither a file nor a folder" if path.exists() else "does not exist"
+        what = "is neither a file nor a folder: each host reads it anew" if path.exists() else "does not exist"
     except OSError as error:
         raise CorpusUnreadable(f"the corpus {path} cannot be read: {error.strerror}") from error
     raise CorpusUnreadable(f"the corpus {path} {what}")

@@ -20,10 +20,10 @@ from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import DEADLINE_SECONDS, StreamSettings
 from swaptier_client.mm.errors import OutOfMemory
 from swaptier_client.mm.policy import POLICIES
-from swaptier_client.security import Security
+from swaptier_client.security import Security, SecurityUnusable
 from swaptier_client.transport import TierStream
 from swaptier_loadgen.host.content import Contents
-from swaptier_loadgen.host.corpus import read_corpus
+from swaptier_loadgen.host.corpus import CorpusUnreadable, read_corpus
 from swaptier_loadgen.host.emulated import EmulatedHost
 from swaptier_loadgen.host.messages import (
     LINE_BYTES_MAX,
@@ -45,6 +45,8 @@ from swaptier_wire.errors import (
     SwapTierError,
     TierUnreachable,
 )
+from swaptier_wire.process.endings import to_an_end
+from swaptier_wire.process.exit_status import ExitStatus
 
 GONE = (TierUnreachable, Draining, ServerDefect)
 """What says that a tier is not there to be asked; every other error is its answer."""
@@ -68,6 +70,8 @@ async def run_host(spec: HostSpec, stdin: asyncio.StreamReader) -> None:
         give_up_seconds=spec.patience_seconds,
         security=Security(**{field: Path(name) for field, name in spec.security_files.items()}),
     )
+    for there in spec.tiers:
+        settings.security.check(there.address)
 
     def on_epoch_change(type_: int, _old: int, _new: int) -> None:
         host.tiers_are_durable = bool(host.tiers_are_durable) and tiers[type_].writes_through
@@ -216,8 +220,12 @@ def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
     return failure
 
 
-async def main() -> None:
-    """Read the spec from standard input and run it."""
+async def listen_and_run() -> None:
+    """Read the spec from standard input and run it.
+
+    Raises:
+        CorpusUnreadable, SecurityUnusable: a file has changed since the race looked at it.
+    """
     loop = asyncio.get_running_loop()
     stdin = asyncio.StreamReader(limit=LINE_BYTES_MAX)
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
@@ -225,5 +233,17 @@ async def main() -> None:
         await run_host(HostSpec.model_validate_json(await stdin.readline()), stdin)
 
 
+def main() -> int:
+    """Run one host; return the status that the race takes for its own where a file or the machine is to blame."""
+    try:
+        asyncio.run(listen_and_run())
+    except (CorpusUnreadable, SecurityUnusable) as problem:
+        sys.stderr.write(f"swaptier-loadgen: {problem}\n")
+        return ExitStatus.USAGE
+    except BaseExceptionGroup as failures:
+        raise _first(failures) from None
+    return ExitStatus.AS_SPECIFIED
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    sys.exit(to_an_end("swaptier-loadgen: a host", main))

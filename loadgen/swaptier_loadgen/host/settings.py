@@ -67,10 +67,10 @@ def flag_of(name: str, field: FieldInfo) -> str:
 
 
 def split_list(given: object) -> tuple[str, ...]:
-    """Return the texts of a list that may be separated by commas, or given again and again."""
+    """Return the texts of a list that may be separated by commas, or given again and again; empty ones too."""
     texts = [given] if isinstance(given, str) else given
     assert isinstance(texts, list | tuple), "the command line gives texts"
-    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+    return tuple(part.strip() for text in texts for part in text.split(","))
 
 
 def split_rate(text: str) -> tuple[InstallFailure, float]:

@@ -28,14 +28,19 @@ def environment(parents: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONUTF8": "1"}
 
 
-def main(arguments: list[str]) -> None:
-    """Tie this process to the parent named first, then run the rest in its place."""
-    parent, *command = arguments
+def die_with(parent: int) -> None:
+    """Have the kernel end this process when its *parent* ends."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != int(parent):
-        sys.exit(1)  # the parent ended before the tie was made
+    if os.getppid() != parent:
+        sys.exit(1)  # it ended before the tie was made
+
+
+def main(arguments: list[str]) -> None:
+    """Tie this process to the parent named first, then run the rest in its place."""
+    parent, *command = arguments
+    die_with(int(parent))
     os.execve(command[0], command, environment(os.environ))  # noqa: S606  # our own command, no shell wanted
 
 

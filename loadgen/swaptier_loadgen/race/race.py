@@ -6,8 +6,8 @@ Touches processes, signals and the event loop. Rules of conduct:
 - Whatever ends the race, no host process outlives it: hosts are stopped in order, killed when the block is left
   otherwise, and tied to this process in case it is killed.
 - A host that ends without a last report is a defect of ours and never a verdict on a policy.
-- SIGINT and SIGTERM stop the hosts in order and the report covers what ran; a second one does not wait for them. Either
-  way our own server and every host are gone when `run_race` returns.
+- SIGHUP, SIGINT and SIGTERM stop the hosts in order and the report covers what ran; a second one does not wait for
+  them. Either way our own server and every host are gone when `run_race` returns. A third ends this process.
 """
 
 import asyncio
@@ -30,12 +30,14 @@ from swaptier_loadgen.host.messages import LINE_BYTES_MAX, HostSpec, parse_tiers
 from swaptier_loadgen.host.report import HOST_REPORT, Ended, HostReport
 from swaptier_loadgen.host.workload import WorkloadKind, share
 from swaptier_loadgen.race.child_process import child_command
+from swaptier_loadgen.race.failures import RaceFailed, start_process, status_of_child
 from swaptier_loadgen.race.results import RunSummary, summarise
-from swaptier_loadgen.race.server_process import ServerDied
 from swaptier_loadgen.race.settings import RaceSettings, area_name
 from swaptier_loadgen.race.tiers import RaceTiers, race_tiers, server_faults
 from swaptier_wire.epochs import new_epoch
 from swaptier_wire.errors import SwapTierError
+from swaptier_wire.process.ending_signals import SIGNALS
+from swaptier_wire.process.exit_status import ExitStatus
 
 STOP_SECONDS_MAX = 15.0
 """From asking a host to stop to killing it: longer than a request to a tier that hangs may take."""
@@ -45,8 +47,17 @@ FAULTY_DEADLINE_SECONDS = 1.0
 """For an answer where answers get lost on purpose: the last one before a lull is missed by nothing but its deadline."""
 
 
-class HostFailed(Exception):
-    """A host process ended without a last report: a defect of the load generator or the host. See its traceback."""
+class HostFailed(RaceFailed):
+    """A host process ended without a last report, for what its status says or by a defect. See its line."""
+
+    def __init__(self, spec: HostSpec, how: str, status: int | None) -> None:
+        known = status_of_child(status, ExitStatus.DEFECT)
+        what = (
+            "This is a defect of the load generator, not a verdict on the policy; its own"
+            if known == ExitStatus.DEFECT
+            else "Its"
+        )
+        super().__init__(f"host {spec.host} of policy {spec.policy} {how}. {what} line is above", known)
 
 
 class Watcher(Protocol):
@@ -73,10 +84,8 @@ class RaceOutcome:
     """What a race came to."""
 
     runs: tuple[RunSummary, ...]
-    signal: int | None
-    """The signal that ended it early."""
-    defect: str
-    """Why a host ended without a result, or our own server by itself; empty when none did."""
+    failure: RaceFailed | None
+    """What ended it, and was no policy's doing: a host ended without a result, or our own server by itself."""
 
 
 class Race:
@@ -107,7 +116,7 @@ class Race:
         """Run the policies in order; a stop, a tier that is gone or refuses, or too little memory ends the race early.
 
         Raises:
-            HostFailed: see there.
+            RaceFailed: a host ended without a result, or could not be started.
         """
         if self._settings.target is not None:
             await self._rise_above_known(self._settings.target)
@@ -168,7 +177,7 @@ class Race:
                     group.create_task(self._run_host(self._spec(policy, index)))
                     for index in range(self._settings.hosts)
                 ]
-        except* HostFailed as failures:
+        except* RaceFailed as failures:
             raise failures.exceptions[0] from None
         finally:
             self._kill()
@@ -185,12 +194,11 @@ class Race:
 
     async def _run_host(self, spec: HostSpec) -> HostReport:
         """Run one host process to its last report, passing on the others."""
-        process = await asyncio.create_subprocess_exec(
+        process = await start_process(
+            f"host {spec.host} of policy {spec.policy}",
             *child_command("swaptier_loadgen.host.process"),
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
             limit=LINE_BYTES_MAX,
-            start_new_session=True,
         )
         self._hosts.append(process)
         try:
@@ -214,6 +222,8 @@ class Race:
             specified=specified_hazard(POLICIES[spec.policy], has_clones=has_clones),
         )
         async for line in process.stdout:
+            if not line.endswith(b"\n"):  # it ended in the middle
+                break
             said = HOST_REPORT.validate_json(line)
             is_end = said.ended is not None
             known = lost_to.add(said.new_losses, tiers_are_durable=bool(said.tiers_are_durable), is_end=is_end)
@@ -221,10 +231,7 @@ class Race:
             self._watcher.on_report(spec.policy, spec.host, last)
         status = await process.wait()
         if last is None or last.ended is None:
-            raise HostFailed(
-                f"host {spec.host} of policy {spec.policy} ended with status {status} and no result. This is a defect "
-                "of the load generator, not a verdict on the policy; its traceback is above"
-            )
+            raise HostFailed(spec, f"ended with status {status} and no result", status)
         return last
 
     def _spec(self, policy: str, index: int) -> HostSpec:
@@ -261,14 +268,13 @@ def _ask_to_stop(host: asyncio.subprocess.Process) -> None:
 async def run_race(settings: RaceSettings, corpus_files: Sequence[Path], watcher: Watcher) -> RaceOutcome:
     """Run the whole race, with the tiers it needs, until its end or a signal, and return what came of it.
 
-    Raises:
-        ServerNotStarted: our own server did not come up, or not again after it was killed on purpose.
+    It ends in order at a signal of `SIGNALS`.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     race: Race | None = None
     signals: list[signal.Signals] = []
-    defect = ""
+    failure: RaceFailed | None = None
 
     def on_signal(received: signal.Signals) -> None:
         signals.append(received)
@@ -278,22 +284,20 @@ async def run_race(settings: RaceSettings, corpus_files: Sequence[Path], watcher
         else:
             task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        async with race_tiers(settings) as tiers:
-            watcher.on_tiers(tiers)
-            race = Race(settings, tiers.host_target, corpus_files, watcher, tiers.injected)
-            async with server_faults(tiers, settings.faults, race.stop):
-                await race.run()
-    except (HostFailed, ServerDied) as failure:
-        defect = str(failure)
-    except asyncio.CancelledError:
-        if not signals:
-            raise
-        task.uncancel()
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-    runs = tuple(race.runs) if race is not None else ()
-    return RaceOutcome(runs, signals[0] if signals else None, defect)
+    def soon(received: signal.Signals) -> None:
+        loop.call_soon_threadsafe(on_signal, received)
+
+    with SIGNALS.calling(soon, times=2):
+        try:
+            async with race_tiers(settings) as tiers:
+                watcher.on_tiers(tiers)
+                race = Race(settings, tiers.host_target, corpus_files, watcher, tiers.injected)
+                async with server_faults(tiers, settings.faults, race.stop):
+                    await race.run()
+        except RaceFailed as problem:
+            failure = problem
+        except asyncio.CancelledError:
+            if not signals:
+                raise
+            task.uncancel()
+    return RaceOutcome(tuple(race.runs) if race is not None else (), failure)

@@ -11,7 +11,7 @@ from swaptier_loadgen.host.report import Ended
 from swaptier_loadgen.race.results import RunSummary, document_of
 from swaptier_loadgen.race.settings import RaceSettings
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the JSON document; rises when a field changes its meaning or goes."""
 
 

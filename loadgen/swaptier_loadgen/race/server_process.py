@@ -12,7 +12,9 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 
 from swaptier_loadgen.race.child_process import child_command
+from swaptier_loadgen.race.failures import RaceFailed, start_process, status_of_child
 from swaptier_loadgen.race.server_flags import OWN_ADDRESSES, own_environment
+from swaptier_wire.process.exit_status import ExitStatus
 
 START_SECONDS_MAX = 30.0
 """From exec to the line that says where it listens. It takes under a second; a loaded machine may be slow."""
@@ -21,12 +23,22 @@ STOP_SECONDS_MAX = 5.0
 """From SIGTERM to SIGKILL. Its clients are gone by then: there is nothing to drain."""
 
 
-class ServerNotStarted(Exception):
+READY_BYTES_MAX = 1 << 16
+"""Of the line that says where it listens."""
+
+
+class ServerNotStarted(RaceFailed):
     """Our own server did not come up. Its own words are on stderr."""
 
+    def __init__(self, message: str, status: int = ExitStatus.UNREACHABLE) -> None:
+        super().__init__(message, status)
 
-class ServerDied(Exception):
+
+class ServerDied(RaceFailed):
     """Our own server ended, and not by our hand: a defect of the server, which no fault on purpose may hide."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, ExitStatus.DEFECT)
 
 
 class OwnServer:
@@ -52,15 +64,16 @@ class OwnServer:
 
         Raises:
             ServerNotStarted: it ended or said nothing within START_SECONDS_MAX.
+            RaceFailed: there is no room for a process.
         """
         own = (*OWN_ADDRESSES, "--log-level", "warning")
         again = ("--listen", self.target) if self.target else ()
-        self._process = process = await asyncio.create_subprocess_exec(
+        self._process = process = await start_process(
+            "our own server",
             *child_command("swaptier_server", *own, *self._arguments, *again),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            limit=READY_BYTES_MAX,
             env=own_environment(),
-            start_new_session=True,
         )
         assert process.stdout is not None, "stdout is piped"
         try:
@@ -68,7 +81,11 @@ class OwnServer:
         except TimeoutError:
             raise ServerNotStarted(f"our own server was not ready within {START_SECONDS_MAX:.0f} s") from None
         if not line:
-            raise ServerNotStarted(f"our own server ended with status {await process.wait()} before it was ready")
+            status = await process.wait()
+            raise ServerNotStarted(
+                f"our own server ended with status {status} before it was ready",
+                status_of_child(status, ExitStatus.UNREACHABLE),
+            )
         ready = json.loads(line)
         self.target, self.epoch = ready["listening"], ready["epoch"]
 

@@ -43,19 +43,25 @@ RACE_NAME_BYTES_MAX = 64
 
 
 def names_in(given: object, known: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the names of *known* that *given* lists, separated by commas, each once; "all" is all.
+    """Return the names of *known* that *given* lists, separated by commas; "all" is all.
 
     Raises:
-        ValueError: a name is unknown, or none is given.
+        ValueError: a name is unknown, empty or given twice, or none is given.
     """
     names = split_list(given)
     choices = f"Choose from: {', '.join(known)}, or all"
-    if not names:
+    if not any(names):
         raise ValueError(f"names none. {choices}")
     for name in names:
+        if not name:
+            raise ValueError(f"there is nothing between two commas, or at an end: {','.join(names)!r}. {choices}")
         if name not in known and name != "all":
             raise ValueError(f"there is no {name!r}{did_you_mean(name, known)}. {choices}")
-    return tuple(known) if "all" in names else tuple(dict.fromkeys(names))
+        if names.count(name) > 1:
+            raise ValueError(f"gives {name} twice")
+    if "all" in names and len(names) > 1:
+        raise ValueError(f"gives all, and {names[names[0] == 'all']} besides: give one of them")
+    return tuple(known) if names == ("all",) else names
 
 
 def _policies(given: object) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import pytest
 from tests.loadgen.command_line import invoke
 
 from swaptier_client.connection import GIVE_UP_SECONDS
-from swaptier_loadgen.explore.replay import NotReplayable, replay_file
+from swaptier_loadgen.explore.replay import NotReplayable, read_results, replay_results
 from swaptier_loadgen.race.server_process import own_server
 
 RESULT_FIELDS = {"world", "policy", "threads", "exhaustive", "bound", "states", "schedules", "seconds"}
@@ -41,7 +41,7 @@ def test_a_clean_search_names_the_bounds_it_is_clean_within() -> None:
     status, output = explore("--world", "aborted-install", "--policy", "shared")
     assert status == 0 and "none, exhaustively, within: threads 2" in output
     status, output = explore("--world", "aborted-install", "--policy", "shared", "--preemptions", "0")
-    assert status == 0 and "cut off by: preemptions" in output and "none, exhaustively" not in output
+    assert status == 7 and "cut off by: preemptions" in output and "none, exhaustively" not in output
 
 
 def test_a_search_in_which_processes_are_told_of_a_loss_says_so_and_how_often_the_server_dies() -> None:
@@ -103,8 +103,9 @@ async def test_a_counterexample_does_the_same_in_a_real_server_over_grpc(tmp_pat
     explore("--world", worlds, "--policy", policies, "--json", str(file))
     lost = [result for result in json.loads(file.read_text())["results"] if result["trace"]]
     async with own_server() as server:
-        lines, is_same = await asyncio.to_thread(replay_file, file, server.target)
-    assert is_same, lines
+        replayed = await asyncio.to_thread(lambda: list(replay_results(read_results(file), server.target)))
+    lines = [line for line, _ in replayed]
+    assert all(is_same for _, is_same in replayed), lines
     assert len(lines) == len(lost)
     assert any("page 0 reads as zeros, and it was v1" in line for line in lines)
     only_in_process = [line for line in lines if "not replayed, because no request can make a server do" in line]
@@ -116,10 +117,10 @@ def test_a_file_without_a_counterexample_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     explore("--world", "double-fault", "--policy", "shared", "--json", str(file))
     with pytest.raises(NotReplayable, match="no counterexample"):
-        replay_file(file, "127.0.0.1:1")
+        read_results(file)
     file.write_text("{}")
     with pytest.raises(NotReplayable, match="not a result"):
-        replay_file(file, "127.0.0.1:1")
+        read_results(file)
 
 
 def test_a_replay_without_a_tier_is_status_3_at_once(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_no_server_at_the_target_is_status_3() -> None:
     assert status == 3
     assert "127.0.0.1:1" in stdout
     assert '"no-bypass"' not in "".join(race.said), "the other policies were not tried in vain"
-    assert "not raced to a result, because the race ended before: no-bypass" in stdout
+    assert stdout.count("\n") == 1, "one sentence, and no table of zeros"
 
 
 def test_a_host_that_dies_is_a_defect_and_no_verdict() -> None:
@@ -202,7 +202,7 @@ def test_a_host_that_dies_is_a_defect_and_no_verdict() -> None:
     assert status == 70
     assert "ended with status -9" in race.said[-1]
     again = "race --policy shared --hosts 2 --threads 4 --pages 64 --resident 16 --duration 600.0 --seed 1"
-    assert again in race.said[-1]
+    assert set(again.split()) <= set(race.said[-1].split())
 
 
 @pytest.mark.slow_race
