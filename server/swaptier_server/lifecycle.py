@@ -305,9 +305,12 @@ class TierServer:
                     seconds=round(seconds, 3),
                     meaning="nothing expires before what came meanwhile is read, and that time counts for no one",
                 )
-            self._look_around()
-            if self._awake.is_settled:
-                self._expire()
+            try:
+                self._look_around()
+                if self._awake.is_settled:
+                    self._expire()
+            except Exception:  # noqa: BLE001 - a defect of ours must not end what expires leases and reads files again
+                self._log.exception("housekeeping_failed", meaning="what was to be done now is tried again in a second")
 
     # The end
 

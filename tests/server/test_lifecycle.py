@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.server.conftest import Serve, Served, header_message
 
 from swaptier.v1 import swaptier_pb2 as pb
+from swaptier_server import lifecycle
 from swaptier_server.errors import ConfigError
 from swaptier_server.rpc.server import SERVICE
 from swaptier_server.rpc.traffic import Traffic
@@ -282,3 +283,24 @@ async def test_a_server_listens_on_a_unix_socket(serve: Serve, tmp_path_factory:
     with pytest.raises(ConfigError, match="in use"):
         await serve(listen=address)
     assert (await served.stat()).slots
+
+
+async def test_a_defect_in_housekeeping_does_not_end_it(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Leases still end and files are still read again after it, and the log says what it was."""
+    looks = 0
+    has_gone_on = asyncio.Event()
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise ZeroDivisionError
+        has_gone_on.set()
+
+    monkeypatch.setattr(lifecycle, "HOUSEKEEPING_SECONDS", 0.001)
+    served = await serve()
+    monkeypatch.setattr(served.server, "_look_around", look)
+    await asyncio.wait_for(has_gone_on.wait(), 10)
+    assert any("housekeeping_failed" in record.getMessage() for record in caplog.records)
