@@ -39,8 +39,7 @@ DESCRIPTORS = 64
 DISK_BYTES = ROOM_BYTES + 64 * MIB
 LEASE_SECONDS = 1
 STOPPED_SECONDS = 1.5
-HOSTS = 3
-RACE = ["race", "--policy", "claim", "--hosts", str(HOSTS), "--processes", "1", "--threads", "8", "--pages", "256"]
+RACE = ["race", "--policy", "claim", "--processes", "1", "--threads", "8", "--pages", "256", "--corpus", __file__]
 RACE_SECONDS = 8.0
 SLOTS = 2048
 """Of the witness."""
@@ -195,7 +194,10 @@ class Bout:
     async def begun(self) -> None:
         """Wait until all hosts have opened their areas."""
         name = f"race-soak-{self._soak.races}-"
-        while len([line for line in self._soak.server.logged("area_opened") if line["area"].startswith(name)]) < HOSTS:
+        while (
+            len([line for line in self._soak.server.logged("area_opened") if line["area"].startswith(name)])
+            < self._soak.hosts
+        ):
             assert not self._end.done(), (await self._end)[1].decode()
             await self._soak.witness.store()
             await self.wait(0.1)
@@ -213,8 +215,10 @@ class Bout:
 class Soak:
     """A server, a witness, races one after the other, and a count of everything."""
 
-    def __init__(self, server: Server, folder: Path, seed: str) -> None:
-        self.chance = random.Random(seed)
+    def __init__(self, server: Server, folder: Path, hosts: int) -> None:
+        self.hosts = hosts
+        """Of each race."""
+        self.chance = random.Random(SEED)
         self.server = server
         self.witness = Witness(self.chance)
         self.folder = folder
@@ -242,7 +246,7 @@ class Soak:
         command += ["--name", f"race-soak-{self.races}", "--duration", str(seconds), "--give-up", "60"]
         process = await asyncio.create_subprocess_exec(
             *command,
-            *("--seed", str(self.chance.randrange(1 << 30)), "--json", str(result)),
+            *("--hosts", str(self.hosts), "--seed", str(self.chance.randrange(1 << 30)), "--json", str(result)),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=environment(),
@@ -384,11 +388,11 @@ EDGES: dict[str, Edge] = {name: getattr(Soak, name) for name in (*GENTLE, *HARSH
 
 
 @asynccontextmanager
-async def soaked(folder: Path) -> AsyncIterator[Soak]:
+async def soaked(folder: Path, hosts: int) -> AsyncIterator[Soak]:
     """Soak a server in the block. It lives at its end, has never ended by itself, and has written no traceback."""
     with tmpfs(folder, DISK_BYTES) as disk:
         server = Server(disk, folder)
-        soak = Soak(server, folder, SEED)
+        soak = Soak(server, folder, hosts)
         await asyncio.to_thread(server.start)
         try:
             await soak.witness.meet(server)
@@ -405,9 +409,10 @@ async def soaked(folder: Path) -> AsyncIterator[Soak]:
 
 
 @needs_faketime
+@pytest.mark.slow_race
 async def test_a_short_soak_loses_nothing(tmp_path: Path) -> None:
     """A clock that is set back, a kill, a file that was away."""
-    async with soaked(tmp_path) as soak:
+    async with soaked(tmp_path, hosts=1) as soak:
         await soak.bout(["jump_back", "kill", "moved"], seconds=1.0)
     assert soak.server.logged("serving")[-1]["ts"] < "2002"
 
@@ -417,7 +422,7 @@ async def test_a_short_soak_loses_nothing(tmp_path: Path) -> None:
 async def test_nothing_that_was_acknowledged_is_lost_without_its_host_hearing_of_it(tmp_path: Path) -> None:
     """Under jumps, stops, crowds, kills, a full disk, a file that is moved away and one that is deleted."""
     began = time.monotonic()
-    async with soaked(tmp_path) as soak:
+    async with soaked(tmp_path, hosts=3) as soak:
         harsh: list[str] = []
         while time.monotonic() < began + SECONDS or not {*EDGES} <= {*soak.struck}:
             harsh = harsh or soak.chance.sample(sorted(HARSH), len(HARSH))
