@@ -171,6 +171,7 @@ class TierServer:
         if self._swap_file_watch is not None:
             pages = sum(area.device_pages for area in self.tier.areas.values())
             await self._swap_file_watch.start(len(self.tier.areas), pages)
+        check_can_listen("--listen", self.config.listen)  # the same server twice is said of that, not of --metrics
         self._start_metrics()
         await self._start_grpc()
         for service in ("", SERVICE):

@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import yaml
-from cyclopts import App
+from cyclopts import App, Group
 from cyclopts.argument import Argument
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -248,20 +248,23 @@ def rooms() -> str:
 
 def flags(program: str, command: str) -> str:
     """Every flag of a command, in the groups of its help."""
-    groups: dict[str, list[tuple[str, str, str]]] = {}
+    groups: dict[Group, list[tuple[str, str, str]]] = {}
     for argument in PROGRAMS[program][command].assemble_argument_collection():
         if argument.show and argument.names[0].startswith("--"):
             names = " ".join(f"`{name}`" for name in argument.names)
             row = (names, _default(argument), _meaning(argument))
-            groups.setdefault(argument.parameter.group[0].name, []).append(row)
-    return "\n\n".join(f"{name}:\n\n{table(('flag', 'default', 'means'), rows)}" for name, rows in groups.items())
+            groups.setdefault(argument.parameter.group[0], []).append(row)
+    in_order = sorted(groups.items(), key=lambda one: one[0].sort_key)
+    return "\n\n".join(f"{one.name}:\n\n{table(('flag', 'default', 'means'), rows)}" for one, rows in in_order)
 
 
 def _default(argument: Argument) -> str:
     default = argument.field_info.default
     if not argument.show_default or default is None or default is argument.field_info.empty:
         return ""
-    return {False: "off", True: "on"}[default] if isinstance(default, bool) else f"`{default}`"
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return f"`{argument.show_default(default) if callable(argument.show_default) else default}`"
 
 
 def _meaning(argument: Argument) -> str:

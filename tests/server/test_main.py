@@ -161,8 +161,9 @@ def test_a_port_in_use_is_one_line_and_status_2() -> None:
     """It names the flag and the address, says what to do, and prints nothing else."""
     with running("--metrics", "127.0.0.1:0") as server:
         taken = run("--listen", server.listening, "--metrics", "off")
+        both_taken = run("--listen", server.listening, "--metrics", str(server.ready["metrics"]))
         metrics_taken = run("--listen", "127.0.0.1:0", "--metrics", str(server.ready["metrics"]))
-    for result, flag in ((taken, "--listen"), (metrics_taken, "--metrics")):
+    for result, flag in ((taken, "--listen"), (both_taken, "--listen"), (metrics_taken, "--metrics")):
         assert result.returncode == 2
         assert result.stdout == ""
         assert len(result.stderr.splitlines()) == 1

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from swaptier_loadgen.cli import budget, explore, race, specification
 from swaptier_loadgen.cli.output import PROGRAM, say
-from swaptier_loadgen.cli.statuses import Refusal, worst
+from swaptier_loadgen.cli.statuses import ACCIDENTS, Refusal, worst
 from swaptier_loadgen.race.report import versions
 from swaptier_wire.command_line.help_layout import HELP_LAYOUT, epilogue, reflow
 from swaptier_wire.command_line.refusals import explain, keep_whole, refuse_empty_values
@@ -26,7 +26,6 @@ from swaptier_wire.suggestion import did_you_mean
 
 VARIABLES = "SWAPTIER_LOADGEN_"
 """Prefix of all variables of this program; the command's name and the flag's follow."""
-
 
 app = App(
     name=PROGRAM,
@@ -55,7 +54,13 @@ for module, command in (
     app.command(command, help_epilogue=module.EPILOGUE)
 
 
-@app.command
+@app.command(
+    help_epilogue=epilogue(
+        f"Exit status: 0 done; 2 wrong usage; {ACCIDENTS}.",
+        f"source <({PROGRAM} completion bash)",
+        f"{PROGRAM} completion fish | source",
+    )
+)
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     """Write the script that completes this program's commands and flags in a shell.
 

@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 
 from swaptier_client.mm.policy import ERAS, POLICIES
 from swaptier_loadgen.host.settings import RESULTS, RUN, flag
-from swaptier_loadgen.race.settings import names_in, policies_of
+from swaptier_loadgen.race.settings import complete_list, names_in, policies_of
 from swaptier_wire.addresses import Address
 
 
@@ -22,7 +22,10 @@ def names_of(known: Mapping[str, object]) -> Parameter:
     def convert(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:
         return names_in([token.value for token in tokens], known)
 
-    return Parameter(converter=convert, completer=lambda _: ["all", *known], show_default=False)
+    def show(names: Sequence[str]) -> str:
+        return "all" if tuple(names) == tuple(known) else ",".join(names)
+
+    return Parameter(converter=convert, completer=complete_list(["all", *known]), show_default=show)
 
 
 def _eras(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -42,7 +45,7 @@ Policies = Annotated[
 Era = Annotated[
     tuple[str, ...],
     flag(RUN, f"Instead of --policy, the kernels whose policy to race: {', '.join(ERAS)}.", "--era", metavar="NAMES"),
-    Parameter(converter=_eras, completer=lambda _: list(ERAS), show_default=False),
+    Parameter(converter=_eras, completer=complete_list(ERAS), show_default=False),
 ]
 
 JsonFile = Annotated[

@@ -116,6 +116,7 @@ def _show(out: Console, settings: RaceSettings, summaries: Sequence[RunSummary],
     ]
     if missing := report.not_raced(settings, summaries):
         lines.append(f"not raced to a result, because the race ended before: {', '.join(missing)}")
+    lines.append(report.never_came(settings, summaries))
     lines.append(closing_sentence(summaries, repeat))
     for line in filter(None, lines):
         out.print(line, soft_wrap=True)

@@ -37,6 +37,8 @@ def closing_sentence(summaries: Iterable[RunSummary], repeat: str = "") -> str:
     if telling:
         lost = sum(s.detected_losses for s in telling)
         checked += f" {_pages(lost)} lost under {_names(telling)}, and the programs were told so."
+    if unseen := [s for s in summaries if s.verdict is Verdict.NOT_SEEN]:
+        checked += f" {_names(unseen)} can corrupt pages, says the specification, and did not in this race."
     wrong = _pages(sum(s.corrupted_pages for s in bad), "came back")
     if bad and good:
         return (

@@ -21,6 +21,14 @@ def not_raced(settings: RaceSettings, summaries: Iterable[RunSummary]) -> list[s
     return [policy for policy in settings.policies if policy not in raced]
 
 
+def never_came(settings: RaceSettings, summaries: Iterable[RunSummary]) -> str:
+    """Return which faults were asked for and never came, because the race was too short; empty where all did."""
+    came = {fault for summary in summaries for fault in summary.injected}
+    asked = [text.partition("=")[0] for text in settings.fault.split(",") if text]
+    missing = [fault for fault in asked if fault not in came]
+    return f"{', '.join(missing)}: never came, the race ended before" if missing else ""
+
+
 def document(settings: RaceSettings, summaries: Sequence[RunSummary]) -> dict[str, object]:
     """Return the JSON document of a race."""
     return {

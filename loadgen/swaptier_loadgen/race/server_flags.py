@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -52,10 +52,10 @@ class ServerFlags(BaseModel):
         ),
     ] = None
     durability: Annotated[
-        str | None,
+        Literal["memory", "write-through"] | None,
         flag(
             TIERS,
-            "Of each server that the race starts: memory or write-through. Without --device, write-through goes to a "
+            "Of each server that the race starts. Without --device, write-through goes to a "
             "file that is there for this race only.",
             metavar="NAME",
         ),

@@ -4,11 +4,12 @@ Touches the files that --tls-* and --token-file name, to refuse them before anyt
 that names the flag, says what is wrong with it and what would be right.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
 from cyclopts import Parameter
+from cyclopts.completion import CompletionContext
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from swaptier_client.connection import GIVE_UP_SECONDS
@@ -64,6 +65,16 @@ def names_in(given: object, known: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(known) if names == ("all",) else names
 
 
+def complete_list(known: Iterable[str]) -> Callable[[CompletionContext], list[str]]:
+    """Return what completes a list in a shell: *known* after the last comma, without those that stand before it."""
+
+    def complete(context: CompletionContext) -> list[str]:
+        given, comma, _ = context.incomplete.rpartition(",")
+        return [f"{given}{comma}{name}" for name in known if name not in given.split(",")]
+
+    return complete
+
+
 def _policies(given: object) -> tuple[str, ...]:
     return names_in(given, POLICIES)
 
@@ -116,7 +127,7 @@ class RaceSettings(BaseModel):
             "--policy",
             metavar="NAMES",
         ),
-        Parameter(show_default=False, completer=lambda _: ["all", *POLICIES]),
+        Parameter(show_default=False, completer=complete_list(["all", *POLICIES])),
     ] = tuple(POLICIES)
     hosts: Annotated[int, flag(HOSTS, "Emulated hosts, an OS process each."), Field(ge=1, le=HOSTS_MAX)] = 2
     host: Annotated[HostSettings, Parameter(name="*")] = Field(default_factory=HostSettings)

@@ -21,7 +21,6 @@ def test_the_command_asks_for_the_very_race_that_it_repeats(monkeypatch: pytest.
     """Flags, variables, switches both ways, lists and values with spaces; the results of the first run stay alone."""
     monkeypatch.setenv("SWAPTIER_LOADGEN_RACE_NAME", "a name")
     monkeypatch.setenv("SWAPTIER_LOADGEN_RACE_WORKLOAD", "forks")
-    monkeypatch.setenv("SWAPTIER_LOADGEN_RACE_HOSTS", "")
     switches = ["--no-zswap-writeback", "--swapoff", "--policy", "shared,claim", "--zswap-max", "2MiB"]
     causes = ["--install-failure", "moved=0.1", "--install-failure", "zapped=0.2"]
     first = parse(*switches, *causes, "--fault", "delay=2ms..20ms", "--json", "result.json", "--metrics", "127.0.0.1:0")

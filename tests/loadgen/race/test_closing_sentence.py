@@ -19,6 +19,14 @@ def test_the_closing_sentence_names_both_sides() -> None:
     )
 
 
+def test_a_policy_that_can_corrupt_and_did_not_is_named_too() -> None:
+    """Else the sentence names eleven policies of twelve."""
+    text = closing_sentence(
+        [run("exclusive", corruptions_by_kind={"device_zero": 2}), run("shared"), run("free-on-read")]
+    )
+    assert text.endswith(" free-on-read can corrupt pages, says the specification, and did not in this race.")
+
+
 @pytest.mark.parametrize(
     ("summaries", "words"),
     [

@@ -1,6 +1,7 @@
 """Verdicts, exit statuses and the JSON document."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tests.loadgen.builders import race_settings
@@ -8,11 +9,20 @@ from tests.loadgen.summaries import run
 
 from swaptier_loadgen.cli.statuses import exit_status
 from swaptier_loadgen.host.report import Ended
-from swaptier_loadgen.race.report import document, why_out_of_memory
+from swaptier_loadgen.race.report import document, never_came, why_out_of_memory
 from swaptier_loadgen.race.server_flags import ServerFlags
 from swaptier_loadgen.race.verdict import Verdict
 
 SETTINGS = race_settings(seed=42)
+
+
+def test_a_fault_that_never_came_is_named() -> None:
+    """A race that was over before its server was to be killed has shown nothing about that."""
+    settings = race_settings(fault="drop-reply=0.01,kill-server=every:5s")
+    short = [replace(run("claim"), injected={"drop-reply": 3})]
+    assert never_came(settings, short) == "kill-server: never came, the race ended before"
+    assert not never_came(settings, [*short, replace(run("shared"), injected={"kill-server": 1})])
+    assert not never_came(SETTINGS, short)
 
 
 @pytest.mark.parametrize(

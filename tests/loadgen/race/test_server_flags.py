@@ -37,7 +37,7 @@ def test_the_second_server_gets_the_flags_and_a_swap_file_of_its_own(flags: Serv
 def test_the_server_says_what_it_would_not_take_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """Its own words, without its name."""
     ServerFlags(pool_limit="2MiB", durability="write-through").check()
-    with pytest.raises(FlagsRefused, match=r"^--pool-limit: "):
+    with pytest.raises(FlagsRefused, match=r"^--pool-limit must be bytes"):
         ServerFlags(pool_limit="much").check()
     with pytest.raises(FlagsRefused, match=r"^--device: cannot make .*there is no folder"):
         ServerFlags(device=f"sqlite:{tmp_path}/no/such/folder").check()
