@@ -209,7 +209,7 @@ def test_a_host_that_dies_is_a_defect_and_no_verdict() -> None:
 async def test_two_races_of_one_name_do_not_mix(tmp_path: Path) -> None:
     """The newer one takes the areas; the older one is told, and reports no corruption."""
     async with own_server() as server:
-        named = ["--target", server.target, "--policy", "shared"]
+        named = ["--target", server.target, "--policy", "shared", "--name", "ours"]
         with racing(*named, *LONG, "--json", str(tmp_path / "old.json")) as old:
             old.wait_for("policy begins")
             with racing(*named, *SMALL, "--ops", "500") as new:
