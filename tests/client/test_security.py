@@ -180,6 +180,8 @@ def test_files_that_cannot_be_used_are_named_with_their_flag(files: Files, tmp_p
         (Security(tls_ca=files.ours.path, tls_cert=cert, tls_key=cert), "--tls-key: .* holds no private key"),
         (Security(tls_ca=files.ours.path, tls_cert=cert, tls_key=missing), "--tls-key: cannot read"),
         (Security(token_file=missing), "--token-file: cannot read"),
+        (Security(token_file=tmp_path), "--token-file: .* is a folder"),
+        (Security(token_file=Path("/dev/stdin")), "--token-file: /dev/stdin can be read by one process, once"),
     ):
         with pytest.raises(SecurityUnusable, match=says) as caught:
             security.check("127.0.0.1:1")

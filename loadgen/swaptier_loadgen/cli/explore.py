@@ -274,8 +274,6 @@ def _replay(path: Path, target: str | None) -> int:
                 is_same = is_same and is_one_same
     except KeyboardInterrupt:
         say("interrupted: not all counterexamples were replayed")
-    except NotReplayable as problem:
-        raise Refusal(f"--replay {path}: {problem}") from None
     except TierNotAsked as problem:
         raise Refusal(str(problem), ExitStatus.UNREACHABLE) from None
     return ExitStatus.AS_SPECIFIED if is_same else ExitStatus.VERDICT

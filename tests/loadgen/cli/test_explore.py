@@ -123,6 +123,42 @@ def test_a_file_without_a_counterexample_is_refused(tmp_path: Path) -> None:
         read_results(file)
 
 
+TRACE = '[{"task": 9, "choices": []}]'
+RESULT = '{"policy": "shared", "world": "%s", "bounds": {"%s": %d}, "kind": "lost page", "trace": %s}'
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is not a result"),
+        ("no JSON", "is not a result"),
+        ("[" * 100_000, "is not a result"),
+        ('{"results": [{"trace": [1', "is not a result"),
+        (f'{{"results": [{RESULT % ("nowhere", "threads", 2, TRACE)}]}}', "is not a result"),
+        (f'{{"results": [{RESULT % ("lost-reply", "hosts", 2, TRACE)}]}}', "is not a result"),
+        (f'{{"results": [{RESULT % ("lost-reply", "threads", 10**9, TRACE)}]}}', "is not a result"),
+        (f'{{"results": [{RESULT % ("lost-reply", "threads", 2, TRACE)}]}}', "no step 1 of shared in lost-reply"),
+    ],
+)
+def test_a_file_that_is_no_result_is_refused_in_one_line_that_blames_it(
+    content: str, words: str, tmp_path: Path
+) -> None:
+    """Status 2 before a tier is asked, whatever the file holds; never a traceback."""
+    file = tmp_path / "result.json"
+    file.write_text(content)
+    status, output = explore("--replay", str(file), "--target", "unix:/does/not/exist")
+    assert status == 2, output
+    assert words in output.splitlines()[-1] and str(file) in output
+
+
+@pytest.mark.parametrize("path", ["/", "/dev/zero", "/dev/null", "/does/not/exist"])
+def test_what_is_no_file_is_refused_for_a_replay(path: str) -> None:
+    """Nothing is read that never ends."""
+    status, output = explore("--replay", path, "--target", "127.0.0.1:1")
+    assert (status, output.count("\n")) == (2, 1)
+    assert path in output
+
+
 def test_a_replay_without_a_tier_is_status_3_at_once(tmp_path: Path) -> None:
     """As for a race: who was asked, that nobody answers there, and no half a minute of waiting for somebody to come."""
     file = tmp_path / "result.json"
