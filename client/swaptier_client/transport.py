@@ -114,7 +114,8 @@ class TierStream:
         except PASSING:
             if not self._is_patient:
                 raise
-            await self._reconnect()
+            await self._until_it_works(self._connect)
+            self.counters.reconnects += 1
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -298,7 +299,11 @@ class TierStream:
             if self._is_closing or not self._is_patient:
                 return self._break(end.error(self.address, end.why))
             try:
-                await (self._reconnect() if end.refusal is None else self._connect(self._settings.connect_seconds))
+                if end.refusal is None:
+                    await self._until_it_works(self._connect)
+                else:
+                    await self._connect(self._settings.connect_seconds)
+                self.counters.reconnects += 1
             except PASSING as failure:
                 waited = f"{end.why}, and there was no other within {self._settings.give_up_seconds:g} s ({failure})"
                 return self._break(end.error(self.address, waited))
@@ -350,15 +355,6 @@ class TierStream:
         self._waiting.extend_deadlines(self._awake.seconds() + self._settings.deadline_seconds)
         self._connection = connection
         _pulse(self._has_connected)
-
-    async def _reconnect(self) -> None:
-        """Make a connection, however often it takes.
-
-        Raises:
-            SwapTierError: none within `give_up_seconds`; or the server refuses the area for good.
-        """
-        await self._until_it_works(self._connect)
-        self.counters.reconnects += 1
 
     async def _until_it_works(self, attempt: Callable[[float], Awaitable[T]]) -> T:
         return await until_it_works(
