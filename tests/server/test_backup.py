@@ -15,7 +15,7 @@ from tests.server.host import Host, channel_to
 from tests.server.swapfile.test_disk_trouble import WRITE_THROUGH, Writer, served
 from tests.server.test_main import run, running
 
-from swaptier_server.swapfile.backup import BackupFailed
+from swaptier_server.swapfile.backup import BackupFailed, BackupRefused
 from swaptier_server.swapfile.file import SqliteSwapFile
 
 
@@ -129,13 +129,50 @@ async def test_another_user_gets_no_copy(tmp_path: Path) -> None:
         assert not (tmp_path / "copy").exists()
 
 
-def test_a_copy_that_was_broken_off_leaves_nothing_that_the_next_one_does_not_clear(tmp_path: Path) -> None:
-    """Be it by the end of its server, or by a kill, which leaves the unfinished one under another name."""
+def test_a_copy_that_was_broken_off_leaves_nothing_and_removes_nothing_of_others(tmp_path: Path) -> None:
+    """A file of the user's is not the copy's own, whatever its name."""
     with SqliteSwapFile(tmp_path / "swap") as file:
         with pytest.raises(BackupFailed, match="the server ends"):
             file.back_up(tmp_path / "copy", lambda _remaining, _total: False)
         assert names(tmp_path) == ["swap", "swap-wal"]
         (tmp_path / "copy.part").write_bytes(b"half of it")
         assert file.back_up(tmp_path / "copy", lambda _remaining, _total: True) > 0
-        assert names(tmp_path) == ["copy", "swap", "swap-wal"]
+        assert names(tmp_path) == ["copy", "copy.part", "swap", "swap-wal"]
+        assert (tmp_path / "copy.part").read_bytes() == b"half of it"
     SqliteSwapFile(tmp_path / "copy").close()
+
+
+def test_two_servers_copies_to_one_name_are_one_whole_copy_and_one_refusal(tmp_path: Path) -> None:
+    """Also when the second begins while the first is half done: neither has a byte of the other."""
+    with SqliteSwapFile(tmp_path / "one") as one, SqliteSwapFile(tmp_path / "two") as two:
+        one.begin_life(1111)
+        two.begin_life(2222)
+        copied = []
+
+        def meanwhile(_remaining: int, _total: int) -> bool:
+            copied.append(two.back_up(tmp_path / "copy", lambda _remaining, _total: True))
+            return True
+
+        with pytest.raises(BackupRefused, match="exists by now"):
+            one.back_up(tmp_path / "copy", meanwhile)
+        assert copied == [(tmp_path / "copy").stat().st_size]
+        assert names(tmp_path) == ["copy", "one", "one-wal", "two", "two-wal"]
+    with SqliteSwapFile(tmp_path / "copy") as copy:
+        assert copy.begin_life(0) == 2223
+
+
+def test_a_copy_whose_file_was_replaced_fails_and_leaves_the_other_file(tmp_path: Path) -> None:
+    """Success is never reported for bytes that another program put there."""
+    with SqliteSwapFile(tmp_path / "swap") as file:
+
+        def replace(_remaining: int, _total: int) -> bool:
+            [part] = tmp_path.glob("copy.*.part")
+            (tmp_path / "other").write_bytes(b"other")
+            (tmp_path / "other").rename(part)
+            return True
+
+        with pytest.raises(BackupFailed, match="another program"):
+            file.back_up(tmp_path / "copy", replace)
+    assert not (tmp_path / "copy").exists()
+    [part] = tmp_path.glob("copy.*.part")
+    assert part.read_bytes() == b"other"

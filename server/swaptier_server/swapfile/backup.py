@@ -1,16 +1,18 @@
 """A copy of a swap file that is in use: whole, of one moment, its owner's alone, under its name only when it is done.
 
 Touches the source by SQLite's own backup, and writes one file. Rules of conduct:
-  - The copy grows under another name, which a copy that was broken off leaves, and the next one clears away. It gets
-    its own name when it is on disk. What has that name already is never replaced.
+  - The copy grows under a name by chance, so that two copies to one name never share a file. It gets its own name when
+    it is on disk. What has that name already is never replaced, and no file is removed that this copy did not make.
+    One that was killed stays under the other name: whether its server lives, on whatever machine, cannot be known.
   - SQLite copies some pages at a time and holds the connection meanwhile, some 0.2 ms. What is written between is in
     the copy, too, as the same connection writes it: a copy is of the moment of its end, and is never begun anew.
 """
 
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -41,15 +43,16 @@ def back_up(source: sqlite3.Connection, to: Path, go_on: Callable[[int, int], bo
     """
     if os.path.lexists(to):
         raise BackupRefused(f"{to} exists and is not overwritten; name another file")
-    part = to.with_name(f"{to.name}.part")
+    part = to.with_name(f"{to.name}.{secrets.token_hex(4)}.part")
     try:
-        part.unlink(missing_ok=True)
-        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, OWNER_ONLY))
+        made = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, OWNER_ONLY)
     except OSError as error:
         raise BackupRefused(f"cannot make {part}: {error.strerror}") from error
     try:
         _copy(source, part, go_on)
         _sync(part)
+        if not _is_still(part, made):
+            raise BackupFailed(f"there is no copy: another program put its own file at {part}")
         # Unlike a rename, it does not replace what came to have the name meanwhile.
         to.hardlink_to(part)
         part.unlink()
@@ -59,7 +62,10 @@ def back_up(source: sqlite3.Connection, to: Path, go_on: Callable[[int, int], bo
     except (OSError, sqlite3.Error) as error:
         raise BackupFailed(f"cannot write {to}: {error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be removed stays, and why there is no copy is said already
+            if _is_still(part, made):
+                part.unlink()
+        os.close(made)
     return to.stat().st_size
 
 
@@ -78,6 +84,10 @@ def _copy(source: sqlite3.Connection, part: Path, go_on: Callable[[int, int], bo
         ):  # made by an older version, which never gave room back
             copy.execute("PRAGMA auto_vacuum = INCREMENTAL")
             copy.execute("VACUUM")
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    return os.path.samestat(os.fstat(descriptor), path.lstat())
 
 
 def _sync(path: Path) -> None:
