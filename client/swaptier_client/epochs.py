@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from swaptier_client.area_calls import AreaCalls, HostArea
 from swaptier_client.channel import connect
 from swaptier_client.connection import StreamSettings
+from swaptier_wire.epochs import epoch_above
 from swaptier_wire.errors import AreaNotOwned, ClientReplaced, UnknownArea
 from swaptier_wire.types import EPOCH_MAX
 
 
 async def epoch_above_known(address: str, areas: Sequence[HostArea], settings: StreamSettings) -> int:
-    """Return the epoch of *areas*, all in the same, or the first above all that the tier knows of their clients.
+    """Return the epoch of *areas*, all in the same, or one above all that the tier knows of their clients, by chance.
 
     Asks by calls that change nothing.
 
@@ -30,11 +31,11 @@ async def epoch_above_known(address: str, areas: Sequence[HostArea], settings: S
             except ClientReplaced as refusal:
                 if refusal.newest_epoch == EPOCH_MAX:
                     raise
-                epoch = max(epoch, refusal.newest_epoch + 1)
+                epoch = max(epoch, epoch_above(refusal.newest_epoch))
             except (UnknownArea, AreaNotOwned):
                 continue
             else:
-                epoch += 1  # another program is in this very epoch, by a clock that stands still
+                epoch = epoch_above(epoch)  # another program is in this very epoch, by a clock that stands still
     finally:
         await channel.close()
     return epoch

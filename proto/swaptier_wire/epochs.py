@@ -8,11 +8,17 @@ host, above every server that the host has seen; a host that is refused is told 
 import secrets
 import time
 
+from swaptier_wire.types import EPOCH_MAX
+
 _CHANCE_BITS = 20
 """The last millisecond: two starts under a clock that stands still differ."""
 
 
 def new_epoch() -> int:
     """Return an epoch for a program that starts now, above all earlier ones while the wall clock is not set back."""
-    milliseconds = max(time.time_ns(), 0) >> _CHANCE_BITS
-    return (milliseconds + 1) << _CHANCE_BITS | secrets.randbits(_CHANCE_BITS)
+    return epoch_above(max(time.time_ns(), 0))
+
+
+def epoch_above(known: int) -> int:
+    """Return an epoch above *known*, or `EPOCH_MAX`; two programs that are above the same one still differ."""
+    return min(((known >> _CHANCE_BITS) + 1) << _CHANCE_BITS | secrets.randbits(_CHANCE_BITS), EPOCH_MAX)

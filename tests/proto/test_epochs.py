@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from swaptier_wire.epochs import new_epoch
+from swaptier_wire.epochs import epoch_above, new_epoch
 from swaptier_wire.errors import ClientReplaced
 from swaptier_wire.status import rich_status
 from swaptier_wire.types import EPOCH_MAX
@@ -25,6 +25,19 @@ def test_a_later_start_has_a_higher_epoch(monkeypatch: pytest.MonkeyPatch) -> No
     before = new_epoch()
     monkeypatch.setattr(time, "time_ns", lambda: 10**18 + 2 * 10**6)
     assert new_epoch() > before
+
+
+@pytest.mark.parametrize("known", [0, 7, 10**18, EPOCH_MAX - (1 << 21)])
+def test_two_starts_above_the_same_epoch_differ(known: int) -> None:
+    """As of two load generators of one name, both refused after their clocks were set back."""
+    epochs = [epoch_above(known) for _ in range(4)]
+    assert len(set(epochs)) > 1
+    assert all(known < epoch < EPOCH_MAX for epoch in epochs)
+
+
+def test_no_epoch_is_above_the_greatest() -> None:
+    """Which the wire could not carry."""
+    assert epoch_above(EPOCH_MAX - 1) == EPOCH_MAX
 
 
 def test_a_refused_epoch_says_which_one_is_known() -> None:

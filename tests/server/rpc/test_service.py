@@ -27,6 +27,7 @@ from swaptier_wire.errors import (
 from swaptier_wire.status import from_rpc_error
 from swaptier_wire.types import (
     BATCH_SLOTS_MAX,
+    EPOCH_MAX,
     PAGE_BYTES,
     ZERO_PAGE,
     LoadMode,
@@ -548,7 +549,7 @@ async def test_a_host_whose_clock_was_set_back_learns_which_epoch_to_start_in(se
     area = HostArea("host", 7, "a", SLOTS)
     unused = HostArea("unused", 7, "b", SLOTS)
     epoch = await epoch_above_known(served.server.listening, [unused, area], StreamSettings())
-    assert epoch == from_2030 + 1
+    assert from_2030 < epoch < EPOCH_MAX
     await served.swapon(epoch=epoch)
     same = await epoch_above_known(served.server.listening, [area._replace(client_epoch=epoch)], StreamSettings())
-    assert same == epoch + 1
+    assert epoch < same < EPOCH_MAX
