@@ -328,9 +328,8 @@ class SqliteDevice:
 
 
 def _forget(db: sqlite3.Connection, name: str) -> list[int]:
-    """Strike the area called *name* off the record, with its first pages; return its number if there may be more."""
-    found = db.execute("DELETE FROM areas WHERE name = ? RETURNING number", (name,)).fetchall()
-    return [number for (number,) in found if not _sweep(db, number, SWEEP_PAGES_MAX)]
+    """Strike the area called *name* off the record; return its number, if there was one. Its pages stay."""
+    return [number for (number,) in db.execute("DELETE FROM areas WHERE name = ? RETURNING number", (name,))]
 
 
 def _sweep(db: sqlite3.Connection, number: int, pages_max: int) -> bool:

@@ -37,18 +37,32 @@ class Log:
         self._brought_in = self._read()
 
     def _read(self) -> tuple[bytes, int]:
-        """Return the log's salt and its pages."""
+        """Return the log's salt and its pages; none when it cannot be read.
+
+        It may be removed, no descriptor may be left, the disk may fail: SQLite itself sees to a log that gets too long.
+        """
         try:
             log = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # removed, or no descriptor is left: SQLite itself sees to a log that gets too long
+        except OSError:
             return b"", 0
         try:
-            salt = os.pread(log, _SALT_BYTES, _HEAD_SALT)
-            first, last = 0, max(os.fstat(log).st_size - _HEAD_BYTES, 0) // _FRAME_BYTES
-            while first < last:
-                middle = (first + last) // 2
-                is_new = os.pread(log, _SALT_BYTES, _HEAD_BYTES + middle * _FRAME_BYTES + _FRAME_SALT) == salt
-                first, last = (middle + 1, last) if is_new else (first, middle)
-            return salt, first
+            return _salt_and_pages(log)
+        except OSError:
+            return b"", 0
         finally:
             os.close(log)
+
+
+def _salt_and_pages(log: int) -> tuple[bytes, int]:
+    """Read both from the descriptor of a log.
+
+    Raises:
+        OSError: the disk does not read.
+    """
+    salt = os.pread(log, _SALT_BYTES, _HEAD_SALT)
+    first, last = 0, max(os.fstat(log).st_size - _HEAD_BYTES, 0) // _FRAME_BYTES
+    while first < last:
+        middle = (first + last) // 2
+        is_new = os.pread(log, _SALT_BYTES, _HEAD_BYTES + middle * _FRAME_BYTES + _FRAME_SALT) == salt
+        first, last = (middle + 1, last) if is_new else (first, middle)
+    return salt, first

@@ -83,8 +83,12 @@ class HeldFile:
 
     def _where_it_is(self, instead: str) -> str:
         """Say what is at the path *instead*, and where the file is."""
-        now = str(Path(f"/proc/self/fd/{self.descriptor}").readlink())
-        its_place = "it was removed" if now.endswith(_REMOVED) else f"it is at {now}"
+        try:
+            now = str(Path(f"/proc/self/fd/{self.descriptor}").readlink())
+        except OSError:  # no /proc
+            its_place = "where that is, is not known"
+        else:
+            its_place = "it was removed" if now.endswith(_REMOVED) else f"it is at {now}"
         return f"{self.path} is not the file that this server has open: {instead}; {its_place}"
 
 

@@ -232,19 +232,19 @@ class Area:
     def close(self) -> int:
         """Refuse every later batch; return how many entries the pool held. Only Tier calls it.
 
-        The first slots are forgotten now, the others by `forget_slots()`. None is written back any more.
+        Its slots are forgotten by `forget_slots()`. None is written back any more.
         """
-        dropped_pages = self.stored_pages
         self.pool.forget_lru(self.name)
         self.is_closed = True
-        self.forget_slots(SLOTS_FORGOTTEN_MAX)
-        return dropped_pages
+        return self.stored_pages
 
-    def forget_slots(self, slots_max: int) -> None:
-        """Forget so many slots of an area that is closed, with their entries and leases, or all that are left."""
+    def forget_slots(self, slots_max: int) -> int:
+        """Forget so many slots of an area that is closed, with their entries and leases; return how many there were."""
         assert self.is_closed, f"area {self.name!r} is open"
-        for _ in range(min(slots_max, len(self.known_slots))):
+        slots = min(slots_max, len(self.known_slots))
+        for _ in range(slots):
             _, slot = self.known_slots.popitem()
             if slot.state in HANDED_OFF_STATES:
                 self.end_lease(slot, LeaseEnd.INVALIDATED)
             self.end_page(slot)
+        return slots

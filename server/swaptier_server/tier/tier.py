@@ -142,6 +142,7 @@ class Tier:
             raise _not_recorded(f"area {name!r} was not opened", error) from error
         for name_ended in ended:
             self._close(name_ended)
+        self._forget_slots(SLOTS_FORGOTTEN_MAX)
         self._areas_opened += 1
         opened = Area(
             saved,
@@ -197,15 +198,23 @@ class Tier:
         except DeviceError as error:
             # It may not stay on record: opened again after a restart, it would have the pages of this time.
             raise _not_recorded(f"area {name!r} was not closed", error) from error
-        return self._close(name)
+        dropped_pages = self._close(name)
+        self._forget_slots(SLOTS_FORGOTTEN_MAX)
+        return dropped_pages
 
     def _close(self, name: str) -> int:
-        """End an area that its swap file forgot: its first slots now, the rest in `end_some()`."""
+        """End an area that its swap file forgot; `_forget_slots()` and `end_some()` forget what it had."""
         area = self.areas.pop(name)
-        dropped_pages = area.close()
-        if area.known_slots:
-            self._ending.append(area)
-        return dropped_pages
+        self._ending.append(area)
+        return area.close()
+
+    def _forget_slots(self, slots_max: int) -> None:
+        """Forget so many slots of the areas that were closed, together, in the order they were closed."""
+        while self._ending:
+            slots_max -= self._ending[0].forget_slots(slots_max)
+            if self._ending[0].known_slots:
+                return
+            self._ending.popleft()
 
     # Time, and room
 
@@ -222,12 +231,10 @@ class Tier:
         Raises:
             DeviceError: what is left is pages of the swap file, which cannot be written now. Nothing changed.
         """
-        if not self._ending:
+        if self._ending:
+            self._forget_slots(slots_max)
+        else:
             self._swap_file.sweep()
-            return
-        self._ending[0].forget_slots(slots_max)
-        if not self._ending[0].known_slots:
-            self._ending.popleft()
 
     def expire_leases(self, now_ns: int | None = None, leases_max: int = LEASES_ENDED_MAX) -> int:
         """End the leases that are over by *now_ns*, or by the clock: those that ended first, *leases_max* at most.

@@ -34,6 +34,15 @@ def test_the_pages_counted_are_those_that_sqlite_counts(tmp_path: Path) -> None:
     db.close()
 
 
+def test_a_log_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:
+    """The count follows a request that was applied, and may not replace its answer. A folder opens, unread."""
+    (tmp_path / "swap-wal").mkdir()
+    log = Log(tmp_path / "swap")
+    assert log.new_pages() == 0
+    log.note_brought_in()
+    assert log.new_pages() == 0
+
+
 async def test_a_thread_brings_the_log_in_and_what_comes_meanwhile_is_answered(tmp_path: Path) -> None:
     """The disk takes its time to sync, and the loop waits for none of it."""
     config = ServerConfig.model_validate(

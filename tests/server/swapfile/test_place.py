@@ -11,6 +11,7 @@ import pytest
 
 from swaptier_server.backing import SwapFileWatch
 from swaptier_server.swapfile.file import SqliteDevice, SqliteSwapFile, SwapFileUnusable
+from swaptier_server.swapfile.place import HeldFile
 from swaptier_server.tier.device import DeviceError, DeviceFault
 from swaptier_server.tier.page import StoredPage, stored_page
 from swaptier_server.tier.swap_file import Client, SavedArea
@@ -149,6 +150,19 @@ def test_a_log_that_was_removed_is_begun_anew_without_a_loss(
         again, pages = after.reopen_area("a")
         assert [page.offset for page in pages] == [*range(8), 9]
         assert again.read(0) == PAGE
+
+
+def test_a_file_whose_place_cannot_be_told_is_refused_all_the_same(tmp_path: Path) -> None:
+    """As on a system without /proc: here a descriptor that is no more. The reason of a refusal is never an error."""
+    path = tmp_path / FILE
+    path.touch(mode=0o600)
+    held = HeldFile(path)
+    held.close()
+    path.unlink()
+    trouble = held.trouble()
+    assert trouble is not None
+    assert trouble.fault is DeviceFault.GONE
+    assert "where that is, is not known" in trouble.reason
 
 
 def test_the_end_of_a_server_leaves_anothers_log_alone(tmp_path: Path) -> None:

@@ -451,6 +451,7 @@ def test_a_closed_area_refuses_every_batch() -> None:
     area = open_area()
     put(area, 0, 1, page_of(1))
     assert area.close() == 1
+    assert area.forget_slots(2) == 1
     with pytest.raises(UnknownArea, match="was closed"):
         area.check_offsets([0])
     assert (area.stored_pages, area.pool_bytes, area.device_pages) == (0, 0, 0)

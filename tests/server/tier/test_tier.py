@@ -47,6 +47,24 @@ def test_an_open_area_cannot_be_opened_with_another_shape(slots: int, options: A
     assert tier.area(ALICE, "swap") is area
 
 
+def test_many_areas_end_as_few_slots_at_a_time_as_one() -> None:
+    """A reboot of a host that has them all is one Swapon, and holds the loop up no longer than one Swapoff."""
+    tier = new_tier(pool_bytes_max=1 << 26)
+    for name in "abcd":
+        area, _ = tier.swapon(ALICE, name, 500, DEFAULT)
+        for offset in range(500):
+            put(area, offset, 1, PAGE)
+    entry_bytes, pages = area.pool_bytes // 500, 4 * 500
+    tier.swapon(ALICE._replace(epoch=ALICE.epoch + 1), "e", 8, DEFAULT)
+    while pages > SLOTS_FORGOTTEN_MAX:
+        pages -= SLOTS_FORGOTTEN_MAX
+        assert tier.pool.bytes == pages * entry_bytes
+        assert list(tier.pool.oldest_first()) == []
+        tier.check_invariants()
+        tier.end_some()
+    assert tier.pool.bytes == 0
+
+
 def test_a_large_area_ends_some_slots_at_a_time_and_is_gone_from_the_first_moment() -> None:
     """Its name can be opened anew at once, the shrinker leaves it alone, and the books are right at every step."""
     tier = new_tier(pool_bytes_max=1 << 26)
