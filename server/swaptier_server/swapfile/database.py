@@ -200,19 +200,18 @@ class SwapFileDatabase:
         """Let what is done within be recorded together, or not at all; *pages* are the rows that it will write.
 
         Raises:
-            DeviceError: nothing changed.
+            DeviceError: nothing changed; or the file lost its place meanwhile, and nothing may be counted on.
         """
         db = self.connection
         before = db.total_changes
-        self._trouble = self._place.trouble()
-        if self._trouble is not None:
-            self._unsaid = self._trouble
-            raise DeviceError(*self._trouble)
+        self._require_place()
         try:
             self._keep_room(pages)
             db.execute("BEGIN IMMEDIATE")
             yield db
             db.execute("COMMIT")
+            self._place.note_sizes()  # a commit may bring the log in, which makes the file shorter
+            self._require_place()
             if db.total_changes > before:  # else nothing was to be written, which any disk can do
                 self._refused = None
         except sqlite3.Error as error:
@@ -227,6 +226,17 @@ class SwapFileDatabase:
             self._place.note_sizes()
 
     # How
+
+    def _require_place(self) -> None:
+        """Look whether what is written now is where the next server looks for it.
+
+        Raises:
+            DeviceError: it is not.
+        """
+        self._trouble = self._place.trouble()
+        if self._trouble is not None:
+            self._unsaid = self._trouble
+            raise DeviceError(*self._trouble)
 
     def _prepare(self, *, survives_power_loss: bool) -> None:
         """Lock the file; check that it is a swap file, or make it one.

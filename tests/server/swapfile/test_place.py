@@ -5,11 +5,13 @@ import os
 import random
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from swaptier_server.backing import SwapFileWatch
+from swaptier_server.swapfile.database import SwapFileDatabase
 from swaptier_server.swapfile.file import SqliteDevice, SqliteSwapFile, SwapFileUnusable
 from swaptier_server.swapfile.place import HeldFile
 from swaptier_server.tier.device import DeviceError, DeviceFault
@@ -115,6 +117,26 @@ def test_nothing_is_stored_in_a_file_that_is_not_where_its_path_says_or_not_ours
         if (name, change) != (LOG, remove):
             assert fault(file) is expected
             assert takes(device) is expected
+
+
+@pytest.mark.parametrize("end", [FILE, LOG])
+@pytest.mark.parametrize("change", [remove, replace])
+def test_what_is_recorded_while_the_file_is_taken_away_is_refused(
+    tmp_path: Path, end: str, change: Callable[[Path], None]
+) -> None:
+    """Between the look and the commit: nothing is acknowledged that the next server does not find."""
+    with closing(SwapFileDatabase(tmp_path / FILE, survives_power_loss=False)) as database:
+
+        def record() -> None:
+            with database.transaction() as db:
+                db.execute("INSERT INTO server VALUES (1, 7)")
+                change(tmp_path / end)
+
+        with pytest.raises(DeviceError):
+            record()
+        assert database.refused is not None
+        assert database.refused.fault is DeviceFault.GONE
+        assert database.last_refusal() == database.refused
 
 
 def test_a_file_that_comes_back_is_used_again(tmp_path: Path, file: SqliteSwapFile, device: SqliteDevice) -> None:
