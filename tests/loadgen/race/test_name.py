@@ -20,6 +20,13 @@ RACE = [sys.executable, "-m", "swaptier_loadgen", "race", "--policy", "exclusive
 SMALL = ["--pages", "64", "--resident", "32", "--seed", "7"]
 
 HOLD = "from swaptier_loadgen.race.name import claim_name as c; import sys; from pathlib import Path; "
+CLONE = """
+import sys
+from pathlib import Path
+from swaptier_loadgen.race import name
+locks, *name.MACHINE_FILES = map(Path, sys.argv[1:])
+print(name.claim_name(locks))
+"""
 
 
 def start_race(target: str, folder: Path, *flags: str) -> "subprocess.Popen[str]":
@@ -107,6 +114,23 @@ def test_a_name_is_nobody_elses_while_its_process_lives(tmp_path: Path) -> None:
     assert mine != held
     assert claim_name(tmp_path / "locks") == held
     assert claim_name(tmp_path / "others") not in (mine, held)
+
+
+def test_two_clones_of_one_machine_have_different_names(tmp_path: Path) -> None:
+    """They have one host name, one disk and one machine-id, but not one start; and none of these files is needed."""
+    machine, boot = tmp_path / "machine-id", tmp_path / "boot_id"
+    command = [sys.executable, "-c", CLONE, str(tmp_path / "locks"), str(machine), str(boot)]
+
+    def named() -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    without = named()
+    machine.write_text("one\n")
+    boot.write_text("first\n")
+    before = named()
+    assert named() == before
+    boot.write_text("second\n")
+    assert len({without, before, named()}) == 3
 
 
 def test_where_no_lock_can_be_had_a_name_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
