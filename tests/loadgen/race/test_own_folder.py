@@ -49,6 +49,22 @@ def test_a_folder_is_its_users_alone_and_goes_with_its_race() -> None:
     assert not folder.exists()
 
 
+def test_a_folder_that_another_race_removes_before_it_is_locked_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its making and its opening, where a lock cannot yet keep it."""
+    make, made = tempfile.mkdtemp, []
+
+    def make_and_lose(prefix: str) -> str:
+        made.append(make(prefix=prefix))
+        if len(made) == 1:
+            Path(made[0]).rmdir()
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_lose)
+    with own_folder() as folder:
+        assert [str(folder)] == made[1:]
+        assert folder.exists()
+
+
 def test_what_a_killed_race_left_is_removed_and_a_living_ones_is_not() -> None:
     """The lock of a folder ends with its process, however that ends."""
     with another_race() as (killed, left), another_race() as (_, kept), own_folder() as ours:
