@@ -133,9 +133,10 @@ def test_with_two_hosts_on_an_area_the_other_host_takes_pages_under_every_policy
 
 
 @pytest.mark.parametrize("reason", [str(DetectedLoss.CHECKSUM), str(DetectedLoss.DECOMPRESS), Corruption.UNRECOGNISED])
-def test_no_race_excuses_damaged_bytes(reason: str) -> None:
+@pytest.mark.parametrize("specified", [Hazard.SLOT_REUSE, Hazard.LOOKUP_OUTDATED, Hazard.OTHER_HOST])
+def test_no_race_and_no_other_host_excuses_damaged_bytes(specified: Hazard, reason: str) -> None:
     """A race gives a page another page's bytes, or zeros; never what no process wrote."""
-    lost_to = HazardCounts(TakenPages(), has_links=False, specified=Hazard.SLOT_REUSE)
+    lost_to = HazardCounts(TakenPages(), has_links=False, specified=specified)
     assert lost_to.add([LostPage(PAGE, reason, UnknownOutcome.NO)], tiers_are_durable=False) == only(Hazard.UNEXPLAINED)
 
 
