@@ -169,6 +169,8 @@ class Upkeep:
         self._traffic: Final = traffic
         self._checkpoint: asyncio.Task[None] | None = None
         """Brings the log in. Nothing else touches the swap file meanwhile."""
+        self._waiting = 0
+        """How many wait for the swap file. No checkpoint begins before they had it."""
         self._is_working = False
         self._may_sweep = True
         """The swap file has not refused to since the last housekeeping."""
@@ -181,7 +183,7 @@ class Upkeep:
         """See whether the pool met its limit or an area was closed, and make room then. Cheap: for every message."""
         if self._checkpoint is not None or self._is_working:
             return
-        if self._swap_file is not None and self._swap_file.log_is_long:
+        if self._swap_file is not None and not self._waiting and self._swap_file.log_is_long:
             self._traffic.hold()
             self._checkpoint = asyncio.create_task(self._bring_in_the_log(self._swap_file), name="checkpoint")
         elif self._has_work:
@@ -210,9 +212,16 @@ class Upkeep:
         self.after_request()
 
     async def quiet(self) -> None:
-        """Wait until the swap file can be used here: a thread of ours may have it."""
-        while self._checkpoint is not None:
-            await asyncio.wait([self._checkpoint])
+        """Wait until the swap file can be used here: a thread of ours may have it.
+
+        The messages that waited too are let go first, and may make the log long again before the caller goes on.
+        """
+        self._waiting += 1
+        try:
+            while self._checkpoint is not None:
+                await asyncio.wait([self._checkpoint])
+        finally:
+            self._waiting -= 1
 
     def keep_house(self) -> None:
         """Try again what the swap file refused."""

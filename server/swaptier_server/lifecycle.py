@@ -12,7 +12,6 @@ Touches gRPC, sockets, the event loop and the clock. Order of a drain, and why:
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final, Self
 
 from grpc_health.v1 import health, health_pb2
@@ -24,10 +23,11 @@ from swaptier_server.access.tls import Tls
 from swaptier_server.backing import SwapFileWatch, Upkeep, open_swap_file
 from swaptier_server.config import CALLS_MAX, ServerConfig
 from swaptier_server.errors import ConfigError
+from swaptier_server.housekeeping import BEAT_SECONDS_MAX, HOUSEKEEPING_SECONDS, Credentials, Housekeeper
 from swaptier_server.listening import check_can_listen, explain
 from swaptier_server.logs import get_log
 from swaptier_server.rpc.activity import ClientActivity
-from swaptier_server.rpc.descriptors import DescriptorWatch, connections_max
+from swaptier_server.rpc.descriptors import connections_max
 from swaptier_server.rpc.guard import Guard
 from swaptier_server.rpc.metrics import MetricsServer, TierCollector, make_registry
 from swaptier_server.rpc.rpc_metrics import RpcMetrics
@@ -43,18 +43,11 @@ from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.addresses import Address
 from swaptier_wire.awake import AwakeClock
 from swaptier_wire.epochs import new_epoch
-from swaptier_wire.errors import LimitReached
 
 LAST_GRACE_SECONDS: Final = 0.5
 """For what a drain cannot end, such as Health.Watch."""
 HEALTH_FLIP_SECONDS_MAX: Final = 1.0
 """A watcher that does not read must not hold up the drain."""
-REAP_SECONDS_MAX: Final = 15.0
-"""Idle areas are looked for this often, or four times in --area-idle-seconds."""
-HOUSEKEEPING_SECONDS: Final = 1.0
-"""How soon a changed file is noticed; a look costs some microseconds."""
-BEAT_SECONDS_MAX: Final = 1.25
-"""From one housekeeping to the next. What comes later says that this process was stopped, or its loop held up."""
 
 
 class TierServer:
@@ -74,8 +67,8 @@ class TierServer:
             ConfigError: a certificate or token file cannot be used.
         """
         self.config: Final = config
-        self._awake: Final = AwakeClock(time.monotonic_ns, BEAT_SECONDS_MAX)
-        now_ns = now_ns or self._awake.now_ns
+        awake = AwakeClock(time.monotonic_ns, BEAT_SECONDS_MAX)
+        now_ns = now_ns or awake.now_ns
         self.tier: Final = Tier(
             _tier_limits(config),
             epoch,
@@ -90,8 +83,6 @@ class TierServer:
         self.upkeep: Final = Upkeep(self.tier, swap_file, self.traffic)
         self.activity: Final = ClientActivity()
         self.registry: Final[CollectorRegistry] = make_registry()
-        self.areas_expired = 0
-        """Areas forgotten because their client was idle."""
         self.listening: Address | None = None
         """The bound address, once started."""
         self.metrics_address: Address | None = None
@@ -100,7 +91,6 @@ class TierServer:
         self._tls: Final = None if config.tls_files is None else Tls(*config.tls_files)
         if self._tls is not None:
             self.access.authorities.replace(self._tls.material.authorities)
-        self._now_ns = now_ns
         self._log = get_log()
         for area in self.tier.areas.values():
             # Found in the swap file: its client has as long to come back as if it had been here a moment ago.
@@ -116,11 +106,12 @@ class TierServer:
         )
         self._health = health.aio.HealthServicer()
         self._metrics: MetricsServer | None = None
-        self._descriptors: Final = DescriptorWatch(now_ns)
         self._tasks: Final[list[asyncio.Task[None]]] = []
         self.failed: Final = asyncio.Event()
         """gRPC has ended: a process that listens no more must not look alive."""
-        self._reaped_ns = now_ns()
+        credentials = Credentials(self.access, self._tls, self.traffic)
+        parts = (self.tier, self.activity, credentials, self.upkeep, self._swap_file_watch)
+        self.housekeeper: Final = Housekeeper(*parts, awake, now_ns, area_idle_seconds=config.area_idle_seconds)
         service = SwapTierService(
             self.tier, self.activity, tenants, self.upkeep.after_request, now_ns, config.batch_slots_max
         )
@@ -177,7 +168,8 @@ class TierServer:
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._tasks[:] = [
-            asyncio.create_task(self._keep_house_forever(), name="housekeeper"),
+            asyncio.create_task(self.housekeeper.beat_forever(), name="heart"),
+            asyncio.create_task(self.housekeeper.keep_house_forever(), name="housekeeper"),
             asyncio.create_task(self._watch_grpc(), name="gRPC's watch"),
         ]
 
@@ -215,103 +207,9 @@ class TierServer:
                 advice="make sure that the network is private, or give --tls-cert, --tls-key and --tokens",
             )
 
-    # Files that change
-
-    def reload(self, *, is_forced: bool = True) -> None:
-        """Read certificates and tokens again, all of them or those that have changed.
-
-        What cannot be used is logged, and the old stays in use. Calls that what is good no longer lets in are ended.
-        """
-        try:
-            if self._tls is not None and self._tls.refresh(is_forced=is_forced):
-                self.access.authorities.replace(self._tls.material.authorities)
-                self._log.info("certificate_reloaded", expires=self._tls.material.expires.isoformat())
-        except ConfigError as error:
-            self._log.error("reload_failed", reason=str(error), meaning="the old certificate stays in use")
-        try:
-            if self.access.refresh(is_forced=is_forced):
-                self._log.info("tokens_reloaded", tokens=len(self.access.tokens or ()))
-        except ConfigError as error:
-            self._log.error("reload_failed", reason=str(error), meaning="the old tokens stay in use")
-        if ended := self.traffic.end_unwanted(self.access.objection):
-            self._log.info("calls_ended", calls=ended, meaning="what let them in has expired or was withdrawn")
-
-    # Idle areas
-
-    def reap_idle_areas(self) -> list[str]:
-        """Forget the areas of clients that are gone; return their names."""
-        now_ns = self._now_ns()
-        owners = {name: area.client for name, area in self.tier.areas.items()}
-        expired = self.activity.expired_areas(owners, now_ns, round(self.config.area_idle_seconds * 1e9))
-        dropped = []
-        for name in expired:
-            area = self.tier.areas[name]
-            device_pages = area.device_pages
-            try:
-                pool_pages = self.tier.drop_area(name)
-            except LimitReached as error:  # the swap file cannot be written now
-                self._log.error("area_not_expired", area=name, reason=str(error))
-                continue
-            dropped.append(name)
-            self._log.warning(
-                "area_expired",
-                area=name,
-                client=owners[name].id,
-                client_epoch=owners[name].epoch,
-                dropped_pool_pages=pool_pages,
-                dropped_device_pages=device_pages,
-                idle_seconds=self.config.area_idle_seconds,
-            )
-            del owners[name]
-        self.areas_expired += len(dropped)
-        self.activity.forget_strangers(owners)
-        return dropped
-
-    def keep_house(self) -> None:
-        """Do what has to be done now and then."""
-        self._look_around()
-        self._expire()
-
-    def _look_around(self) -> None:
-        """See what changed outside, and say what has to be said."""
-        self.reload(is_forced=False)
-        if refusals := self.access.take_refusals():
-            self._log.info("calls_refused", **refusals._asdict())
-        if self._tls is not None:
-            self._tls.say_if_it_ends(datetime.now(UTC))
-        if self._swap_file_watch is not None:
-            self._swap_file_watch.look()
-        self._descriptors.look()
-
-    def _expire(self) -> None:
-        """End what had its time: leases, requests that do not come, areas."""
-        if ended := self.upkeep.end_leases():
-            self._log.info("leases_ended", pages=ended, meaning="claimed, not acknowledged, and the tier's again")
-        self.upkeep.keep_house()
-        if late := self.traffic.end_late_requests():
-            self._log.warning("late_requests_ended", requests=late)
-        idle_seconds = self.config.area_idle_seconds
-        reap_seconds = min(REAP_SECONDS_MAX, idle_seconds / 4)
-        if idle_seconds > 0 and self._now_ns() >= self._reaped_ns + round(reap_seconds * 1e9):
-            self._reaped_ns = self._now_ns()
-            self.reap_idle_areas()
-
-    async def _keep_house_forever(self) -> None:
-        while True:
-            await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            await self.upkeep.quiet()
-            if seconds := self._awake.beat():
-                self._log.warning(
-                    "was_stopped",
-                    seconds=round(seconds, 3),
-                    meaning="nothing expires before what came meanwhile is read, and that time counts for no one",
-                )
-            try:
-                self._look_around()
-                if self._awake.is_settled:
-                    self._expire()
-            except Exception:  # noqa: BLE001 - a defect of ours must not end what expires leases and reads files again
-                self._log.exception("housekeeping_failed", meaning="what was to be done now is tried again in a second")
+    def reload(self) -> None:
+        """Read certificates and tokens again."""
+        self.housekeeper.reload()
 
     # The end
 
@@ -385,7 +283,9 @@ class TierServer:
     def _take_snapshot(self) -> TierSnapshot:
         is_ready = self.listening is not None and not self.traffic.is_draining
         fault = None if self._swap_file_watch is None else self._swap_file_watch.fault
-        return take_snapshot(self.tier, areas_expired=self.areas_expired, is_ready=is_ready, device_fault=fault)
+        return take_snapshot(
+            self.tier, areas_expired=self.housekeeper.areas_expired, is_ready=is_ready, device_fault=fault
+        )
 
 
 def _tier_limits(config: ServerConfig) -> TierLimits:

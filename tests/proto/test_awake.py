@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swaptier_wire.awake import AwakeClock
+from swaptier_wire.awake import LATE_BEATS_MAX, AwakeClock
 
 SECOND = 1_000_000_000
 
@@ -59,6 +59,22 @@ def test_nothing_is_settled_until_the_loop_has_run_for_a_whole_interval_again(aw
     assert not awake.is_settled
     assert awake.beat() == 0.0
     assert awake.is_settled
+
+
+def test_a_loop_that_is_only_slow_is_settled_after_some_late_beats(awake: AwakeClock, wall: Wall) -> None:
+    """Else nothing would ever expire under a load that makes each beat late. Each of them counts as one step."""
+    for late_beats in range(1, 2 * LATE_BEATS_MAX):
+        wall.pass_time(2)
+        assert not awake.is_settled
+        assert awake.beat() == 0.5
+        assert awake.is_settled == (late_beats >= LATE_BEATS_MAX)
+        assert awake.seconds() == 100 + 1.5 * late_beats
+    wall.pass_time(1)
+    awake.beat()
+    assert awake.is_settled
+    wall.pass_time(2)
+    awake.beat()
+    assert not awake.is_settled
 
 
 @given(st.lists(st.tuples(st.integers(-(10**12), 10**12), st.booleans())))

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.server.conftest import Serve, Served, header_message
 
 from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_server import lifecycle
+from swaptier_server import housekeeping
 from swaptier_server.errors import ConfigError
 from swaptier_server.rpc.server import SERVICE
 from swaptier_server.rpc.traffic import Traffic
@@ -299,8 +299,8 @@ async def test_a_defect_in_housekeeping_does_not_end_it(
             raise ZeroDivisionError
         has_gone_on.set()
 
-    monkeypatch.setattr(lifecycle, "HOUSEKEEPING_SECONDS", 0.001)
+    monkeypatch.setattr(housekeeping, "HOUSEKEEPING_SECONDS", 0.001)
     served = await serve()
-    monkeypatch.setattr(served.server, "_look_around", look)
+    monkeypatch.setattr(served.server.housekeeper, "_look_around", look)
     await asyncio.wait_for(has_gone_on.wait(), 10)
     assert any("housekeeping_failed" in record.getMessage() for record in caplog.records)

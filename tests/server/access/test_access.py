@@ -91,8 +91,8 @@ async def test_refused_calls_are_logged_together_and_without_their_tokens(
     served = await serve(tokens=tokens)
     for _ in range(3):
         await refused(served.seen_by("mallory").swapon())
-    served.server.keep_house()
-    served.server.keep_house()
+    served.server.housekeeper.keep_house()
+    served.server.housekeeper.keep_house()
     (line,) = [record.msg for record in caplog.records if "calls_refused" in str(record.msg)]
     assert isinstance(line, dict)
     assert (line["calls"], line["level"]) == (3, "info")
@@ -137,7 +137,7 @@ async def test_a_changed_token_file_counts_without_a_restart(serve: Serve, token
     if notice == "told":
         served.server.reload()
     else:
-        served.server.keep_house()
+        served.server.housekeeper.keep_house()
     await served.seen_by("carol").swapon()
     await refused(served.seen_by("bob").swapon())
     assert (await alice.swapon()).reopened
@@ -283,9 +283,9 @@ async def test_a_certificate_that_ends_ends_what_it_let_in(secure: Secure, token
     client.metadata = bearer("alice") if has_tokens else ()
     async with client.channel:
         stream = await open_stream(client)
-        served.server.keep_house()
+        served.server.housekeeper.keep_house()
         served.server.access.now = lambda: datetime(2999, 1, 1, tzinfo=UTC)
-        served.server.keep_house()
+        served.server.housekeeper.keep_house()
         for call in (stream.read(), client.stat()):
             assert "the client's certificate expired on 2999-01-01 at 00:00:00 UTC" in str(await refused(call))
 
@@ -301,13 +301,13 @@ async def test_an_authority_that_is_withdrawn_takes_its_clients_along(secure: Se
     async with ours.channel, theirs.channel:
         streams = [await open_stream(client) for client in (ours, theirs)]
         write(both, secure.authority.path.read_bytes())
-        served.server.keep_house()
+        served.server.housekeeper.keep_house()
         for call in (streams[1].read(), theirs.stat()):
             assert "the authority of the client's certificate was withdrawn" in str(await refused(call))
         await streams[0].write(pb.ExchangeRequest(header=header_message()))
         assert await streams[0].read()
         write(both, secure.authority.path.read_bytes() + other.path.read_bytes())
-        served.server.keep_house()
+        served.server.housekeeper.keep_house()
         assert await theirs.stat()
 
 
@@ -329,7 +329,7 @@ async def test_a_new_certificate_counts_for_new_connections_without_a_restart(se
         new_cert.replace(cert)
         served.server.reload()  # half a renewal
         new_key.replace(key)
-        served.server.keep_house()
+        served.server.housekeeper.keep_house()
         assert (await second.swapon()).reopened
         assert await first.stat()
         third = connect(old)

@@ -183,10 +183,10 @@ async def test_a_request_whose_message_does_not_come_is_ended(serve: Serve, toke
     await silent.begin()
     await eventually(lambda: served.server.traffic.in_flight == 2)
     served.clock.advance(REQUEST_SECONDS_MAX)
-    served.server.keep_house()
+    served.server.housekeeper.keep_house()
     assert served.server.traffic.in_flight == 2
     served.clock.advance(0.001)
-    served.server.keep_house()
+    served.server.housekeeper.keep_house()
     assert "did not arrive within 30 s" in str(await limited(silent.calls[0].read()))
     await stream.write(load_message(1))
     assert await next_answer(stream)

@@ -83,12 +83,12 @@ async def test_the_reaper_forgets_idle_areas_and_counts_them(serve: Serve) -> No
     batch = pb.StoreBatch(offsets=[0], generations=[1], checksums=[page_checksum(ZERO_PAGE)], pages=ZERO_PAGE)
     await served.stub.Store(pb.StoreRequest(header=header_message("a"), batch=batch))
     served.clock.advance(200)
-    assert served.server.reap_idle_areas() == []
+    assert list(served.server.housekeeper.reap_idle_areas()) == []
     await served.stat("b", client="other")
     served.clock.advance(100)
-    assert served.server.reap_idle_areas() == ["a"]
+    assert list(served.server.housekeeper.reap_idle_areas()) == ["a"]
     assert list(served.server.tier.areas) == ["b"]
-    assert served.server.areas_expired == 1
+    assert served.server.housekeeper.areas_expired == 1
     assert len(served.server.activity) == 1
 
 
@@ -100,7 +100,7 @@ async def test_the_reaper_leaves_a_client_that_only_holds_its_stream(serve: Serv
     await call.write(pb.ExchangeRequest(header=header_message(), lookup=pb.LookupBatch(offsets=[0])))
     await call.read()
     served.clock.advance(10_000)
-    assert served.server.reap_idle_areas() == []
+    assert list(served.server.housekeeper.reap_idle_areas()) == []
 
 
 @pytest.mark.parametrize("seconds", [0, 1])
@@ -109,5 +109,5 @@ async def test_the_house_is_kept_free_of_idle_areas_unless_that_is_switched_off(
     served = await serve(area_idle_seconds=seconds)
     await served.swapon()
     served.clock.advance(1e6)
-    served.server.keep_house()
+    served.server.housekeeper.keep_house()
     assert ("a" in served.server.tier.areas) == (seconds == 0)

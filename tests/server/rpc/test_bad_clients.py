@@ -218,7 +218,7 @@ async def test_a_certificate_that_ends_is_refused_from_then_on_and_cuts_off_nobo
         renewed = ours.issue("new", "127.0.0.1" if is_servers else "bob.example")
         for path, fresh in zip(files if is_servers else pair, renewed, strict=True):
             fresh.replace(path)
-        served.server.keep_house()
+        served.server.housekeeper.keep_house()
         assert await takes_connections(channel_by_tls(served.address, ours, pair))
     assert bob.loads > before
 

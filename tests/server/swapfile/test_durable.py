@@ -127,11 +127,11 @@ async def test_an_area_that_was_found_waits_for_its_client_as_long_as_any(start:
     await host.store(0, 1)
     host = await start()
     host.clock.ns += round((IDLE_SECONDS - 1) * 1e9)
-    host.server.keep_house()
+    host.server.housekeeper.keep_house()
     assert (await host.load(0, 1)).page == PAGE
     host = await start()
     host.clock.ns += round(IDLE_SECONDS * 1e9)
-    assert host.server.reap_idle_areas() == ["swap"]
+    assert list(host.server.housekeeper.reap_idle_areas()) == ["swap"]
     host = await start()
     assert host.server.tier.areas == {}
 
@@ -145,13 +145,13 @@ async def test_an_area_that_cannot_be_forgotten_is_kept_and_the_house_goes_on(
     assert host.server._swap_file is not None
     forbid: Callable[[str], object] = host.server._swap_file._db.execute
     forbid("PRAGMA query_only = ON")
-    assert host.server.reap_idle_areas() == []
+    assert list(host.server.housekeeper.reap_idle_areas()) == []
     assert "area_not_expired" in events(caplog)
     assert (await host.store(0, 1)).outcome is Outcome.STORED
     forbid("PRAGMA query_only = OFF")
     host.clock.ns += round(IDLE_SECONDS * 1e9)
-    assert host.server.reap_idle_areas() == ["swap"]
-    assert host.server.areas_expired == 1
+    assert list(host.server.housekeeper.reap_idle_areas()) == ["swap"]
+    assert host.server.housekeeper.areas_expired == 1
 
 
 async def test_what_is_written_through_and_refused_by_the_disk_is_refused_to_the_host(start: Start) -> None:

@@ -1,0 +1,108 @@
+"""What is done every second is done under any load, and holds no request up for long."""
+
+import asyncio
+import random
+from itertools import count
+from pathlib import Path
+
+from tests.server.conftest import Clock, Serve, Served, header_message
+
+from swaptier.v1 import swaptier_pb2 as pb
+from swaptier_server.backing import Upkeep
+from swaptier_server.housekeeping import Credentials, Housekeeper
+from swaptier_server.rpc.traffic import Traffic
+from swaptier_server.swapfile.file import SqliteSwapFile
+from swaptier_server.swapfile.medium import LOG_PAGES
+from swaptier_server.tier.page import stored_page
+from swaptier_server.tier.swap_file import Client, SavedArea
+from swaptier_server.tier.tier import Tier, TierLimits
+from swaptier_wire.awake import LATE_BEATS_MAX, AwakeClock
+from swaptier_wire.checksum import page_checksum
+from swaptier_wire.types import PAGE_BYTES, AreaOptions
+
+SLOW_SECONDS = 2.0
+"""From beat to beat of a loop that is held up by its load."""
+NOISE = random.Random(3).randbytes(PAGE_BYTES)
+PAGE = stored_page(NOISE, page_checksum(NOISE), 1)
+
+
+def housekeeper_of(served: Served, awake: AwakeClock) -> Housekeeper:
+    """Return another housekeeper of that server, by a clock of its own."""
+    server = served.server
+    credentials = Credentials(server.access, None, server.traffic)
+    return Housekeeper(
+        server.tier, server.activity, credentials, server.upkeep, None, awake, served.clock, area_idle_seconds=300
+    )
+
+
+async def test_areas_expire_also_where_every_beat_is_late(serve: Serve) -> None:
+    """A load that holds the loop up each second ends neither leases nor areas otherwise."""
+    served = await serve(area_idle_seconds=300)
+    await served.swapon()
+    wall = Clock()
+    keeper = housekeeper_of(served, AwakeClock(wall, 1.25))
+    served.clock.advance(301)
+    for late_beats in range(1, LATE_BEATS_MAX + 1):
+        wall.advance(SLOW_SECONDS)
+        keeper.beat()
+        await keeper.keep_house_in_steps()
+        assert ("a" in served.server.tier.areas) == (late_beats < LATE_BEATS_MAX)
+
+
+async def test_idle_areas_expire_one_a_step_unless_their_client_is_back(serve: Serve) -> None:
+    """In between, requests are answered: one of them shows that its client is alive."""
+    served = await serve(area_idle_seconds=300)
+    for name in "abc":
+        await served.swapon(name, client=f"host-{name}")
+    served.clock.advance(301)
+    steps = served.server.housekeeper.reap_idle_areas()
+    assert next(steps) == "a"
+    assert list(served.server.tier.areas) == ["b", "c"]
+    await served.stub.Stat(pb.StatRequest(header=header_message("b", client="host-b")))
+    assert list(steps) == ["c"]
+    assert list(served.server.tier.areas) == ["b"]
+
+
+class BusyFile(SqliteSwapFile):
+    """Counts how often its log was brought in."""
+
+    brought_in = 0
+
+    def bring_in_the_log(self) -> None:
+        """Do it."""
+        super().bring_in_the_log()
+        self.brought_in += 1
+
+
+async def test_no_checkpoint_begins_while_housekeeping_waits_for_one(tmp_path: Path) -> None:
+    """The messages that waited too come first, and make the log long again: so it went on for as long as they came."""
+    with BusyFile(tmp_path / "swap") as file:
+        tier, traffic = Tier(TierLimits(1 << 20), 1, swap_file=file), Traffic(lambda: 0)
+        upkeep = Upkeep(tier, file, traffic)
+        device = file.open_area(SavedArea("a", Client("host", 1), 1 << 20, AreaOptions()), ())
+        firsts = count(0, LOG_PAGES)
+
+        def make_the_log_long() -> None:
+            first = next(firsts)
+            device.write([(offset, PAGE) for offset in range(first, first + LOG_PAGES)])
+            upkeep.after_request()
+
+        async def write_for_ever() -> None:
+            with traffic.call() as call:
+                while True:
+                    await call.next(come_at_once)
+                    make_the_log_long()
+
+        make_the_log_long()
+        writer = asyncio.create_task(write_for_ever())
+        await asyncio.wait_for(upkeep.quiet(), 30)
+        assert file.brought_in == 1
+        assert next(firsts) >= 2 * LOG_PAGES, "the writer came first"
+        writer.cancel()
+        await asyncio.wait([writer])
+        await upkeep.quiet()
+
+
+async def come_at_once() -> None:
+    """Read a message that is there already."""
+    await asyncio.sleep(0)
