@@ -11,6 +11,7 @@ Touches the swap file's path, and the event loop between bounded pieces of work.
 """
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -58,9 +59,12 @@ def open_swap_file(config: ServerConfig) -> SqliteSwapFile | None:
 class SwapFileWatch:
     """Says in the log what an operator should know of the swap file."""
 
-    def __init__(self, swap_file: SqliteSwapFile) -> None:
-        """Take *swap_file* for one that works."""
+    def __init__(self, swap_file: SqliteSwapFile, after_change: Callable[[], None] = lambda: None) -> None:
+        """Take *swap_file* for one that works; call *after_change* when it was changed from here."""
         self._swap_file: Final = swap_file
+        self._after_change: Final = after_change
+        self._next_piece: asyncio.TimerHandle | None = None
+        """The next that will be given back."""
         self._backups: Final = Backups(swap_file)
         self._told: DeviceFault | None = None
         self._names = 1
@@ -120,7 +124,8 @@ class SwapFileWatch:
     def look(self) -> None:
         """Tell it when the file has refused changes since the last look, be it one, or takes them again."""
         self._swap_file.look()
-        self._give_back()
+        if self._next_piece is None:
+            self._give_back()
         self._say_if_it_has_other_names()
         last = self._swap_file.last_refusal()
         refused = self._swap_file.refused or last
@@ -143,8 +148,12 @@ class SwapFileWatch:
 
     def _give_back(self) -> None:
         """Let the file get shorter by a piece, and by the next one after the requests that came meanwhile."""
-        if not self._is_closed and self._swap_file.give_back():
-            asyncio.get_running_loop().call_later(GIVE_BACK_PAUSE_SECONDS, self._give_back)
+        self._next_piece = None
+        if self._is_closed:
+            return
+        if self._swap_file.give_back():
+            self._next_piece = asyncio.get_running_loop().call_later(GIVE_BACK_PAUSE_SECONDS, self._give_back)
+        self._after_change()
 
     def _say_if_it_has_other_names(self) -> None:
         """Warn once of a hard link: no page is lost by it, but no server starts on a file with two names."""
@@ -174,6 +183,7 @@ class Upkeep:
         self._is_working = False
         self._may_sweep = True
         """The swap file has not refused to since the last housekeeping."""
+        self._has_just_ended_some = False
 
     @property
     def _has_work(self) -> bool:
@@ -191,13 +201,16 @@ class Upkeep:
             asyncio.get_running_loop().call_soon(self._work)
 
     def _work(self) -> None:
-        """Do one piece. What a closed area gives back need not be written back."""
-        if self._may_sweep and self._tier.is_ending:
+        """Do one piece, in turn: neither the end of large areas keeps the pool full, nor a full pool their pages."""
+        wants_end = self._may_sweep and self._tier.is_ending
+        if wants_end and not (self._has_just_ended_some and self._tier.pool.wants_shrink):
+            self._has_just_ended_some = True
             try:
                 self._tier.end_some()
             except DeviceError:  # the watch says it
                 self._may_sweep = False
         else:
+            self._has_just_ended_some = False
             self._tier.shrink()
         self._is_working = False
         self.after_request()

@@ -78,9 +78,11 @@ class TierServer:
             now_ns=now_ns,
         )
         self._swap_file: Final = swap_file
-        self._swap_file_watch: Final = None if swap_file is None else SwapFileWatch(swap_file)
         self.traffic: Final = Traffic(now_ns)
         self.upkeep: Final = Upkeep(self.tier, swap_file, self.traffic)
+        self._swap_file_watch: Final = (
+            None if swap_file is None else SwapFileWatch(swap_file, self.upkeep.after_request)
+        )
         self.activity: Final = ClientActivity()
         self.registry: Final[CollectorRegistry] = make_registry()
         self.listening: Address | None = None

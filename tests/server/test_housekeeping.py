@@ -8,12 +8,13 @@ from pathlib import Path
 from tests.server.conftest import Clock, Serve, Served, header_message
 
 from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_server.backing import Upkeep
+from swaptier_server.backing import SwapFileWatch, Upkeep
 from swaptier_server.housekeeping import Credentials, Housekeeper
 from swaptier_server.rpc.traffic import Traffic
 from swaptier_server.swapfile.file import SqliteSwapFile
 from swaptier_server.swapfile.medium import LOG_PAGES
 from swaptier_server.tier.page import stored_page
+from swaptier_server.tier.store import store
 from swaptier_server.tier.swap_file import Client, SavedArea
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.awake import LATE_BEATS_MAX, AwakeClock
@@ -101,6 +102,53 @@ async def test_no_checkpoint_begins_while_housekeeping_waits_for_one(tmp_path: P
         writer.cancel()
         await asyncio.wait([writer])
         await upkeep.quiet()
+
+
+async def test_the_pool_is_shrunk_while_a_large_area_ends() -> None:
+    """In turn, a piece each: the requests of others are not refused for as long as the end takes."""
+    tier = Tier(TierLimits(1 << 16), 1)
+    client = Client("host", 1)
+    ended, _ = tier.swapon(client, "ended", 8000, AreaOptions())
+    zeros = bytes(PAGE_BYTES)
+    for offset in range(8000):
+        store(ended, offset, 1, zeros, page_checksum(zeros))
+    kept, _ = tier.swapon(client, "kept", 64, AreaOptions())
+    for offset in range(64):
+        store(kept, offset, 1, NOISE, page_checksum(NOISE))
+    assert tier.pool.wants_shrink
+    tier.swapoff(client, "ended")
+    Upkeep(tier, None, Traffic(lambda: 0)).after_request()
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert tier.is_ending
+    assert kept.counters.written_back_pages > 0
+
+
+async def test_room_is_given_back_by_one_chain_of_pieces_however_often_the_file_is_looked_at(tmp_path: Path) -> None:
+    """Each piece is a change, after which the log may have to be brought in."""
+    changes = 0
+
+    def note() -> None:
+        nonlocal changes
+        changes += 1
+
+    file = EndlessFile(tmp_path / "swap")
+    watch = SwapFileWatch(file, note)
+    for _ in range(5):
+        watch.look()
+    assert file.pieces == changes == 1
+    await watch.close()
+
+
+class EndlessFile(SqliteSwapFile):
+    """Has always more to give back."""
+
+    pieces = 0
+
+    def give_back(self) -> bool:
+        """Give nothing back."""
+        self.pieces += 1
+        return True
 
 
 async def come_at_once() -> None:
