@@ -30,6 +30,8 @@ from swaptier_server.tier.tier import LEASES_ENDED_MAX, Tier
 _GONE: Final = DeviceFault.GONE
 GIVE_BACK_PAUSE_SECONDS: Final = 0.01
 """Between pieces of some milliseconds, so that requests have most of the time."""
+HANGS_SECONDS: Final = 5.0
+"""What takes the disk longer than this is said, since all messages wait for it."""
 ADVICE: Final = {
     DeviceFault.FULL: f"make room on its file system: the swap file grows again with {ROOM_BYTES >> 20} MiB free; "
     "df, quota and ulimit -f say what bounds it",
@@ -217,9 +219,11 @@ class Upkeep:
 
     async def _bring_in_the_log(self, swap_file: SqliteSwapFile) -> None:
         """Have a thread do it, and wait for the disk, with the messages that came meanwhile after it."""
+        alarm = asyncio.get_running_loop().call_later(HANGS_SECONDS, _say_it_hangs, swap_file.path)
         try:
             await asyncio.to_thread(swap_file.bring_in_the_log)
         finally:
+            alarm.cancel()
             self._traffic.let_go()
             self._checkpoint = None
         self.after_request()
@@ -258,3 +262,13 @@ class Upkeep:
             await asyncio.sleep(0)
             await self.quiet()
         return come_so_far
+
+
+def _say_it_hangs(path: Path) -> None:
+    get_log().error(
+        "swap_file_hangs",
+        path=str(path),
+        seconds=HANGS_SECONDS,
+        meaning="its log is being brought in, and the disk does not answer; all messages wait for that",
+        advice=ADVICE[DeviceFault.IO],
+    )

@@ -2,12 +2,15 @@
 
 import asyncio
 import random
+import threading
 from itertools import count
 from pathlib import Path
 
+import pytest
 from tests.server.conftest import Clock, Serve, Served, header_message
 
 from swaptier.v1 import swaptier_pb2 as pb
+from swaptier_server import backing
 from swaptier_server.backing import SwapFileWatch, Upkeep
 from swaptier_server.housekeeping import Credentials, Housekeeper
 from swaptier_server.rpc.traffic import Traffic
@@ -149,6 +152,36 @@ class EndlessFile(SqliteSwapFile):
         """Give nothing back."""
         self.pieces += 1
         return True
+
+
+async def test_a_checkpoint_for_which_the_disk_does_not_answer_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All messages wait for it, and nothing else would say why."""
+    monkeypatch.setattr(backing, "HANGS_SECONDS", 0)
+    with HungFile(tmp_path / "swap") as file:
+        upkeep = Upkeep(Tier(TierLimits(1 << 20), 1, swap_file=file), file, Traffic(lambda: 0))
+        device = file.open_area(SavedArea("a", Client("host", 1), LOG_PAGES, AreaOptions()), ())
+        device.write([(offset, PAGE) for offset in range(LOG_PAGES)])
+        upkeep.after_request()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        file.answers.set()
+        await upkeep.quiet()
+    assert [record for record in caplog.records if "swap_file_hangs" in record.getMessage()]
+
+
+class HungFile(SqliteSwapFile):
+    """Is on a disk that does not answer until it is made to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.answers = threading.Event()
+
+    def bring_in_the_log(self) -> None:
+        """Wait for the disk."""
+        self.answers.wait()
+        super().bring_in_the_log()
 
 
 async def come_at_once() -> None:
