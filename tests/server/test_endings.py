@@ -283,7 +283,7 @@ ENDINGS = {
     "hash-token $'\\xff' </dev/null": (2, "is no tenant's name"),
     "--listen unix:$'\\xff'": (2, "--listen: an address is text, got 'unix:\\udcff'"),
     "--listen a..b:1": (2, "--listen: no host can have the name 'a..b'"),
-    "--areas-max $(printf '9%.0s' {1..5000})": (2, "--areas-max: "),
+    "--areas-max $(printf '9%.0s' {1..5000})": (2, "--areas-max must be a whole number"),
     "version 2>&- >/dev/full": (5, ""),
     "--no-such-flag <&- >&- 2>&-": (2, ""),
     "healthcheck 127.0.0.1:1": (3, "is not serving: UNAVAILABLE"),
