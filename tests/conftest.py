@@ -1,5 +1,7 @@
 """What holds for every test: how long an example of a property may take, and which files begin."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 
@@ -11,6 +13,12 @@ settings.load_profile("swaptier")
 
 LONG = ("test_cells.py", "test_workloads.py")
 """Files that take a core tens of seconds, and have no slow race in them."""
+
+
+# Under nohup SIGHUP is ignored, in a background job SIGINT and SIGQUIT; what a test starts would inherit that.
+for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
