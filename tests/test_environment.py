@@ -57,11 +57,11 @@ def run(variables: Mapping[str, str], *arguments: str) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.parametrize("fault", ["", "drop-reply=0.01"], ids=["hosts", "hosts and links"])
-def test_a_race_calls_its_tier_without_a_proxy(proxy: Proxy, fault: str) -> None:
+@pytest.mark.parametrize("faults", [(), ("--fault", "drop-reply=0.01")], ids=["hosts", "hosts and links"])
+def test_a_race_calls_its_tier_without_a_proxy(proxy: Proxy, faults: tuple[str, ...]) -> None:
     """Neither its hosts nor a faulty link between them and the tier; what gRPC would have read is named in one line."""
     listening, variables = proxy
-    done = run(variables, "swaptier_loadgen", *RACE, "--fault", fault)
+    done = run(variables, "swaptier_loadgen", *RACE, *faults)
     assert done.returncode == 0, done.stderr
     assert saw_nothing(listening)
     assert done.stderr.count("GRPC_ADDRESS_HTTP_PROXY, GRPC_ADDRESS_HTTP_PROXY_ENABLED_ADDRESSES, GRPC_PROXY") == 1

@@ -26,6 +26,7 @@ def invoke(*arguments: str, variables: dict[str, str] | None = None) -> Result:
     """Run `swaptier-loadgen` with *arguments*, and with *variables* in its environment."""
     stdout, stderr = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("COLUMNS", raising=False)  # of the terminal that the tests were started in
         for name, value in (variables or {}).items():
             environment.setenv(name, value)
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
