@@ -58,29 +58,31 @@ def ask_in_processes(questions: Sequence[Question], show: Callable[[Question], N
                     os.kill(process.pid, signal.SIGINT)
 
     count = min(len(questions), os.cpu_count() or 1)
-    with (
-        SIGNALS.calling(end),
-        ProcessPoolExecutor(count, context, _begin, (is_ending, os.getpid())) as searches,
-    ):
-        try:
-            futures = _submit(searches, questions, processes)
-            for future, question in zip(futures, questions, strict=True):
-                show(question)
-                if SIGNALS.received is not None and future.cancel():
-                    continue
-                if not _is_done(future):
-                    for process in processes:
-                        process.kill()
-                    return
-                if (cell := _answer(future)) is not None:
-                    yield cell
-        except BrokenProcessPool:
-            is_killed = any(process.exitcode == -signal.SIGKILL for process in processes)
-            raise _ended(is_killed=is_killed) from None
-        except MemoryError:
-            raise Refusal("a search ran out of memory; take smaller bounds", ExitStatus.NO_RESOURCES) from None
-        finally:
-            is_ending.value = True
+    try:
+        with (
+            SIGNALS.calling(end),
+            ProcessPoolExecutor(count, context, _begin, (is_ending, os.getpid())) as searches,
+        ):
+            try:
+                futures = _submit(searches, questions, processes)
+                for future, question in zip(futures, questions, strict=True):
+                    show(question)
+                    if SIGNALS.received is not None and future.cancel():
+                        continue
+                    if not _is_done(future):
+                        for process in processes:
+                            process.kill()
+                        return
+                    if (cell := _answer(future)) is not None:
+                        yield cell
+            finally:
+                is_ending.value = True
+    except BrokenProcessPool:
+        # Only now, when the pool's thread has waited for all of them: a status that both ask for is lost to one.
+        is_killed = any(process.exitcode == -signal.SIGKILL for process in processes)
+        raise _ended(is_killed=is_killed) from None
+    except MemoryError:
+        raise Refusal("a search ran out of memory; take smaller bounds", ExitStatus.NO_RESOURCES) from None
 
 
 def _submit(

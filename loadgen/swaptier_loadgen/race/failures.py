@@ -1,18 +1,8 @@
-"""What ends a race and says nothing about a policy, and the start of its processes.
+"""What ends a race and says nothing about a policy."""
 
-Touches processes.
-"""
-
-import asyncio
-import errno
 import resource
-from collections.abc import Mapping
 
-from swaptier_wire.process.endings import NO_RESOURCES
 from swaptier_wire.process.exit_status import ExitStatus
-
-NOT_STARTED = NO_RESOURCES | {errno.EAGAIN}
-"""What the start of a process fails with when the machine or a limit has no room for it."""
 
 SAID_BY_CHILDREN = (ExitStatus.USAGE, ExitStatus.NO_RESOURCES)
 """Statuses of a process of ours that are the race's too: its own line on standard error says why."""
@@ -43,23 +33,3 @@ def out_of_resources(what: str, error: OSError | RuntimeError) -> RaceFailed:
         f"{what}: {reason}; see ulimit -n for files, -u for processes, -v for memory, or take fewer --hosts",
         ExitStatus.NO_RESOURCES,
     )
-
-
-async def start_process(
-    what: str, *command: str, stdin: int, limit: int, env: Mapping[str, str] | None = None
-) -> asyncio.subprocess.Process:
-    """Start a process of ours, which talks to us by its standard output, in a session of its own.
-
-    Raises:
-        RaceFailed: there is no room for it.
-    """
-    try:
-        return await asyncio.create_subprocess_exec(
-            *command, stdin=stdin, stdout=asyncio.subprocess.PIPE, limit=limit, env=env, start_new_session=True
-        )
-    except OSError as error:
-        if error.errno not in NOT_STARTED:
-            raise
-        raise out_of_resources(f"{what} could not be started", error) from None
-    except RuntimeError as error:  # of threading: it waits for the process in a thread
-        raise out_of_resources(f"{what} could not be started", error) from None

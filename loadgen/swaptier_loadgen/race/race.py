@@ -30,7 +30,8 @@ from swaptier_loadgen.host.messages import LINE_BYTES_MAX, HostSpec, parse_tiers
 from swaptier_loadgen.host.report import HOST_REPORT, Ended, HostReport
 from swaptier_loadgen.host.workload import WorkloadKind, share
 from swaptier_loadgen.race.child_process import child_command
-from swaptier_loadgen.race.failures import RaceFailed, start_process, status_of_child
+from swaptier_loadgen.race.children import signal_process, start_process
+from swaptier_loadgen.race.failures import RaceFailed, status_of_child
 from swaptier_loadgen.race.results import RunSummary, summarise
 from swaptier_loadgen.race.settings import RaceSettings, area_name
 from swaptier_loadgen.race.tiers import RaceTiers, race_tiers, server_faults
@@ -164,8 +165,7 @@ class Race:
 
     def _kill(self) -> None:
         for host in self._hosts:
-            with contextlib.suppress(ProcessLookupError):
-                host.kill()
+            signal_process(host, signal.SIGKILL)
 
     async def _run_policy(self, policy: str) -> RunSummary:
         """Run *policy* on fresh hosts, all at once."""

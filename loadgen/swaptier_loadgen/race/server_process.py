@@ -12,7 +12,8 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 
 from swaptier_loadgen.race.child_process import child_command
-from swaptier_loadgen.race.failures import RaceFailed, start_process, status_of_child
+from swaptier_loadgen.race.children import signal_process, start_process
+from swaptier_loadgen.race.failures import RaceFailed, status_of_child
 from swaptier_loadgen.race.server_flags import OWN_ADDRESSES, own_environment
 from swaptier_wire.process.exit_status import ExitStatus
 
@@ -98,8 +99,7 @@ class OwnServer:
         """
         async with self._lock:
             assert self._process is not None, "it was started"
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            signal_process(self._process, signal.SIGKILL)
             await self._process.communicate()
             status = self._process.returncode
             if status != -signal.SIGKILL:
@@ -114,13 +114,11 @@ class OwnServer:
         """Stop it (SIGSTOP) for *seconds*, then let it go on."""
         async with self._lock:
             assert self._process is not None, "it was started"
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGSTOP)
+            signal_process(self._process, signal.SIGSTOP)
             try:
                 await asyncio.sleep(seconds)
             finally:
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.send_signal(signal.SIGCONT)
+                signal_process(self._process, signal.SIGCONT)
 
     async def stop(self) -> None:
         """End it: ask, wait, insist. Returns when it is gone, also when it was gone before."""
@@ -128,8 +126,7 @@ class OwnServer:
         if process is None:
             return
         for asked, seconds in ((signal.SIGTERM, STOP_SECONDS_MAX), (signal.SIGKILL, None)):
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(asked)
+            signal_process(process, asked)
             # communicate() also reads what is left on stdout: a full pipe would keep the server from ending.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.communicate(), seconds)
