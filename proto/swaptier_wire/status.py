@@ -58,8 +58,8 @@ _CLASSES = {error.reason: error for error in STATUS_CODES}
 
 EPOCH_DIGITS_MAX = 20
 
-MESSAGE_CHARS_MAX = 1024
-"""A status message travels twice in trailers of at most 8 KiB."""
+MESSAGE_BYTES_MAX = 1024
+"""A status message travels twice in trailers of at most 8 KiB, once with three bytes for each of its own."""
 
 NEVER_CONNECTED = ("failed to connect to all addresses", "errors resolving ", "DNS resolution failed")
 """How gRPC's UNAVAILABLE begins when no connection was made. Certain only on a channel without a retry policy."""
@@ -151,7 +151,7 @@ def _from_reason(reason: str, message: str, *, definite: bool) -> SwapTierError:
     known = _CLASSES.get(reason)
     if known is None:
         return ServerDefect(
-            f"The server refused for the reason {reason[:MESSAGE_CHARS_MAX]!r}, which this client does not know "
+            f"The server refused for the reason {reason[:MESSAGE_BYTES_MAX]!r}, which this client does not know "
             f"({message}). The effect is unknown; compare the versions of client and server."
         )
     error = known(message)
@@ -191,4 +191,4 @@ def _wire_class(error: SwapTierError) -> type[SwapTierError]:
 
 
 def _message(error: SwapTierError) -> str:
-    return str(error)[:MESSAGE_CHARS_MAX].encode("utf-8", "replace").decode("utf-8")
+    return str(error).encode("utf-8", "replace")[:MESSAGE_BYTES_MAX].decode("utf-8", "ignore")

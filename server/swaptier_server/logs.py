@@ -50,11 +50,11 @@ def configure_logs(log_format: LogFormat, log_level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    logging.getLogger(GRPC_LOGGER_NAME).addFilter(_is_no_metadata)
+    logging.getLogger(GRPC_LOGGER_NAME).addFilter(repeats_no_metadata)
     logging.getLogger(LOGGER_NAME).setLevel(log_level.upper())
 
 
-def _is_no_metadata(record: logging.LogRecord) -> bool:
+def repeats_no_metadata(record: logging.LogRecord) -> bool:
     """Tell whether *record* of gRPC may be logged: it complains of metadata that are no text by repeating them.
 
     They may be a token with one byte wrong, and any client could fill the log with them.

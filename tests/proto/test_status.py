@@ -26,7 +26,7 @@ from swaptier_wire.errors import (
     UnknownMethod,
 )
 from swaptier_wire.status import (
-    MESSAGE_CHARS_MAX,
+    MESSAGE_BYTES_MAX,
     STATUS_CODES,
     abort,
     decode_exchange_error,
@@ -133,7 +133,7 @@ async def test_a_definite_unreachable_stays_definite(served: Served) -> None:
 async def test_a_long_message_is_cut_not_lost(served: Served) -> None:
     """Trailers are bounded, and an error that bursts them would arrive as another one."""
     got = await served.refusal(InvalidRequest("x" * 100_000))
-    assert (type(got), str(got)) == (InvalidRequest, "x" * MESSAGE_CHARS_MAX)
+    assert (type(got), str(got)) == (InvalidRequest, "x" * MESSAGE_BYTES_MAX)
 
 
 async def test_a_specialised_error_travels_as_the_class_it_derives_from(served: Served) -> None:

@@ -10,8 +10,8 @@ END_STREAM = 0x1
 ACK = 0x1
 END_HEADERS = 0x4
 HEAD_BYTES = 9
-_STRING_BYTES_MAX = 126
-"""Of a header's name or value: longer ones have a longer length, which is not needed here."""
+_SHORT_BYTES_MAX = 126
+"""Of a string whose length is one byte; a longer one's has more, of seven bits each (RFC 7541, 5.1)."""
 
 
 class Type(IntEnum):
@@ -50,12 +50,24 @@ def hello() -> bytes:
 
 def header(name: bytes, value: bytes) -> bytes:
     """Return a header, not indexed and not compressed."""
-    assert max(len(name), len(value)) <= _STRING_BYTES_MAX
-    return b"\x00" + bytes((len(name),)) + name + bytes((len(value),)) + value
+    return b"\x00" + _string(name) + _string(value)
+
+
+def _string(content: bytes) -> bytes:
+    if len(content) <= _SHORT_BYTES_MAX:
+        return bytes((len(content),)) + content
+    length, rest = bytearray((127,)), len(content) - 127
+    while rest > 127:
+        length.append(rest % 128 + 128)
+        rest //= 128
+    return bytes((*length, rest)) + content
 
 
 def request(stream: int, path: bytes, message: bytes | None, metadata: Iterable[tuple[str, str]] = ()) -> bytes:
-    """Return a whole gRPC request: its head, and *message* if it has one."""
+    """Return a whole gRPC request: its head, and *message* if it has one.
+
+    What of *metadata* is no text stands there as Python has it in names of files, by surrogates.
+    """
     fields = [
         (b":method", b"POST"),
         (b":scheme", b"http"),
@@ -63,7 +75,7 @@ def request(stream: int, path: bytes, message: bytes | None, metadata: Iterable[
         (b":authority", b"tier"),
         (b"content-type", b"application/grpc"),
         (b"te", b"trailers"),
-        *((name.encode(), value.encode()) for name, value in metadata),
+        *((name.encode(), value.encode(errors="surrogateescape")) for name, value in metadata),
     ]
     head = frame(Type.HEADERS, END_HEADERS, stream, b"".join(header(*field) for field in fields))
     if message is None:

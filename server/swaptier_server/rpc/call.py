@@ -25,13 +25,21 @@ class GuardedCall:
     """What handlers get as their context. What is not here goes through to gRPC's."""
 
     def __init__(
-        self, context: RawContext, call: OpenCall, parse: Parse, serialize: Serialize, metrics: MethodMetrics
+        self,
+        context: RawContext,
+        call: OpenCall,
+        parse: Parse,
+        serialize: Serialize,
+        metrics: MethodMetrics,
+        bytes_max: int | None = None,
     ) -> None:
+        """Take requests of at most *bytes_max*; None: as large as gRPC lets through."""
         self._context: Final = context
         self._call: Final = call
         self._parse: Final = parse
         self._serialize: Final = serialize
         self._metrics: Final = metrics
+        self._bytes_max: Final = bytes_max
 
     @property
     def caller(self) -> Caller:
@@ -42,13 +50,18 @@ class GuardedCall:
         """Read, count and parse a message; gRPC's EOF after the last.
 
         Raises:
-            InvalidRequest: it cannot be parsed. Definite.
+            InvalidRequest: it cannot be parsed, or is too large. Definite.
             SwapTierError: the call was ended from outside; see `traffic`. Definite.
         """
         raw = await self._call.next(self._context.read)
         if is_end(raw):
             return cast("Message", raw)
         self._metrics.received.inc()
+        if self._bytes_max is not None and len(raw) > self._bytes_max:
+            raise InvalidRequest(
+                f"the request is {len(raw)} bytes long and may have {self._bytes_max}; nothing was applied. Ask for a "
+                "shorter name"
+            )
         return _parsed(self._parse, raw)
 
     async def read_one(self) -> Message:

@@ -5,12 +5,16 @@ Touches gRPC. An interceptor. Rules:
   - an error of ours becomes its status, with ErrorInfo and the `definite` metadata;
   - any other exception becomes INTERNAL with a request id and nothing else, since gRPC would send its text to the
     client; the text is in our log, under that id;
-  - the `x-request-id` of the caller comes back in the trailers and stands in every log line of the RPC.
+  - the `x-request-id` of the caller comes back in the trailers and stands in every log line of the RPC, if gRPC can
+    send it: trailers that it cannot send would turn a call that was applied into INTERNAL;
+  - nothing that is echoed comes from a caller in any other way: a request to a service that is not ours, which may be
+    repeated in its answer, is small.
 """
 
 import asyncio
 import inspect
 import logging
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -32,8 +36,13 @@ from swaptier_wire import status
 from swaptier_wire.errors import ServerDefect, SwapTierError
 
 REQUEST_ID_METADATA = "x-request-id"
-REQUEST_ID_CHARACTERS_MAX = 64
-"""Of a caller's request id that we repeat in logs and trailers; a longer one is replaced by our own."""
+REQUEST_ID: Final = re.compile(r"[!-~](?:[ -~]{0,62}[!-~])?")
+"""A caller's request id that we repeat in logs and trailers: up to 64 characters that metadata of gRPC may have, which
+is printable ASCII without spaces around it. Any other is not repeated."""
+
+SMALL_REQUEST_BYTES_MAX: Final = 4096
+"""Of a request to health or reflection, which ask for a name: reflection repeats the request in its answer, and health
+remembers the name for as long as a watch lasts."""
 
 HEALTH: Final = "/grpc.health.v1.Health/"
 """Probes have no identity, and learn nothing but whether the server serves."""
@@ -77,6 +86,7 @@ class Guard(aio.ServerInterceptor):
     def _guard(self, path: str, handler: _Handler) -> _Handler:
         """Return *handler* with the guard around it."""
         metrics = self._metrics.method(path)
+        bytes_max = None if path.startswith(self._prefix) else SMALL_REQUEST_BYTES_MAX
         parse, serialize = handler.request_deserializer, handler.response_serializer
         assert parse is not None and serialize is not None, f"{path}: all services here speak protobuf"
         is_stream, has_answers = handler.request_streaming, handler.response_streaming
@@ -99,7 +109,7 @@ class Guard(aio.ServerInterceptor):
         async def guarded(_requests: object, context: RawContext) -> None:
             async def body() -> None:
                 with self._admitted(path, context, is_stream=is_stream) as call:
-                    await run(GuardedCall(context, call, parse, serialize, metrics))
+                    await run(GuardedCall(context, call, parse, serialize, metrics, bytes_max))
 
             await self._around(path, metrics, context, body)
 
@@ -178,7 +188,7 @@ def _caller_request_id(context: RawContext) -> str | None:
     """Return the caller's request id, if it sent one that is fit for logs and trailers."""
     for name, text in context.invocation_metadata() or ():
         if name == REQUEST_ID_METADATA and isinstance(text, str):
-            return text if 0 < len(text) <= REQUEST_ID_CHARACTERS_MAX and text.isprintable() else None
+            return text if REQUEST_ID.fullmatch(text) else None
     return None
 
 
