@@ -18,6 +18,7 @@ from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.page import StoredPage
 from swaptier_server.tier.pool import Pool
 from swaptier_server.tier.slot import DEVICE_STATES, HANDED_OFF_STATES, Slot, SlotEvent
+from swaptier_server.tier.slot_table import SlotTable
 from swaptier_server.tier.swap_file import SavedArea, SavedPage
 from swaptier_wire.errors import InvalidRequest, UnknownArea
 from swaptier_wire.types import EPOCH_MAX, NO_GENERATION, Outcome, SlotReply
@@ -92,8 +93,8 @@ class Area:
         self.writes_through: Final = common.durability is Durability.WRITE_THROUGH
         self.device: Final = device
         self.lru: Final = common.pool.lru_of(saved.name)
-        self.known_slots: Final[dict[int, Slot]] = {}
-        """By offset, those that were ever stored to, invalidated, or found on the device."""
+        self.known_slots: Final = SlotTable(saved.name)
+        """Those that were ever stored to, invalidated, or found on the device."""
 
     def rise_above(self, seen_server_epoch: int) -> None:
         """Let its host, which has seen a server in a higher epoch, see this one in one that is higher still."""
@@ -101,8 +102,8 @@ class Area:
             self.server_epoch = min(seen_server_epoch + 1, EPOCH_MAX)
 
     def held(self, offset: int) -> Slot:
-        """Return the slot, or what one that is not known would be. Changes nothing."""
-        return self.known_slots.get(offset) or Slot(self.name, offset)
+        """Return the slot to read only, or what one that is not known would be. Changes nothing."""
+        return self.known_slots.peek(offset) or Slot(self.name, offset)
 
     @property
     def has_used_up_quota(self) -> bool:
@@ -121,6 +122,7 @@ class Area:
         """
         if self.is_closed:
             raise UnknownArea(f"area {self.name!r} was closed; nothing changed. Swapon opens it again, empty")
+        self.known_slots.settle()
         if offsets and not 0 <= min(offsets) <= max(offsets) < self.slots:
             outside = next(offset for offset in offsets if not 0 <= offset < self.slots)
             raise InvalidRequest(
@@ -138,10 +140,7 @@ class Area:
 
     def slot(self, offset: int) -> Slot:
         """Return the slot, known from now on."""
-        slot = self.known_slots.get(offset)
-        if slot is None:
-            slot = self.known_slots[offset] = Slot(self.name, offset)
-        return slot
+        return self.known_slots.make(offset)
 
     def restore(self, pages: Iterable[SavedPage]) -> None:
         """Take what the device kept for current. The answer to the store of each is the same as before, or as good."""
@@ -153,6 +152,7 @@ class Area:
             slot.store_checksum = page.checksum
             slot.store_reply = SlotReply(Outcome.DEVICE)
             self.device_pages += 1
+            self.known_slots.settle()
 
     def charge(self, length: int) -> bool:
         """Account *length* bytes, at least 1, to the area and the pool; False when the pool refuses them."""
@@ -182,6 +182,7 @@ class Area:
 
         A lease has been ended before.
         """
+        self.known_slots.may_be_packed(slot)
         entry = slot.entry
         if entry is None:
             if slot.state in DEVICE_STATES:
@@ -228,6 +229,8 @@ class Area:
         slot.step(SlotEvent.LEASE_ENDED)
         if slot.entry is not None and slot.entry.length:
             self.lru.add(slot)
+        else:
+            self.known_slots.may_be_packed(slot)
 
     def close(self) -> int:
         """Refuse every later batch; return how many entries the pool held. Only Tier calls it.
@@ -239,12 +242,18 @@ class Area:
         return self.stored_pages
 
     def forget_slots(self, slots_max: int) -> int:
-        """Forget so many slots of an area that is closed, with their entries and leases; return how many there were."""
+        """Forget so many slots of a closed area, or some more, with their entries and leases; return how many."""
         assert self.is_closed, f"area {self.name!r} is open"
-        slots = min(slots_max, len(self.known_slots))
-        for _ in range(slots):
-            _, slot = self.known_slots.popitem()
+        taken = self.known_slots.take_objects(slots_max)
+        for slot in taken:
             if slot.state in HANDED_OFF_STATES:
                 self.end_lease(slot, LeaseEnd.INVALIDATED)
             self.end_page(slot)
+        slots = len(taken)
+        while slots < slots_max and self.known_slots:
+            rows, same_filled, on_device = self.known_slots.take_rows()
+            slots += rows
+            self.stored_pages -= same_filled
+            self.same_filled_pages -= same_filled
+            self.device_pages -= on_device
         return slots

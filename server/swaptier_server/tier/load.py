@@ -18,7 +18,7 @@ from swaptier_server.tier.area import Area
 from swaptier_server.tier.counters import DeviceSource
 from swaptier_server.tier.device import DeviceError
 from swaptier_server.tier.page import DecodeError, SameFilled, StoredPage, decode
-from swaptier_server.tier.slot import HANDED_OFF_STATES, LOST_REASONS, Slot, SlotEvent, SlotState
+from swaptier_server.tier.slot import HANDED_OFF_STATES, LOST_REASONS, POOL_STATES, Slot, SlotEvent, SlotState
 from swaptier_wire.errors import LimitReached
 from swaptier_wire.types import NO_GENERATION, LoadMode, LoadReply, Outcome, Reason, SlotReply
 
@@ -37,11 +37,7 @@ def check_load(area: Area, offsets: Sequence[int], modes: Sequence[LoadMode]) ->
     area.check_offsets(offsets)
     if _CLAIM not in modes:
         return
-    claims = [
-        area.known_slots[offset].state
-        for offset, mode in zip(offsets, modes, strict=True)
-        if mode is _CLAIM and offset in area.known_slots
-    ]
+    claims = [area.known_slots.state(offset) for offset, mode in zip(offsets, modes, strict=True) if mode is _CLAIM]
     begun = sum(state in (SlotState.POOLED, SlotState.ON_DEVICE) for state in claims)
     if area.handed_off_pages + begun > area.leases_max:
         raise LimitReached(
@@ -53,8 +49,7 @@ def check_load(area: Area, offsets: Sequence[int], modes: Sequence[LoadMode]) ->
 
 def lookup(area: Area, offset: int) -> SlotReply:
     """Answer whether the pool has an entry, handed off or not: HIT or MISS. Models: xa_load() on zswap's tree."""
-    slot = area.known_slots.get(offset)
-    return SlotReply(Outcome.MISS if slot is None or slot.entry is None else Outcome.HIT)
+    return SlotReply(Outcome.HIT if area.known_slots.state(offset) in POOL_STATES else Outcome.MISS)
 
 
 def load(

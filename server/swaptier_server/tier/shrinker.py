@@ -16,7 +16,7 @@ from swaptier_server.tier.area import Area
 from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.pool import Pool
-from swaptier_server.tier.slot import Slot, SlotState
+from swaptier_server.tier.slot import Slot
 from swaptier_server.tier.write_back import CLUSTER_PAGES, RECLAIM_RETRIES_MAX, write_back_all, write_back_oldest
 
 SHRINK_PAGES_MAX: Final = 256
@@ -47,6 +47,7 @@ def shrink(pool: Pool, areas: Mapping[str, Area], pages_max: int) -> int:
             pool.wants_shrink = False
             break
         done = write_back_oldest(area, excess, CLUSTER_PAGES)
+        area.known_slots.settle()
         written += done.written
         failures += done.written == 0
     return written
@@ -70,12 +71,11 @@ def drain(
         if not area.options.writeback:
             done = done._replace(kept=done.kept + area.stored_pages)
             continue
-        slots = list(area.known_slots.values())
-        for start in range(0, len(slots), pages_max):
+        for pooled in area.known_slots.pooled(pages_max):
             if area.is_closed:
                 break
-            pooled = [slot for slot in slots[start : start + pages_max] if slot.state is SlotState.POOLED]
             part = write_back_all(area, pooled)
+            area.known_slots.settle()
             done = done._replace(written=done.written + part.written)
             if part.failed:
                 done = done._replace(failed=done.failed + area.stored_pages)

@@ -111,11 +111,10 @@ LOST_REASONS: Final[dict[SlotState, Reason]] = {
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One slot that has been stored to or invalidated; also its tombstone.
+    """One slot that has been stored to or invalidated.
 
     Invariants: `entry` is set exactly in POOL_STATES. `generation` never falls. There is at most one Slot per slot of
-    the area, so what is remembered about the dead is bounded by the area's slot count: about 400 bytes each, with
-    the dictionary's share and the numbers in it.
+    the area; while it holds nothing that takes bytes of the pool, and no lease runs, `slot_table` keeps it as a row.
     """
 
     area: str

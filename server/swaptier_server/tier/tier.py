@@ -47,7 +47,7 @@ class TierLimits(NamedTuple):
     """0 to 100. A pool that reached its limit takes pages again at this share of it."""
     areas_max: int = 64
     slots_per_area_max: int = 1 << 20
-    """4 GiB of pages. Each slot that was ever used costs about 400 bytes besides its page."""
+    """4 GiB of pages. See `slot_table` for what one costs besides its page."""
     keeps_incompressible: bool = True
     """Pages that lz4 does not make shorter are kept raw; else the pool refuses them."""
     lease_ns: int = 10_000_000_000
@@ -291,9 +291,9 @@ class Tier:
     def _area_of(self, slot: Slot) -> Area:
         """Return the area that has *slot*: an open one, or one of the same name that was closed and still ends."""
         area = self.areas.get(slot.area)
-        if area is not None and area.known_slots.get(slot.offset) is slot:
+        if area is not None and area.known_slots.holds(slot):
             return area
-        return next(area for area in self._ending if area.known_slots.get(slot.offset) is slot)
+        return next(area for area in self._ending if area.known_slots.holds(slot))
 
     def _restore(self, saved_areas: Sequence[SavedArea]) -> None:
         """Open what the swap file kept."""

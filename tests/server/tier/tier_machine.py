@@ -373,6 +373,8 @@ class TierMachine(RuleBasedStateMachine):
 
     def _some_area(self, pick: int) -> list[tuple[str, Area]]:
         """One of the open areas; none when none is open."""
+        for area in self.tier.areas.values():
+            area.known_slots.pack()  # as after a batch: what a row cannot say would be lost here
         names = sorted(self.model.areas)
         return [(names[pick % len(names)], self.tier.areas[names[pick % len(names)]])] if names else []
 
