@@ -6,7 +6,8 @@ from the moment its message is there. On the wire there is no difference.
 """
 
 from collections.abc import AsyncIterator, Callable
-from typing import Final, TypeAlias, cast
+from contextlib import AbstractContextManager
+from typing import Final, TypeAlias, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
@@ -19,6 +20,7 @@ from swaptier_wire.errors import InvalidRequest
 RawContext: TypeAlias = "aio.ServicerContext[bytes, bytes]"
 Parse: TypeAlias = Callable[[bytes], Message]
 Serialize: TypeAlias = Callable[[Message], bytes]
+_Place = TypeVar("_Place")
 
 
 class GuardedCall:
@@ -45,6 +47,10 @@ class GuardedCall:
     def caller(self) -> Caller:
         """Who calls, as far as the server asks."""
         return self._call.caller
+
+    def hold(self, place: AbstractContextManager[_Place]) -> _Place:
+        """Enter *place*, which the call leaves when it ends."""
+        return self._call.places.enter_context(place)
 
     async def read(self) -> Message:
         """Read, count and parse a message; gRPC's EOF after the last.
@@ -80,7 +86,7 @@ class GuardedCall:
         """Write and count a message."""
         raw = self._serialize(message)
         del message  # a client that does not read holds up the next line; its answer need not be there twice
-        await self._context.write(raw)
+        await self._call.send(lambda: self._context.write(raw))
         self._metrics.sent.inc()
 
     async def read_all(self) -> AsyncIterator[Message]:

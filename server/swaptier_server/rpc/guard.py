@@ -124,18 +124,14 @@ class Guard(aio.ServerInterceptor):
             Unauthenticated, LimitReached, Draining: it may not call, or not now. Definite.
         """
         if path.startswith(HEALTH):
-            with (
-                self._tenants.health_call(),
-                self._traffic.call(NOBODY_IN_PARTICULAR, is_stream=is_stream, is_drained=False) as call,
-            ):
+            with self._traffic.call(NOBODY_IN_PARTICULAR, is_stream=is_stream, is_drained=False) as call:
+                call.places.enter_context(self._tenants.health_call())
                 yield call
             return
         caller = self._access.identify(context)
         count = self._tenants.stream if is_stream else self._tenants.request
-        with (
-            count(caller.tenant),
-            self._traffic.call(caller, is_stream=is_stream, is_drained=path.startswith(self._prefix)) as call,
-        ):
+        with self._traffic.call(caller, is_stream=is_stream, is_drained=path.startswith(self._prefix)) as call:
+            call.places.enter_context(count(caller.tenant))
             yield call
 
     async def _around(

@@ -193,10 +193,10 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
             Draining: the server shuts down, and every message without an answer had no effect. Definite.
         """
         assert isinstance(context, GuardedCall), "the guard stands before every handler"
-        with StreamActivity(self._activity, self._now_ns) as speaker:
-            async for message in context.read_all():
-                assert isinstance(message, pb.ExchangeRequest), type(message)
-                await context.write(self._answer(message, context, speaker))
+        speaker = context.hold(StreamActivity(self._activity, self._now_ns))
+        async for message in context.read_all():
+            assert isinstance(message, pb.ExchangeRequest), type(message)
+            await context.write(self._answer(message, context, speaker))
 
     def _answer(self, message: pb.ExchangeRequest, call: GuardedCall, speaker: StreamActivity) -> pb.ExchangeResponse:
         """Return the answer to one message: its replies, or why it was refused and changed nothing."""

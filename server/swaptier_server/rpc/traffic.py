@@ -3,12 +3,14 @@
 Touches asyncio tasks. All methods run on the event loop. Rules:
   - while draining, no new call of the tier is let in: it is refused as Draining, which is definite;
   - a call that is applying a message answers it, then ends; a call that waits for a message ends at once. So when a
-    call is ended from outside, every message without an answer had no effect, and a definite error is true of it.
+    call is ended from outside, every message without an answer had no effect, and a definite error is true of it;
+  - a call that was ended and whose client does not take the answer gives its places back: gRPC ends it when its client
+    reads or goes, and cannot before, but it counts for nothing, keeps no area alive and applies nothing.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final, TypeVar
 
 from grpc import aio
@@ -52,7 +54,10 @@ class OpenCall:
         self._gate: Final = gate
         self._task: Final = task
         self._is_waiting = False
+        self._is_writing = False
         self._end: SwapTierError | None = None
+        self.places: Final = ExitStack()
+        """What the call holds as long as it lasts; closed by who made it, or by `give_back`."""
 
     @property
     def is_waiting(self) -> bool:
@@ -81,6 +86,19 @@ class OpenCall:
         if self.is_drained:
             await self._gate.wait()
         return message
+
+    async def send(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Have *write* send an answer; it waits for a client that takes none."""
+        self._is_writing = True
+        try:
+            await write()
+        finally:
+            self._is_writing = False
+
+    def give_back(self) -> None:
+        """Give the places of the call back, if it was ended and waits for its client to take an answer."""
+        if self._end is not None and self._is_writing:
+            self.places.close()
 
     def end(self, error: SwapTierError) -> bool:
         """Make the call end with *error*: now when it waits for a message, else after the answer it is about to give.
@@ -138,13 +156,15 @@ class Traffic:
         self._drained_calls += is_drained
         if is_drained:
             self._quiet.clear()
-        try:
+        call.places.callback(self._forget, call)
+        with call.places:
             yield call
-        finally:
-            self._calls.discard(call)
-            self._drained_calls -= is_drained
-            if not self._drained_calls:
-                self._quiet.set()
+
+    def _forget(self, call: OpenCall) -> None:
+        self._calls.discard(call)
+        self._drained_calls -= call.is_drained
+        if not self._drained_calls:
+            self._quiet.set()
 
     def hold(self) -> None:
         """Let no message of the tier that comes now be applied, until `let_go()`; what is under way goes on."""
@@ -169,9 +189,18 @@ class Traffic:
         return len(late)
 
     def end_unwanted(self, objection: Callable[[Caller], SwapTierError | None]) -> int:
-        """End the calls of callers that are not wanted any more, each with the *objection* to it; return how many."""
+        """End the calls of callers that are not wanted any more, each with the *objection* to it; return how many.
+
+        Those that were ended the last time and still write give their places back.
+        """
         unwanted = [(call, error) for call in self._calls if (error := objection(call.caller)) is not None]
-        return sum(call.end(error) for call, error in unwanted)
+        ended = 0
+        for call, error in unwanted:
+            if call.end(error):
+                ended += 1
+            else:
+                call.give_back()
+        return ended
 
     async def drain(self, seconds: float) -> int:
         """Refuse what is new, end what waits, wait for the rest at most *seconds*; return what is still in flight."""

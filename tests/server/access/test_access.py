@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.server.conftest import Ask, Serve, Served, header_message
 from tests.server.pki import Authority, bearer, token_of, write_tokens
+from tests.server.rpc.test_exchange import read_to_the_end, write_until_stuck
 from tests.server.rpc.test_service import TEXT, loads, stores
 
 from swaptier.v1 import swaptier_pb2 as pb
@@ -158,6 +159,28 @@ async def test_a_withdrawn_token_ends_the_stream_it_opened_and_no_other(serve: S
     assert "was withdrawn" in str(await refused(streams["alice"].read()))
     await streams["bob"].write(pb.ExchangeRequest(header=header_message()))
     assert await streams["bob"].read()
+
+
+async def test_a_withdrawn_token_ends_the_stream_whose_client_reads_no_answers(serve: Serve, tokens: Path) -> None:
+    """A second later it holds nothing, and no area; if its client reads again, it is told, and what it had is true."""
+    served = await serve(tokens=tokens, tenant_streams_max=1, area_idle_seconds=60)
+    stream = await write_until_stuck(served.channel, bearer("alice"))
+    write_tokens(tokens, "bob")
+    served.server.reload()
+    assert served.server.traffic.open_streams == 1, "the answer may be on its way"
+    served.server.housekeeper.keep_house()
+    assert served.server.traffic.open_streams == 0
+    served.clock.advance(61)
+    served.server.housekeeper.keep_house()
+    assert not served.server.tier.areas
+    write_tokens(tokens, "alice")
+    served.server.reload()
+    another = await open_stream(served.seen_by("alice"))  # it has its place
+    answers, error = await read_to_the_end(stream)
+    assert answers
+    assert "was withdrawn" in str(error.details())
+    assert from_rpc_error(error).definite
+    another.cancel()
 
 
 async def test_a_token_file_that_cannot_be_used_changes_nothing(
