@@ -12,6 +12,7 @@ Touches the swap file's path, and the event loop between bounded pieces of work.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -93,13 +94,13 @@ class SwapFileWatch:
         """Tell what an earlier server left: *areas* with *pages*, and what is wrong with it."""
         found = self._swap_file
         self._log.info("swap_file_opened", path=str(found.path), areas=areas, pages=pages)
-        if found.damaged_areas or found.damaged_pages:
+        if found.findings:
             self._log.error(
                 "swap_file_damaged",
                 path=str(found.path),
-                damaged_areas=found.damaged_areas,
-                damaged_pages=found.damaged_pages,
-                meaning="what is damaged is not served: loads that ask for its generation answer LOST",
+                **asdict(found.findings),
+                meaning="what is damaged, or contradicts the rest, is not served: loads that ask for its generation "
+                "answer LOST",
             )
         if is_folder_open(folder := found.path.absolute().parent):
             self._log.warning(

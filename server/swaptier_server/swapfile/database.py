@@ -26,10 +26,9 @@ from swaptier_server.swapfile.medium import (
     is_read_only,
 )
 from swaptier_server.swapfile.place import APPLICATION_ID, Refusal, SwapFilePlace, SwapFileUnusable
+from swaptier_server.swapfile.schema import FORMAT, OLD_FORMAT, make_tables
 from swaptier_server.tier.device import DeviceError, DeviceFault
 
-FORMAT: Final = 1
-"""Rises when an older server could not read the file."""
 GIVE_BACK_PAGES: Final = 32
 """At a time: of 4 KiB each."""
 SPARE_PAGES: Final = 256
@@ -37,18 +36,6 @@ SPARE_PAGES: Final = 256
 LOOKS_PER_PROBE: Final = 5
 """One look in so many asks the file system whether it can still be written: that changes the file's time."""
 
-_SCHEMA: Final = """
-    CREATE TABLE server (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL);
-    -- Numbers are never used again, so that no area can ever find the pages of another.
-    CREATE TABLE areas (
-        number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, client_id TEXT NOT NULL,
-        client_epoch INTEGER NOT NULL, slots INTEGER NOT NULL, options TEXT NOT NULL, seal INTEGER NOT NULL
-    );
-    CREATE TABLE pages (
-        number INTEGER PRIMARY KEY, generation INTEGER NOT NULL, checksum INTEGER NOT NULL, kind INTEGER NOT NULL,
-        seal INTEGER NOT NULL, body BLOB NOT NULL
-    );
-"""
 _HINTS: Final = {
     sqlite3.SQLITE_BUSY: " (another server has it)",
     sqlite3.SQLITE_NOTADB: ", and no swap file; it was not changed. Name another file",
@@ -82,6 +69,8 @@ class SwapFileDatabase:
         self._is_with_a_thread = False
         self._is_shorter = False
         """The file is to give room back, when the log is brought in."""
+        self.format = FORMAT
+        """Of the file, as long as no server has begun on it."""
         try:
             self._place: Final = SwapFilePlace(path)
             self.connection: Final = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
@@ -250,10 +239,11 @@ class SwapFileDatabase:
         is_empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
         if not is_empty and db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise SwapFileUnusable(f"{self.path} is a database and no swap file; it was not changed. Name another file")
-        its_format = db.execute("PRAGMA user_version").fetchone()[0]
-        if not is_empty and its_format != FORMAT:
+        if not is_empty:
+            self.format = db.execute("PRAGMA user_version").fetchone()[0]
+        if self.format not in (OLD_FORMAT, FORMAT):
             raise SwapFileUnusable(
-                f"the swap file {self.path} has format {its_format}, and this server reads {FORMAT}; it was not "
+                f"the swap file {self.path} has format {self.format}, and this server reads {FORMAT}; it was not "
                 "changed. Use the version that made it, or name another file"
             )
         if is_empty:
@@ -267,10 +257,8 @@ class SwapFileDatabase:
         # Nobody reads or writes meanwhile, so that the lock is taken now and not with the first page.
         db.execute("BEGIN EXCLUSIVE")
         if is_empty:
-            for statement in _SCHEMA.split(";"):
-                db.execute(statement)
+            make_tables(db)
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {FORMAT}")
         db.execute("COMMIT")
         # What a server left that was killed; on a full disk it can be in the way of all that is to be written.
         self._bring_in_the_log()

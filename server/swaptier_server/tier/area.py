@@ -97,9 +97,12 @@ class Area:
         """Those that were ever stored to, invalidated, or found on the device."""
 
     def rise_above(self, seen_server_epoch: int) -> None:
-        """Let its host, which has seen a server in a higher epoch, see this one in one that is higher still."""
-        if seen_server_epoch > self.server_epoch:
-            self.server_epoch = min(seen_server_epoch + 1, EPOCH_MAX)
+        """Let its host, which has seen a server in a higher epoch, see this one in one that is higher still.
+
+        Where none is, it sees a lower one, and takes that for a restart, too.
+        """
+        if self.server_epoch < seen_server_epoch < EPOCH_MAX:
+            self.server_epoch = seen_server_epoch + 1
 
     def held(self, offset: int) -> Slot:
         """Return the slot to read only, or what one that is not known would be. Changes nothing."""

@@ -18,7 +18,7 @@ from tests.builders import noise_of, page_of
 from tests.server.builders import put
 
 from swaptier_server.swapfile.file import FORMAT, SqliteDevice, SqliteSwapFile, SwapFileUnusable
-from swaptier_server.swapfile.rows import area_seal
+from swaptier_server.swapfile.rows import AREA_COLUMNS, seal_of
 from swaptier_server.tier.area import Durability
 from swaptier_server.tier.device import DeviceError, DeviceFault
 from swaptier_server.tier.load import load
@@ -157,7 +157,7 @@ def test_areas_and_pages_are_there_when_the_file_is_opened_again(tmp_path: Path)
         assert {offset: decode(device.read(offset)) for offset in PAGES} == PAGES
         device, pages = reopened(file, other.name)
         assert pages == [SavedPage((1 << 32) - 1, BIG, page_checksum(TEXT))]
-        assert (file.damaged_areas, file.damaged_pages) == (0, 0)
+        assert (file.findings.damaged_areas, file.findings.damaged_pages) == (0, 0)
 
 
 def test_an_area_that_is_opened_anew_finds_no_page_of_those_it_replaces(tmp_path: Path) -> None:
@@ -234,13 +234,11 @@ def test_every_server_has_a_higher_epoch_than_those_before(tmp_path: Path) -> No
 def test_an_area_with_options_of_a_later_version_is_not_served_as_if_it_had_none(tmp_path: Path) -> None:
     with open_file(tmp_path) as file:
         device_of(file)
-        number, *columns = file._db.execute(
-            "SELECT number, name, client_id, client_epoch, slots, options FROM areas"
-        ).fetchone()
+        *columns, _seal = file._db.execute(f"SELECT {AREA_COLUMNS} FROM areas").fetchone()  # noqa: S608 - of a constant
         columns[-1] = '{"pool_bytes_max": null, "will_be_invented": 1}'
-        file._db.execute("UPDATE areas SET options = ?, seal = ?", (columns[-1], area_seal(number, columns)))
-        with pytest.raises(DeviceError, match="does not know: will_be_invented"):
-            file.saved_areas()
+        file._db.execute("UPDATE areas SET options = ?, seal = ?", (columns[-1], seal_of(columns)))
+    with pytest.raises(SwapFileUnusable, match="does not know: will_be_invented"):
+        open_file(tmp_path)
 
 
 STORE_UNTIL_KILLED = """
@@ -275,7 +273,7 @@ def test_everything_that_was_acknowledged_is_there_after_a_kill_in_the_middle_of
     assert acknowledged >= 200, "it was killed before it had begun"
     with open_file(tmp_path) as file:
         _, pages = reopened(file)
-        assert file.damaged_pages == 0
+        assert file.findings.damaged_pages == 0
     assert len(pages) == 8
     generations = {page.generation for page in pages}
     assert len(generations) == 1 and generations <= {acknowledged, acknowledged + 1}
@@ -321,7 +319,7 @@ def test_a_row_that_is_not_what_was_written_is_never_a_page(tmp_path: Path, what
         assert load(area, 0, 5, LoadMode.SHARED, require_generation=True).outcome is Outcome.ERROR
     with open_file(tmp_path) as file:
         area = Tier(TierLimits(0), 2, swap_file=file).areas["swap"]
-        assert file.damaged_pages == 1
+        assert file.findings.damaged_pages == 1
         for offset in (0, 1):
             safe = load(area, offset, 5, LoadMode.SHARED, require_generation=True)
             assert (safe.outcome, safe.reason) == (Outcome.LOST, Reason.RESTARTED)
@@ -338,7 +336,7 @@ def test_a_body_that_was_changed_is_found_by_the_pages_checksum(tmp_path: Path) 
         damage(file, "pages", "body = zeroblob(length(body)) WHERE number & 4294967295 != 0")
     with open_file(tmp_path) as file:
         area = Tier(TierLimits(0), 2, swap_file=file).areas["swap"]
-        assert file.damaged_pages == 0
+        assert file.findings.damaged_pages == 0
         outcomes = [load(area, offset, 5, LoadMode.SHARED, require_generation=True).outcome for offset in PAGES]
         assert outcomes == [Outcome.DEVICE, Outcome.ERROR, Outcome.ERROR, Outcome.ERROR]
 
@@ -374,14 +372,24 @@ def test_bytes_flipped_anywhere_in_the_file_never_give_a_wrong_page(tmp_path: Pa
 
 def test_an_area_that_is_not_what_was_recorded_is_not_served(tmp_path: Path) -> None:
     """Its owner, above all, must not be another."""
-    columns = ("client_id = 'mallory'", "client_epoch = 1", "slots = 3", "options = '{}'", "name = 'x'", "seal = 1")
+    columns = (
+        "client_id = 'mallory'",
+        "client_epoch = 1",
+        "slots = 3",
+        "identity = x'00'",
+        "server_epoch = 9",
+        "options = '{}'",
+        "name = 'x'",
+        "seal = 1",
+    )
     for number, what in enumerate((*columns, "name = CAST(x'ff00' AS TEXT)", "options = 1.5")):
         directory = tmp_path / str(number)
         directory.mkdir()
         with open_file(directory) as file:
             device_of(file).write([(0, stored(TEXT))])
             damage(file, "areas", what)
-            assert (file.saved_areas(), file.damaged_areas) == ([], 1)
+        with open_file(directory) as file:
+            assert (file.saved_areas(), file.findings.damaged_areas) == ([], 1)
             assert file.open_area(AREA, ()).read(0) == UNWRITTEN
 
 
@@ -415,7 +423,7 @@ def test_a_log_that_was_torn_loses_its_last_writes_whole(tmp_path: Path) -> None
     file.close()
     with open_file(copy) as torn:
         _, pages = reopened(torn)
-        assert torn.damaged_pages == 0
+        assert torn.findings.damaged_pages == 0
     assert {page.generation for page in pages} == {4}
     assert len(pages) == 8
 

@@ -129,7 +129,7 @@ def test_what_is_recorded_while_the_file_is_taken_away_is_refused(
 
         def record() -> None:
             with database.transaction() as db:
-                db.execute("INSERT INTO server VALUES (1, 7)")
+                db.execute("DELETE FROM server")
                 change(tmp_path / end)
 
         with pytest.raises(DeviceError):

@@ -15,6 +15,7 @@ from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_server.tier.write_back import write_back
 from swaptier_wire.errors import AreaExists, AreaNotOwned, ClientReplaced, LimitReached, UnknownArea
 from swaptier_wire.types import (
+    EPOCH_MAX,
     ZERO_PAGE,
     AreaOptions,
     LoadMode,
@@ -254,6 +255,14 @@ def test_a_host_that_knew_the_area_is_told_of_the_restart_even_where_nothing_was
         area, is_reopened = tier.swapon(HOST, f"swap-{seen}", 8, OPTIONS, seen_server_epoch=seen)
         assert not is_reopened
         assert load(area, 0, 1, LoadMode.SHARED, require_generation=True) == LoadReply(Outcome.LOST, reason)
+
+
+def test_a_host_that_saw_the_highest_epoch_sees_another() -> None:
+    """It would take a server in the same epoch for the same server."""
+    tier = Tier(LIMITS, epoch=9)
+    for seen, epoch in ((EPOCH_MAX, 9), (EPOCH_MAX - 1, EPOCH_MAX), (EPOCH_MAX, EPOCH_MAX)):
+        area, _ = tier.swapon(HOST, "swap", 8, OPTIONS, seen_server_epoch=seen)
+        assert area.server_epoch == epoch
 
 
 def test_what_became_of_a_page_since_the_restart_is_told_as_ever() -> None:

@@ -1,0 +1,207 @@
+"""Which areas a swap file has, and what is left of those that it had.
+
+Touches the file, through `database`. Rules of conduct:
+  - The server's row changes with the rows of the areas, in one transaction.
+  - A new area gets a number under which the file has nothing, whatever the record says.
+"""
+
+import secrets
+import sqlite3
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from swaptier_server.swapfile.database import SwapFileDatabase
+from swaptier_server.swapfile.record import Findings, Reconciled, reconcile
+from swaptier_server.swapfile.rows import (
+    AREA_COLUMNS,
+    IDENTITY_BYTES,
+    NUMBER_MAX,
+    RECORD_COLUMNS,
+    SLOT_BITS,
+    AreaRow,
+    Record,
+    record_of,
+    rows_of,
+)
+from swaptier_server.swapfile.schema import OLD_FORMAT, insert_area, make_tables_anew, read_old_format, write_record
+from swaptier_server.tier.device import DeviceError, DeviceFault
+from swaptier_server.tier.swap_file import SavedArea
+from swaptier_wire.types import EPOCH_MAX
+
+_BELOW_ALL: Final = -(1 << 63)
+
+
+class Register:
+    """The areas of one open swap file."""
+
+    def __init__(self, database: SwapFileDatabase) -> None:
+        """Read what an earlier server left. Changes nothing.
+
+        Raises:
+            DeviceError: it cannot be read.
+            UnknownOptions: a later version opened an area.
+        """
+        self._database: Final = database
+        found = self._read()
+        self.findings: Final[Findings] = found.findings
+        """What is not as it was left."""
+        self.areas: Final[dict[str, AreaRow]] = found.areas
+        """Those that are open, by name."""
+        self.forgotten: Final[deque[int]] = deque()
+        """Numbers of areas that are on record no more, and may have pages."""
+        self._record = found.record
+        self._closed_rows: Final = found.closed
+        self._find_forgotten(found)
+
+    def begin_life(self, epoch: int) -> int:
+        """Record a server that starts now, and what is believed of the earlier ones; return its epoch.
+
+        Raises:
+            DeviceError: nothing changed.
+        """
+        if self._record.epoch < EPOCH_MAX:
+            epoch = max(epoch, self._record.epoch + 1)
+        else:  # none is above: hosts take any other for a restart
+            self.findings.record = f"its epoch is {EPOCH_MAX}, above which there is none: {epoch} is taken"
+        record = self._record._replace(epoch=epoch)
+        with self._database.transaction() as db:
+            if self._database.format == OLD_FORMAT:
+                make_tables_anew(db, self.areas.values())
+            _delete_areas(db, self._closed_rows)
+            write_record(db, record)
+        self._record = record
+        return epoch
+
+    def open_area(self, area: SavedArea, replaced: Sequence[str]) -> AreaRow:
+        """Record a new area, forget those it replaces, and any of its own name; return its row.
+
+        Raises:
+            DeviceError: nothing changed.
+        """
+        with self._changed((*replaced, area.name)) as (db, added):
+            number = _free_number(db, self._record.last_number + 1)
+            opened = AreaRow(number, secrets.token_bytes(IDENTITY_BYTES), self._record.epoch, area)
+            insert_area(db, opened)
+            added.append(opened)
+        return opened
+
+    def forget_area(self, name: str) -> None:
+        """Forget an area, if there is one called *name*.
+
+        Raises:
+            DeviceError: nothing changed.
+        """
+        if name in self.areas:
+            with self._changed((name,)):
+                pass
+
+    def sweep(self, pages_max: int) -> None:
+        """Delete so many pages of areas that were forgotten.
+
+        Raises:
+            DeviceError: nothing changed.
+        """
+        if not self.forgotten:
+            return
+        with self._database.transaction() as db:
+            swept = db.execute(
+                "DELETE FROM pages WHERE number IN (SELECT number FROM pages WHERE number BETWEEN ? AND ? LIMIT ?)",
+                (*rows_of(self.forgotten[0]), pages_max),
+            )
+        if swept.rowcount < pages_max:
+            self.forgotten.popleft()
+
+    @contextmanager
+    def _changed(self, closed: Sequence[str]) -> Iterator[tuple[sqlite3.Connection, list[AreaRow]]]:
+        """Forget the areas called *closed*; record those that the caller adds.
+
+        Raises:
+            DeviceError: nothing changed.
+        """
+        names = [name for name in dict.fromkeys(closed) if name in self.areas]
+        forgotten = [self.areas[name].number for name in names]
+        added: list[AreaRow] = []
+        with self._database.transaction() as db:
+            _delete_areas(db, forgotten)
+            yield db, added
+            epoch, last_number, on_record = self._record
+            kept = {number: seal for number, seal in on_record.items() if number not in forgotten}
+            record = Record(
+                epoch,
+                max([last_number, *(area.number for area in added)]),
+                kept | {area.number: area.seal for area in added},
+            )
+            write_record(db, record)
+        for name in names:
+            del self.areas[name]
+        self.areas.update((area.saved.name, area) for area in added)
+        self.forgotten.extend(forgotten)
+        self._record = record
+
+    def _read(self) -> Reconciled:
+        """Return what is to be believed of the file.
+
+        Raises:
+            DeviceError: it cannot be read.
+            UnknownOptions: a later version opened an area.
+        """
+        if self._database.format == OLD_FORMAT:
+            return reconcile(*read_old_format(self._database.rows))
+        records = self._database.rows(f"SELECT {RECORD_COLUMNS} FROM server")  # noqa: S608 - of a constant
+        areas = self._database.rows(f"SELECT {AREA_COLUMNS} FROM areas")  # noqa: S608 - of a constant
+        before = _BELOW_ALL
+        for number, *_ in areas:
+            before = rising(number, before)
+        return reconcile(record_of(records[0]) if len(records) == 1 else None, areas)
+
+    def _find_forgotten(self, found: Reconciled) -> None:
+        """Look for pages of areas that are not on record, an area at a time.
+
+        Raises:
+            DeviceError: they cannot be read.
+        """
+        before = _BELOW_ALL
+        look = "SELECT number FROM pages WHERE number > ? ORDER BY number LIMIT 1"
+        while rows := self._database.rows(look, (before,)):
+            number = rising(rows[0][0], before) >> SLOT_BITS
+            before = rows_of(number)[1]
+            if number in found.kept:
+                continue
+            self.forgotten.append(number)
+            if not found.is_closed(number):
+                count = "SELECT count(*) FROM pages WHERE number BETWEEN ? AND ?"
+                ((pages,),) = self._database.rows(count, rows_of(number))
+                assert isinstance(pages, int), "it is a count"
+                self.findings.stray_pages += pages
+
+
+def rising(number: object, before: int) -> int:
+    """Return *number*, a key that was found after *before*.
+
+    Raises:
+        DeviceError: it is no number above. A part of the file stands where another should.
+    """
+    if not isinstance(number, int) or number <= before:
+        raise DeviceError(DeviceFault.DAMAGED, "its rows are out of order; start on another file")
+    return number
+
+
+def _delete_areas(db: sqlite3.Connection, numbers: Sequence[int]) -> None:
+    db.executemany("DELETE FROM areas WHERE number = ?", [(number,) for number in numbers])
+
+
+def _free_number(db: sqlite3.Connection, number: int) -> int:
+    """Return the lowest number, from *number* on, under which there is neither an area nor a page.
+
+    Raises:
+        DeviceError: there is none.
+    """
+    look = """SELECT EXISTS (SELECT 1 FROM areas WHERE number = ?)
+        OR EXISTS (SELECT 1 FROM pages WHERE number BETWEEN ? AND ?)"""
+    while number <= NUMBER_MAX:
+        if not db.execute(look, (number, *rows_of(number))).fetchone()[0]:
+            return number
+        number += 1
+    raise DeviceError(DeviceFault.FULL, f"a swap file numbers {NUMBER_MAX} areas; start on another file")
