@@ -1,6 +1,8 @@
 """What holds for every test: how long an example of a property may take, and which files begin."""
 
+import os
 import signal
+import sys
 
 import pytest
 from hypothesis import settings
@@ -19,6 +21,11 @@ LONG = ("test_cells.py", "test_workloads.py")
 for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
     signal.signal(number, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Programs that tests start by the hundred take twice as long to load where nothing keeps their bytecode.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
