@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Env
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from swaptier_server.config import ENV_PREFIX, ServerConfig, variable
 from swaptier_server.errors import ConfigError
+from swaptier_wire.command_line.completion import add_completion
 from swaptier_wire.command_line.help_layout import HELP_LAYOUT, epilogue, reflow
 from swaptier_wire.command_line.refusals import explain, keep_whole, refuse_empty_values
 from swaptier_wire.environment import withdraw_grpc_variables
@@ -192,22 +193,7 @@ def backup(file: Path, to: Path, /) -> int:
     return status
 
 
-@app.command(
-    help_epilogue=epilogue(
-        f"Exit status: 0 done; 2 wrong usage; {ACCIDENTS}.",
-        f"source <({PROGRAM} completion bash)",
-        f"{PROGRAM} completion fish | source",
-    )
-)
-def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
-    """Write the script that completes this program's commands and flags in a shell.
-
-    Parameters
-    ----------
-    shell:
-        For bash: source <(swaptier-server completion bash)
-    """
-    sys.stdout.write(app.generate_completion(shell=shell))
+add_completion(app, PROGRAM, ACCIDENTS)
 
 
 @app.command(
@@ -236,21 +222,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _refuse(str(error))
     return status or 0
-
-
-def load_config(arguments: Sequence[str]) -> ServerConfig:
-    """Return the configuration that `serve` would have with these *arguments* and the environment.
-
-    Raises:
-        ConfigError: something cannot be used; names the flag or variable.
-    """
-    try:
-        _, bound, _ = app.parse_args(["serve", *arguments])
-    except CycloptsError as error:
-        raise ConfigError(explain(error, app)) from None
-    config = bound.arguments.get("config", DEFAULTS)
-    assert isinstance(config, ServerConfig)
-    return config
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:

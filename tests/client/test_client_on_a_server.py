@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from tests.builders import page_of
+from tests.server.configuration import load_config
 
 from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import StreamSettings
@@ -12,7 +13,6 @@ from swaptier_client.driver import Driver, Preemption
 from swaptier_client.mm.effects import Batch, Invalidate, Load, Path, Store, SwapEntry
 from swaptier_client.mm.lost_reply import ask, batch, load
 from swaptier_client.transport import TierStream
-from swaptier_server.cli import load_config
 from swaptier_server.lifecycle import TierServer
 from swaptier_server.tier.load import load as load_from_area
 from swaptier_wire.errors import AreaExists, ClientReplaced, TierUnreachable

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from tests.server.configuration import load_config
 from tests.server.pki import Authority, token_of, write_tokens
 
 from swaptier_client.area_calls import HostArea
@@ -13,7 +14,6 @@ from swaptier_client.connection import StreamSettings
 from swaptier_client.mm.effects import Load, Store, SwapEntry
 from swaptier_client.security import Security, SecurityUnusable
 from swaptier_client.transport import TierStream
-from swaptier_server.cli import load_config
 from swaptier_server.lifecycle import TierServer
 from swaptier_wire.errors import SwapTierError, TierUnreachable, Unauthenticated
 from swaptier_wire.types import PAGE_BYTES, LoadMode, Outcome

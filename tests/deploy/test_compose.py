@@ -7,8 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
-
-from swaptier_server.cli import load_config
+from tests.server.configuration import load_config
 
 Compose = dict[str, dict[str, dict[str, object]]]
 OURS = ("server", "loadgen")

@@ -4,8 +4,9 @@ import shutil
 import subprocess
 
 import pytest
+from tests.server.configuration import load_config
 
-from swaptier_server.cli import load_config, main, unknown_variables
+from swaptier_server.cli import main, unknown_variables
 from swaptier_server.config import ServerConfig, flag, variable
 from swaptier_server.errors import ConfigError
 

@@ -5,9 +5,7 @@ is started. Where several statuses would be right, `worst` says which one stands
 """
 
 import os
-import sys
 from collections.abc import Sequence
-from typing import Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Env
@@ -17,6 +15,7 @@ from swaptier_loadgen.cli import budget, explore, race, specification
 from swaptier_loadgen.cli.output import PROGRAM, say
 from swaptier_loadgen.cli.statuses import ACCIDENTS, Refusal, worst
 from swaptier_loadgen.race.report import versions
+from swaptier_wire.command_line.completion import add_completion
 from swaptier_wire.command_line.help_layout import HELP_LAYOUT, epilogue, reflow
 from swaptier_wire.command_line.refusals import explain, keep_whole, refuse_empty_values
 from swaptier_wire.process.ending_signals import SIGNALS
@@ -54,23 +53,7 @@ for module, command in (
     app.command(command, help_epilogue=module.EPILOGUE)
 
 
-@app.command(
-    help_epilogue=epilogue(
-        f"Exit status: 0 done; 2 wrong usage; {ACCIDENTS}.",
-        f"source <({PROGRAM} completion bash)",
-        f"{PROGRAM} completion fish | source",
-    )
-)
-def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
-    """Write the script that completes this program's commands and flags in a shell.
-
-    Parameters
-    ----------
-    shell:
-        For bash: source <(swaptier-loadgen completion bash)
-    """
-    sys.stdout.write(app.generate_completion(shell=shell))
-
+add_completion(app, PROGRAM, ACCIDENTS)
 
 reflow(app)
 

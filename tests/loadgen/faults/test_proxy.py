@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from tests.builders import load, page_of, store
+from tests.server.configuration import load_config
 
 from swaptier_client.area_calls import HostArea
 from swaptier_client.connection import AnswerLost, StreamSettings
@@ -15,7 +16,6 @@ from swaptier_loadgen.faults.hazards import Hazard, PageName
 from swaptier_loadgen.faults.injection import FaultyStream, InjectedFaults, Route
 from swaptier_loadgen.faults.proxy import FaultyLink
 from swaptier_loadgen.faults.spec import Faults
-from swaptier_server.cli import load_config
 from swaptier_server.lifecycle import TierServer
 from swaptier_server.tier.load import load as load_from_area
 from swaptier_wire.errors import AreaExists, DeadlinePassed, Draining, SwapTierError, TierUnreachable

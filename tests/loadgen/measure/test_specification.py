@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import pytest
 from tests.loadgen.command_line import invoke
+from tests.server.configuration import load_config
 
 from swaptier_client.connection import GIVE_UP_SECONDS
 from swaptier_client.mm.policy import POLICIES, Policy
@@ -15,7 +16,6 @@ from swaptier_loadgen.cli.specification import run_over_grpc
 from swaptier_loadgen.measure import specification_table
 from swaptier_loadgen.measure.specification import Measures
 from swaptier_loadgen.measure.specification_table import BUILDS, MEASURES, Build, F, M, cells_of, run_in_process
-from swaptier_server.cli import load_config
 from swaptier_server.lifecycle import TierServer
 
 Run: TypeAlias = Callable[[Policy, Build], Awaitable[Measures]]
