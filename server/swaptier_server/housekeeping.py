@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+from structlog.stdlib import BoundLogger
+
 from swaptier_server.access.access import Access
+from swaptier_server.access.tenants import tenant_of
 from swaptier_server.access.tls import Tls
 from swaptier_server.backing import SwapFileWatch, Upkeep
 from swaptier_server.errors import ConfigError
 from swaptier_server.logs import get_log
 from swaptier_server.rpc.activity import ClientActivity
+from swaptier_server.rpc.callers import Callers
 from swaptier_server.rpc.descriptors import DescriptorWatch
 from swaptier_server.rpc.traffic import Traffic
 from swaptier_server.tier.tier import Tier
@@ -35,18 +39,25 @@ BEAT_SECONDS_MAX: Final = 1.25
 class Credentials:
     """Who is let in, as the files say it now."""
 
-    def __init__(self, access: Access, tls: Tls | None, traffic: Traffic) -> None:
-        """Keep *access* and *tls* up to date; end the calls of *traffic* that are let in no more."""
+    def __init__(self, access: Access, tls: Tls | None, traffic: Traffic, callers: Callers) -> None:
+        """Keep *access* and *tls* up to date; end the calls of *traffic* that are let in no more; watch *callers*."""
         self._access: Final = access
         self._tls: Final = tls
         self.traffic: Final = traffic
+        self.callers: Final = callers
         self._log: Final = get_log()
+
+    @property
+    def are_asked_for(self) -> bool:
+        """The server asks who calls: names of areas begin with the tenant's."""
+        return self._access.is_asking
 
     def look(self) -> None:
         """Read what has changed, and say what has to be said."""
         self.reload(is_forced=False)
         if refusals := self._access.take_refusals():
-            self._log.info("calls_refused", **refusals._asdict())
+            self.callers.log.of(None, "calls_refused").info("calls_refused", **refusals._asdict())
+        self.callers.look(0 if self._tls is None else self._tls.take_handshakes())
         if self._tls is not None:
             self._tls.say_if_it_ends(datetime.now(UTC))
 
@@ -90,6 +101,7 @@ class Housekeeper:
         self._activity: Final = activity
         self._credentials: Final = credentials
         self._traffic: Final = credentials.traffic
+        self._caller_log: Final = credentials.callers.log
         self._upkeep: Final = upkeep
         self._swap_file_watch: Final = swap_file_watch
         self._awake: Final = awake
@@ -162,14 +174,19 @@ class Housekeeper:
     def _expire(self) -> Iterator[str]:
         """End what had its time: leases, requests that do not come, and areas, whose names it yields, one a step."""
         if ended := self._upkeep.end_leases():
-            self._log.info("leases_ended", pages=ended, meaning="claimed, not acknowledged, and the tier's again")
+            log = self._caller_log.of(None, "leases_ended")
+            log.info("leases_ended", pages=ended, meaning="claimed, not acknowledged, and the tier's again")
         self._upkeep.keep_house()
         if late := self._traffic.end_late_requests():
-            self._log.warning("late_requests_ended", requests=late)
+            self._caller_log.of(None, "late_requests_ended").warning("late_requests_ended", requests=late)
         reap_ns = min(round(REAP_SECONDS_MAX * 1e9), self._idle_ns // 4)
         if self._idle_ns > 0 and self._now_ns() >= self._reaped_ns + reap_ns:
             self._reaped_ns = self._now_ns()
             yield from self.reap_idle_areas()
+
+    def _log_of(self, area: str, event: str) -> BoundLogger:
+        """Return the log for one line *event* that the tenant of *area* caused."""
+        return self._caller_log.of(tenant_of(area) if self._credentials.are_asked_for else None, event)
 
     def reap_idle_areas(self) -> Iterator[str]:
         """Forget the areas of clients that are gone, one a step; yield their names."""
@@ -182,10 +199,10 @@ class Housekeeper:
             try:
                 pool_pages = self._tier.drop_area(name)
             except LimitReached as error:  # the swap file cannot be written now
-                self._log.error("area_not_expired", area=name, reason=str(error))
+                self._log_of(name, "area_not_expired").error("area_not_expired", area=name, reason=str(error))
                 continue
             self.areas_expired += 1
-            self._log.warning(
+            self._log_of(name, "area_expired").warning(
                 "area_expired",
                 area=name,
                 client=area.client.id,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Self
 
+import grpc
 from grpc_health.v1 import health, health_pb2
 from prometheus_client import CollectorRegistry
 
@@ -27,6 +28,7 @@ from swaptier_server.housekeeping import BEAT_SECONDS_MAX, HOUSEKEEPING_SECONDS,
 from swaptier_server.listening import check_can_listen, explain
 from swaptier_server.logs import get_log
 from swaptier_server.rpc.activity import ClientActivity
+from swaptier_server.rpc.callers import Callers
 from swaptier_server.rpc.descriptors import connections_max
 from swaptier_server.rpc.guard import Guard
 from swaptier_server.rpc.metrics import MetricsServer, TierCollector, make_registry
@@ -68,6 +70,8 @@ class TierServer:
         """
         self.config: Final = config
         awake = AwakeClock(time.monotonic_ns, BEAT_SECONDS_MAX)
+        self.registry: Final[CollectorRegistry] = make_registry()
+        self.callers: Final = Callers(self.registry, now_ns or time.monotonic_ns)
         now_ns = now_ns or awake.now_ns
         self.tier: Final = Tier(
             _tier_limits(config),
@@ -84,7 +88,6 @@ class TierServer:
             None if swap_file is None else SwapFileWatch(swap_file, self.upkeep.after_request)
         )
         self.activity: Final = ClientActivity()
-        self.registry: Final[CollectorRegistry] = make_registry()
         self.listening: Address | None = None
         """The bound address, once started."""
         self.metrics_address: Address | None = None
@@ -97,29 +100,22 @@ class TierServer:
         for area in self.tier.areas.values():
             # Found in the swap file: its client has as long to come back as if it had been here a moment ago.
             self.activity.touch(area.client, now_ns())
-        tenants = Tenants(
-            TenantLimits(
-                areas_max=config.tenant_areas_max,
-                slots_max=config.tenant_slots_max,
-                requests_max=config.tenant_requests_max,
-                streams_max=config.tenant_streams_max,
-                pool_bytes_max=config.tenant_pool_limit,
-            )
-        )
+        tenants = Tenants(_tenant_limits(config))
         self._health = health.aio.HealthServicer()
         self._metrics: MetricsServer | None = None
         self._tasks: Final[list[asyncio.Task[None]]] = []
         self.failed: Final = asyncio.Event()
         """gRPC has ended: a process that listens no more must not look alive."""
-        credentials = Credentials(self.access, self._tls, self.traffic)
+        credentials = Credentials(self.access, self._tls, self.traffic, self.callers)
         parts = (self.tier, self.activity, credentials, self.upkeep, self._swap_file_watch)
         self.housekeeper: Final = Housekeeper(*parts, awake, now_ns, area_idle_seconds=config.area_idle_seconds)
+        after_request = self.upkeep.after_request
         service = SwapTierService(
-            self.tier, self.activity, tenants, self.upkeep.after_request, now_ns, config.batch_slots_max
+            self.tier, self.activity, tenants, self.callers.log, after_request, now_ns, config.batch_slots_max
         )
-        guard = Guard(SERVICE, RpcMetrics(self.registry, SERVICES), self.traffic, self.access, tenants)
+        guard = Guard(SERVICE, RpcMetrics(self.registry, SERVICES), self.traffic, self.access, tenants, self.callers)
         options = channel_options(config.batch_slots_max, connections_max())
-        self._grpc: Final = make_grpc_server(service, self._health, guard, options, CALLS_MAX)
+        self._grpc: Final = make_grpc_server(service, self._health, guard, options, CALLS_MAX, self._refused)
 
     @classmethod
     async def start(
@@ -208,6 +204,10 @@ class TierServer:
                 meaning="pages are memory of other programs; anyone on the network can read and replace them",
                 advice="make sure that the network is private, or give --tls-cert, --tls-key and --tokens",
             )
+
+    def _refused(self, peer: str) -> None:
+        """Count a call of an unknown method."""
+        self.callers.called(peer, None, grpc.StatusCode.UNIMPLEMENTED)
 
     def reload(self) -> None:
         """Read certificates and tokens again."""
@@ -298,4 +298,14 @@ def _tier_limits(config: ServerConfig) -> TierLimits:
         slots_per_area_max=config.slots_per_area_max,
         keeps_incompressible=config.keep_incompressible,
         lease_ns=round(config.lease_seconds * 1e9),
+    )
+
+
+def _tenant_limits(config: ServerConfig) -> TenantLimits:
+    return TenantLimits(
+        areas_max=config.tenant_areas_max,
+        slots_max=config.tenant_slots_max,
+        requests_max=config.tenant_requests_max,
+        streams_max=config.tenant_streams_max,
+        pool_bytes_max=config.tenant_pool_limit,
     )

@@ -84,6 +84,11 @@ class Access:
         """The tokens in use."""
         return None if self._tokens is None else self._tokens.value
 
+    @property
+    def is_asking(self) -> bool:
+        """Callers have to say who they are."""
+        return self._tokens is not None or self._asks_certificates
+
     def refresh(self, *, is_forced: bool = False) -> bool:
         """Read the token file again if it has changed; return whether there is a new list.
 

@@ -145,6 +145,12 @@ def qualified(tenant: str | None, name: str) -> str:
     return full
 
 
+def tenant_of(name: str) -> str | None:
+    """Return whose *name* is, of an area or a client as the tier knows it; None without a tenant's before it."""
+    tenant, separator, _ = name.partition(SEPARATOR)
+    return tenant if separator else None
+
+
 @contextmanager
 def _counted(counts: dict[str, int], tenant: str | None, most: int, what: str, retry_seconds: float) -> Iterator[None]:
     if tenant is None:

@@ -54,6 +54,8 @@ class Tls:
         self._lock: Final = threading.Lock()
         self._news: grpc.ServerCertificateConfiguration | None = None
         """Read and not yet fetched by gRPC. Guarded by the lock."""
+        self._handshakes = 0
+        """Since they were taken. Guarded by the lock."""
         self._told: tuple[datetime, bool] | None = None
         """Of which certificate's end the log was told, and whether as of one that had come."""
 
@@ -82,6 +84,12 @@ class Tls:
             self._news = self.material.configuration
         return True
 
+    def take_handshakes(self) -> int:
+        """Return how many handshakes clients began since the last time."""
+        with self._lock:
+            handshakes, self._handshakes = self._handshakes, 0
+        return handshakes
+
     def say_if_it_ends(self, now: datetime) -> None:
         """Tell the log, once each, that the certificate ends soon and that it has ended."""
         expires = self.material.expires
@@ -99,6 +107,7 @@ class Tls:
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """Return what has changed since the last call; None for nothing. Called by gRPC at each handshake."""
         with self._lock:
+            self._handshakes += 1
             news, self._news = self._news, None
         return news
 

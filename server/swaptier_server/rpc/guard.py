@@ -8,7 +8,8 @@ Touches gRPC. An interceptor. Rules:
   - the `x-request-id` of the caller comes back in the trailers and stands in every log line of the RPC, if gRPC can
     send it: trailers that it cannot send would turn a call that was applied into INTERNAL;
   - nothing that is echoed comes from a caller in any other way: a request to a service that is not ours, which may be
-    repeated in its answer, is small.
+    repeated in its answer, is small;
+  - every call is counted by who made it, so that a flood can be named, and no caller can write a line a call.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final, NoReturn, TypeAlias, TypeVar, cast
 
 import grpc
@@ -30,6 +32,7 @@ from swaptier_server.access.access import NOBODY_IN_PARTICULAR, Access
 from swaptier_server.access.tenants import Tenants
 from swaptier_server.logs import get_log
 from swaptier_server.rpc.call import GuardedCall, RawContext
+from swaptier_server.rpc.callers import Callers
 from swaptier_server.rpc.rpc_metrics import MethodMetrics, RpcMetrics
 from swaptier_server.rpc.traffic import OpenCall, Traffic
 from swaptier_wire import status
@@ -54,16 +57,38 @@ _Answer: TypeAlias = Awaitable[Message | None] | AsyncIterator[Message]
 _Behaviour: TypeAlias = Callable[[Message | AsyncIterator[Message], GuardedCall], _Answer]
 
 
+@dataclass(slots=True)
+class _Attempt:
+    """One RPC, from its first byte on."""
+
+    path: str
+    metrics: MethodMetrics
+    context: RawContext
+    request_id: str | None
+    """The caller's, if it can be repeated."""
+    tenant: str | None = None
+    """Who makes it, once that is known."""
+
+
 class Guard(aio.ServerInterceptor):
     """The one interceptor of the server."""
 
-    def __init__(self, service: str, metrics: RpcMetrics, traffic: Traffic, access: Access, tenants: Tenants) -> None:
+    def __init__(
+        self,
+        service: str,
+        metrics: RpcMetrics,
+        traffic: Traffic,
+        access: Access,
+        tenants: Tenants,
+        callers: Callers,
+    ) -> None:
         """Guard all methods; those of *service* are the tier's, which a drain refuses and waits for."""
         self._prefix = f"/{service}/"
         self._metrics = metrics
         self._traffic = traffic
         self._access = access
         self._tenants = tenants
+        self._callers = callers
         self._guarded: dict[str, _Handler] = {}
         self._log = get_log()
         self._is_debugging = self._log.isEnabledFor(logging.DEBUG)
@@ -107,49 +132,52 @@ class Guard(aio.ServerInterceptor):
                 await call.write(only)
 
         async def guarded(_requests: object, context: RawContext) -> None:
-            async def body() -> None:
-                with self._admitted(path, context, is_stream=is_stream) as call:
-                    await run(GuardedCall(context, call, parse, serialize, metrics, bytes_max))
+            attempt = _Attempt(path, metrics, context, _caller_request_id(context))
 
-            await self._around(path, metrics, context, body)
+            async def body() -> None:
+                with self._admitted(attempt, is_stream=is_stream) as call:
+                    await run(GuardedCall(context, call, parse, serialize, metrics, bytes_max))
+                if is_stream:  # one that was broken off ends like one that is over; mostly gRPC notes it a turn later
+                    await asyncio.sleep(0)
+
+            await self._around(attempt, body)
 
         make = cast("Callable[..., _Handler]", grpc.stream_stream_rpc_method_handler)
         return make(guarded, None, None)
 
     @contextmanager
-    def _admitted(self, path: str, context: RawContext, *, is_stream: bool) -> Iterator[OpenCall]:
+    def _admitted(self, attempt: _Attempt, *, is_stream: bool) -> Iterator[OpenCall]:
         """Let the caller in while the block runs.
 
         Raises:
             Unauthenticated, LimitReached, Draining: it may not call, or not now. Definite.
         """
-        if path.startswith(HEALTH):
+        if attempt.path.startswith(HEALTH):
             with self._traffic.call(NOBODY_IN_PARTICULAR, is_stream=is_stream, is_drained=False) as call:
                 call.places.enter_context(self._tenants.health_call())
                 yield call
             return
-        caller = self._access.identify(context)
+        caller = self._access.identify(attempt.context)
+        attempt.tenant = caller.tenant
         count = self._tenants.stream if is_stream else self._tenants.request
-        with self._traffic.call(caller, is_stream=is_stream, is_drained=path.startswith(self._prefix)) as call:
+        with self._traffic.call(caller, is_stream=is_stream, is_drained=attempt.path.startswith(self._prefix)) as call:
             call.places.enter_context(count(caller.tenant))
             yield call
 
-    async def _around(
-        self, path: str, metrics: MethodMetrics, context: RawContext, body: Callable[[], Awaitable[None]]
-    ) -> None:
+    async def _around(self, attempt: _Attempt, body: Callable[[], Awaitable[None]]) -> None:
         """Run *body*, count it, and turn what it raises into the status that the client gets."""
-        started = metrics.start()
+        context, request_id = attempt.context, attempt.request_id
+        started = attempt.metrics.start()
         code = grpc.StatusCode.UNKNOWN
-        caller_id = _caller_request_id(context)
-        if caller_id is not None:
-            structlog.contextvars.bind_contextvars(request_id=caller_id)
-            context.set_trailing_metadata(((REQUEST_ID_METADATA, caller_id),))
+        if request_id is not None:
+            structlog.contextvars.bind_contextvars(request_id=request_id)
+            context.set_trailing_metadata(((REQUEST_ID_METADATA, request_id),))
         try:
             await body()
             code = grpc.StatusCode.CANCELLED if context.cancelled() else grpc.StatusCode.OK
         except SwapTierError as error:
             code = status.status_code(error)
-            await _abort(context, error, caller_id)
+            await _abort(context, error, request_id)
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             raise
@@ -159,15 +187,17 @@ class Guard(aio.ServerInterceptor):
         except aio.InternalError:  # gRPC could not send or receive: the client is gone
             code = grpc.StatusCode.CANCELLED
             raise asyncio.CancelledError from None  # anything else gRPC logs with a traceback, whoever caused it
-        except Exception:  # noqa: BLE001 - whatever it is, its text must not reach the client
+        except Exception:  # whatever it is, its text must not reach the client
             code = grpc.StatusCode.INTERNAL
-            request_id = caller_id or secrets.token_hex(8)
-            self._log.exception("rpc_failed", method=path, request_id=request_id)
+            request_id = request_id or secrets.token_hex(8)
+            log = self._callers.log.of(attempt.tenant, "rpc_failed")
+            log.exception("rpc_failed", method=attempt.path, request_id=request_id)
             await _abort(context, _defect(request_id), request_id)
         finally:
-            seconds = metrics.finish(started, code)
+            seconds = attempt.metrics.finish(started, code)
+            self._callers.called(context.peer(), attempt.tenant, code, is_health=attempt.path.startswith(HEALTH))
             if self._is_debugging:
-                self._log.debug("rpc", method=path, code=code.name, duration_ms=round(seconds * 1e3, 3))
+                self._log.debug("rpc", method=attempt.path, code=code.name, duration_ms=round(seconds * 1e3, 3))
 
 
 async def _abort(context: RawContext, error: SwapTierError, request_id: str | None) -> NoReturn:

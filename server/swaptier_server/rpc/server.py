@@ -3,6 +3,7 @@
 Touches gRPC.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -66,9 +67,13 @@ def make_grpc_server(
     guard: aio.ServerInterceptor,
     options: tuple[tuple[str, int], ...],
     calls_max: int,
+    refused: Callable[[str], None],
 ) -> aio.Server:
-    """Return a server of all services, behind *guard*, for at most *calls_max* at once; nothing is bound yet."""
-    server = server_that_refuses_them(guard, options, calls_max)
+    """Return a server of all services, behind *guard*, for at most *calls_max* at once; nothing is bound yet.
+
+    *refused* is called with the peer of each call of a method that none of them has.
+    """
+    server = server_that_refuses_them(guard, options, calls_max, refused)
     swaptier_pb2_grpc.add_SwapTierServiceServicer_to_server(tier, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection([service.full_name for service in SERVICES], server)

@@ -16,7 +16,7 @@ from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server.access.access import Caller
 from swaptier_server.access.tenants import Tenants, qualified
-from swaptier_server.logs import get_log
+from swaptier_server.logs import CallerLog
 from swaptier_server.rpc.activity import ClientActivity, StreamActivity
 from swaptier_server.rpc.apply import apply
 from swaptier_server.rpc.call import GuardedCall, caller_of
@@ -48,6 +48,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         tier: Tier,
         activity: ClientActivity,
         tenants: Tenants,
+        log: CallerLog,
         after_request: Callable[[], None],
         now_ns: Callable[[], int],
         batch_slots_max: int = BATCH_SLOTS_MAX,
@@ -63,7 +64,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         self._after_request = after_request
         self._batch_slots_max = batch_slots_max
         self._now_ns = now_ns
-        self._log = get_log()
+        self._log = log
 
     # Areas
 
@@ -82,7 +83,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         self._activity.touch(client, self._now_ns())
         self._after_request()
         if area.server_epoch not in (self._tier.epoch, request.seen_server_epoch):
-            self._log.warning(
+            self._log.of(tenant, "server_epoch_was_higher").warning(
                 "server_epoch_was_higher",
                 **_names(header),
                 seen_server_epoch=request.seen_server_epoch,
@@ -90,9 +91,8 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
                 meaning="the clock was set back since an earlier server: this host is served in an epoch above that",
             )
         if not is_reopened:
-            self._log.info(
-                "area_opened", **_names(header), slots=area.slots, options=area.options._asdict(), **replaced
-            )
+            log = self._log.of(tenant, "area_opened")
+            log.info("area_opened", **_names(header), slots=area.slots, options=area.options._asdict(), **replaced)
         return pb.SwaponResponse(
             server_epoch=area.server_epoch,
             page_size_bytes=PAGE_BYTES,
@@ -111,7 +111,8 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         self._activity.touch(client, self._now_ns())
         self._after_request()
         self._activity.forget_strangers({name: area.client for name, area in self._tier.areas.items()})
-        self._log.info("area_closed", **_names(header), dropped_pages=dropped_pages)
+        log = self._log.of(caller_of(context).tenant, "area_closed")
+        log.info("area_closed", **_names(header), dropped_pages=dropped_pages)
         return pb.SwapoffResponse(server_epoch=area.server_epoch, dropped_pages=dropped_pages)
 
     async def Stat(self, request: pb.StatRequest, context: _Context) -> pb.StatResponse:  # noqa: N802 - contract

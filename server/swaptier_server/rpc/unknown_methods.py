@@ -32,12 +32,18 @@ _INSIDE: Final = sys.modules[aio.server.__module__]
 
 
 def server_that_refuses_them(
-    guard: aio.ServerInterceptor, options: tuple[tuple[str, int], ...], calls_max: int
+    guard: aio.ServerInterceptor,
+    options: tuple[tuple[str, int], ...],
+    calls_max: int,
+    refused: Callable[[str], None],
 ) -> aio.Server:
-    """Return a server as `aio.server()` makes one, behind *guard*, for at most *calls_max* calls at once."""
+    """Return a server as `aio.server()` makes one, behind *guard*, for at most *calls_max* calls at once.
+
+    *refused* is called with the peer of each call that is refused here.
+    """
     try:
         loop = _INSIDE.cygrpc.get_working_loop()
-        core = _refusing_core(_INSIDE.cygrpc)(loop, None, (), [guard], options, calls_max)
+        core = _refusing_core(_INSIDE.cygrpc, refused)(loop, None, (), [guard], options, calls_max)
         server = cast("aio.Server", object.__new__(_INSIDE.Server))
     except (AttributeError, TypeError) as error:
         get_log().critical(
@@ -51,7 +57,7 @@ def server_that_refuses_them(
     return server
 
 
-def _refusing_core(cygrpc: ModuleType) -> Callable[..., object]:
+def _refusing_core(cygrpc: ModuleType, refused: Callable[[str], None]) -> Callable[..., object]:
     """Return grpc.aio's core with another `_request_call`.
 
     Raises:
@@ -68,6 +74,7 @@ def _refusing_core(cygrpc: ModuleType) -> Callable[..., object]:
             refusals: set[asyncio.Task[None]] = set()
             while True:
                 context = make_context(await request_call(self), None, None, asyncio.get_running_loop())
+                refused(context.peer())
                 refusal = asyncio.create_task(_refuse(context))
                 refusals.add(refusal)
                 refusal.add_done_callback(refusals.discard)
