@@ -187,6 +187,7 @@ class Upkeep:
         self._may_sweep = True
         """The swap file has not refused to since the last housekeeping."""
         self._has_just_ended_some = False
+        self._log: Final = get_log()
 
     @property
     def _has_work(self) -> bool:
@@ -246,6 +247,18 @@ class Upkeep:
         self._may_sweep = True
         self.after_request()
 
+    def say_bad_reads(self) -> None:
+        """Say how many reads failed, or gave another page than the device took, since the last call, and the first."""
+        reads, first = self._tier.bad_reads.take()
+        if first is not None:
+            self._log.error(
+                "device_gives_other_pages" if first.fault is DeviceFault.DAMAGED else "device_cannot_be_read",
+                reads=reads,
+                **first._asdict(),
+                meaning="such loads answer ERROR, and take nothing",
+                advice=ADVICE[first.fault],
+            )
+
     def end_leases(self) -> int:
         """Take back pages whose leases are over, as many as one turn of the loop allows; return how many."""
         ended = self._tier.expire_leases()
@@ -262,6 +275,7 @@ class Upkeep:
             self.after_request()
             await asyncio.sleep(0)
             await self.quiet()
+        self.say_bad_reads()
         return come_so_far
 
 

@@ -166,6 +166,7 @@ class Housekeeper:
         """See what changed outside the swap file, and say what has to be said."""
         self._credentials.look()
         self._descriptors.look()
+        self._upkeep.say_bad_reads()
 
     def _look_at_the_swap_file(self) -> None:
         if self._swap_file_watch is not None:

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from swaptier_server.tier.counters import AreaCounters, LeaseEnd
-from swaptier_server.tier.device import BackingDevice
+from swaptier_server.tier.device import BackingDevice, BadReads
 from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.page import StoredPage
 from swaptier_server.tier.pool import Pool
@@ -44,6 +44,7 @@ class Common(NamedTuple):
     leases_per_area_max: int
     keeps_incompressible: bool
     durability: Durability
+    bad_reads: BadReads
 
 
 class Area:
@@ -92,6 +93,8 @@ class Area:
         self.keeps_incompressible: Final = common.keeps_incompressible
         self.writes_through: Final = common.durability is Durability.WRITE_THROUGH
         self.device: Final = device
+        """Read by `read_back` alone."""
+        self.bad_reads: Final = common.bad_reads
         self.lru: Final = common.pool.lru_of(saved.name)
         self.known_slots: Final = SlotTable(saved.name)
         """Those that were ever stored to, invalidated, or found on the device."""

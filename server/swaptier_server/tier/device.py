@@ -12,7 +12,7 @@ Models: the slots of a swap device as swap_read_folio() and swap_writepage() in 
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from swaptier_server.tier.page import UNWRITTEN, StoredPage
 
@@ -27,7 +27,7 @@ class DeviceFault(StrEnum):
     READ_ONLY = "read_only"
     """It may not be written. Models: EROFS."""
     DAMAGED = "damaged"
-    """What is there makes no sense as a whole; single damaged pages are found by their checksum instead."""
+    """What is there is not what was written: all of it makes no sense, or a page is another than it was given."""
     GONE = "gone"
     """Its name is not its own any more: removed, renamed, replaced or unmounted. What is written is found by no one."""
     EXPOSED = "exposed"
@@ -41,6 +41,37 @@ class DeviceError(Exception):
         """Fail for the reason *fault*; *detail* is for the log and holds no byte of a page."""
         super().__init__(f"the device failed ({fault.value}){': ' if detail else ''}{detail}")
         self.fault = fault
+
+
+class BadRead(NamedTuple):
+    """A read that did not give what the tier knows the device to have."""
+
+    area: str
+    offset: int
+    generation: int
+    """Of the slot, as the tier knows it; NO_GENERATION when it does not."""
+    fault: DeviceFault
+    why: str
+    """One line without a byte of a page."""
+
+
+class BadReads:
+    """The bad reads of all areas, until they are asked for."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._first: BadRead | None = None
+
+    def note(self, bad: BadRead) -> None:
+        """Take *bad* to the others."""
+        self._count += 1
+        self._first = self._first or bad
+
+    def take(self) -> tuple[int, BadRead | None]:
+        """Return how many there were since this was last asked, and the first of them."""
+        taken = self._count, self._first
+        self._count, self._first = 0, None
+        return taken
 
 
 class BackingDevice(Protocol):

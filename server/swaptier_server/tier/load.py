@@ -18,6 +18,7 @@ from swaptier_server.tier.area import Area
 from swaptier_server.tier.counters import DeviceSource
 from swaptier_server.tier.device import DeviceError
 from swaptier_server.tier.page import DecodeError, SameFilled, StoredPage, decode
+from swaptier_server.tier.read_back import read_back
 from swaptier_server.tier.slot import HANDED_OFF_STATES, LOST_REASONS, POOL_STATES, Slot, SlotEvent, SlotState
 from swaptier_wire.errors import LimitReached
 from swaptier_wire.types import NO_GENERATION, LoadMode, LoadReply, Outcome, Reason, SlotReply
@@ -65,7 +66,8 @@ def load(
     """Return the page at *offset*: the pool's, else whatever the device has, else no bytes and why.
 
     Without *require_generation* this is the kernel's load: any generation is answered, and a slot without an entry is
-    read from the device, silently stale or not. With it, bytes of exactly *generation* are answered or none:
+    read from the device, silently stale or not. A device that gives another page than it was given is broken, and
+    that is ERROR. With *require_generation*, bytes of exactly *generation* are answered or none:
     STALE_GENERATION when the slot holds another, LOST when it holds none, even where *pool_only* asks for MISS, since
     there is nothing to look for on the device.
 
@@ -155,7 +157,7 @@ def _load_without_entry(
         return _another_generation(area, held, wanted)
     if pool_only:
         return LoadReply(Outcome.MISS, generation=held)
-    reply = _read_device(area, offset, held, wanted)
+    reply = _read_device(area, offset, slot, held)
     if reply.outcome is not Outcome.DEVICE:
         return reply
     if slot is not None and held != NO_GENERATION and mode is _CLAIM:
@@ -165,22 +167,17 @@ def _load_without_entry(
     return reply
 
 
-def _read_device(area: Area, offset: int, held: int, wanted: int | None) -> LoadReply:
+def _read_device(area: Area, offset: int, slot: Slot | None, held: int) -> LoadReply:
     """Answer whatever the device has, or ERROR. Changes nothing but counters.
 
     *held* is the generation of the slot's current page if the device has that, else NO_GENERATION.
     """
     try:
-        stored = area.device.read(offset)
-        page = decode(stored)
-    except DeviceError as error:
-        area.counters.device_errors[error.fault] += 1
+        stored, page = read_back(area, offset, slot)
+    except DeviceError:
         return _load_error(area, Reason.DEVICE_ERROR, held)
     except DecodeError as error:
         return _load_error(area, error.reason, held)
-    if wanted is not None and stored.generation != wanted:
-        # The device acknowledged this generation and gives another: it is broken, and its bytes are not the page.
-        return _load_error(area, Reason.DEVICE_ERROR, held)
     if stored.generation == NO_GENERATION:
         source = DeviceSource.UNWRITTEN
     else:
@@ -212,7 +209,7 @@ def _replay(area: Area, slot: Slot, wanted: int | None, pool_only: bool) -> Load
     elif pool_only:
         return LoadReply(Outcome.MISS, generation=slot.generation)
     else:
-        reply = _read_device(area, slot.offset, slot.generation, wanted)
+        reply = _read_device(area, slot.offset, slot, slot.generation)
     area.leases.begin(slot)
     area.counters.replayed_claims += 1
     return reply

@@ -1,7 +1,8 @@
 """Stores: what is kept of a page, where, and what its repeat is answered. The contract is Store's in `swaptier.proto`.
 
 Pure; every function is one atomic step. Rules of conduct:
-  - A slot's generation is the highest it has seen. Only a store of a higher one is applied (R1 of KERNEL.md section 5).
+  - A slot's generation is the highest it has seen. Only a store of a higher one is applied (R1 of KERNEL.md section 5),
+    and the repeat of one whose page the device took and has no more.
   - A store that is applied ends the slot's older page before anything can go wrong: an older page never comes back.
   - The answer is made when everything it promises is so: with write-through, when the device has the page too.
   - What is written through is the durable half of the pool's entry, not a second page: what takes one takes both.
@@ -18,7 +19,8 @@ from swaptier_server.tier.area import Area
 from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.device import DeviceError
 from swaptier_server.tier.page import StoredPage, stored_page
-from swaptier_server.tier.slot import HANDED_OFF_STATES, Slot, SlotEvent
+from swaptier_server.tier.read_back import device_has
+from swaptier_server.tier.slot import HANDED_OFF_STATES, Slot, SlotEvent, SlotState
 from swaptier_server.tier.write_back import CLUSTER_PAGES, write_back_oldest
 from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import InvalidRequest
@@ -81,7 +83,7 @@ def _admit(
         area.counters.stores[Outcome.ERROR] += 1
         return SlotReply(Outcome.ERROR, Reason.CHECKSUM)
     slot = area.slot(offset)
-    if generation <= slot.generation:
+    if generation <= slot.generation and not _has_lost_what_is_repeated(area, slot, generation, checksum):
         return _answer_late_store(area, slot, generation, checksum)
     stored = stored_page(page, checksum, generation)
     # The older page goes first. It could never be served again, and its bytes may be what the new one needs.
@@ -149,6 +151,16 @@ def _answer(area: Area, slot: Slot, reply: SlotReply) -> SlotReply:
     slot.store_reply = reply
     area.counters.stores[reply.outcome] += 1
     return reply
+
+
+def _has_lost_what_is_repeated(area: Area, slot: Slot, generation: int, checksum: int) -> bool:
+    """Tell whether the store repeats one whose answer counts on the device, and the device does not have the page.
+
+    The repeat has it, so it is applied as if it were the first.
+    """
+    if slot.store_reply is None or (generation, checksum) != (slot.generation, slot.store_checksum):
+        return False
+    return slot.state in (SlotState.POOLED, SlotState.ON_DEVICE) and slot.is_backed and not device_has(area, slot)
 
 
 def _answer_late_store(area: Area, slot: Slot, generation: int, checksum: int) -> SlotReply:

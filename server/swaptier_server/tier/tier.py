@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from swaptier_server.tier.area import SLOTS_FORGOTTEN_MAX, Area, Common, Durability
 from swaptier_server.tier.area_check import check_area
 from swaptier_server.tier.counters import LeaseEnd
-from swaptier_server.tier.device import DeviceError, MemoryDevice
+from swaptier_server.tier.device import BadReads, DeviceError, MemoryDevice
 from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.pool import Pool
 from swaptier_server.tier.shrinker import SHRINK_PAGES_MAX, DrainProgress, drain, shrink
@@ -90,8 +90,9 @@ class Tier:
         self.pool: Final = Pool(limits.pool_bytes_max, limits.accept_threshold_percent)
         self.areas: dict[str, Area] = {}
         self._leases: Final = Leases(limits.lease_ns, now_ns)
+        self.bad_reads: Final = BadReads()
         self._common: Final = Common(
-            self.pool, self._leases, limits.leases_per_area_max, limits.keeps_incompressible, durability
+            self.pool, self._leases, limits.leases_per_area_max, limits.keeps_incompressible, durability, self.bad_reads
         )
         self._swap_file: Final[SwapFile] = MemorySwapFile(device_for) if swap_file is None else swap_file
         self._areas_opened = 0

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.device import DeviceError
+from swaptier_server.tier.read_back import device_has
 from swaptier_server.tier.slot import Slot, SlotEvent, SlotState
 
 CLUSTER_PAGES: Final = 32
@@ -83,8 +84,15 @@ def write_back_all(area: Area, slots: Sequence[Slot]) -> WrittenBack:
 
 
 def _write_back_slots(area: Area, slots: Sequence[Slot]) -> WrittenBack:
-    """Move the entries of POOLED *slots* to the device together: all of them or none."""
-    unwritten = [(slot.offset, slot.entry) for slot in slots if not slot.is_backed and slot.entry is not None]
+    """Move the entries of POOLED *slots* to the device together: all of them or none.
+
+    One that the device took before is written anew if it is not there any more: here is the last that is certain.
+    """
+    unwritten = [
+        (slot.offset, slot.entry)
+        for slot in slots
+        if slot.entry is not None and not (slot.is_backed and device_has(area, slot))
+    ]
     if unwritten:
         try:
             area.device.write(unwritten)
@@ -92,8 +100,9 @@ def _write_back_slots(area: Area, slots: Sequence[Slot]) -> WrittenBack:
             area.counters.device_errors[error.fault] += 1
             area.counters.reject_reclaim_fail += len(unwritten)
             # A failed write may have left half a page; the pool still has the whole one.
-            for offset, _ in unwritten:
-                area.drop_from_device(area.known_slots[offset])
+            for slot in slots:
+                if not slot.is_backed:
+                    area.drop_from_device(slot)
             return WrittenBack(failed=len(slots))
     for slot in slots:
         slot.device_generation = slot.generation

@@ -57,10 +57,13 @@ class Host:
         request_codec.encode_stores(Stores([offset], [generation], [PAGE], [page_checksum(PAGE)]), request.batch)
         return reply_codec.decode_store_replies((await self.stub.Store(request)).result, 1)[0]
 
-    async def load(self, offset: int, generation: int, mode: LoadMode = LoadMode.SHARED) -> LoadReply:
-        """Load the page of exactly this generation."""
+    async def load(
+        self, offset: int, generation: int, mode: LoadMode = LoadMode.SHARED, *, is_exact: bool = True
+    ) -> LoadReply:
+        """Load the page, of exactly this generation or of any."""
         request = pb.LoadRequest(header=self.header)
-        request_codec.encode_loads(Loads([offset], [generation], [mode], [7], require_generation=True), request.batch)
+        loads = Loads([offset], [generation], [mode], [7], require_generation=is_exact)
+        request_codec.encode_loads(loads, request.batch)
         return reply_codec.decode_load_replies((await self.stub.Load(request)).result, 1)[0]
 
     async def acknowledge(self, offset: int, generation: int) -> SlotReply:
@@ -197,6 +200,29 @@ async def test_a_start_says_what_was_found_and_what_of_it_is_damaged(
     said = events(caplog)["swap_file_damaged"]
     assert (said["damaged_areas"], said["damaged_pages"]) == (0, 1)
     assert [(await host.load(offset, 1)).outcome for offset in (0, 1)] == [Outcome.DEVICE, Outcome.LOST]
+
+
+async def test_a_page_that_is_gone_from_the_file_is_an_error_with_a_cause_and_one_line_a_second(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Loads that asked for any generation got zeros for it, and a claim handed them off."""
+    host = await start(pool_limit=0)
+    await host.swapon()
+    await host.store(0, 2)
+    assert host.server._swap_file is not None
+    host.server._swap_file._db.execute("DELETE FROM pages")
+    for mode in (LoadMode.SHARED, LoadMode.EXCLUSIVE, LoadMode.CLAIM):
+        reply = await host.load(0, 2, mode, is_exact=False)
+        assert (reply.outcome, reply.reason, reply.page) == (Outcome.ERROR, Reason.DEVICE_ERROR, None)
+    events(caplog)
+    host.server.housekeeper.keep_house()
+    said = events(caplog)["device_gives_other_pages"]
+    assert said["why"] == "the device failed (damaged): it took generation 2 and gives nothing"
+    assert (said["reads"], said["area"], said["offset"], said["fault"]) == (3, "swap", 0, "damaged")
+    host.server.housekeeper.keep_house()
+    assert "device_gives_other_pages" not in events(caplog)
+    assert (await host.store(0, 2)).outcome is Outcome.DEVICE, "the repeat of a store mends it"
+    assert (await host.load(0, 2)).page == PAGE
 
 
 async def test_two_servers_never_share_a_swap_file(start: Start, tmp_path: Path) -> None:
