@@ -27,14 +27,17 @@ def take_load_reply(host: Host, slot: SwapSlot, folio: Folio, asked: Load, reply
 
     A miss reads the device and is uptodate whatever the device returned: a slot the device was never given reads as
     zeros, and the host cannot know. This is where silent staleness begins. An error never reads the device instead.
+    Bytes of another generation than was required are an error: the tier is broken that gives them.
 
     Models: swap_read_folio() and zswap_load().
     """
     counters = host.counters
     counters.loads += 1
     host.device(slot.entry).note_answer()
-    folio.source = reply.outcome
     content = reply.content()
+    if content is not None and asked.require_generation and reply.generation != asked.generation:
+        reply, content = LoadReply(Outcome.ERROR, Reason.DEVICE_ERROR, reply.generation), None
+    folio.source = reply.outcome
     if reply.outcome is Outcome.CLAIMED:
         # Another claimant has the page, and may give it back or end it: nothing is lost, ask again.
         counters.claim_waits += 1

@@ -109,8 +109,9 @@ class SwapTierServiceStub:
       STALE_GENERATION  require_generation was asked, and the slot holds another generation. No bytes.
       CLAIMED           another claimant holds the slot: wait and ask again. Answered to every mode: while a page is
                         handed off, not even a copy is given away.
-      ERROR             the entry could not be decompressed or failed its checksum, or the device failed. What the
-                        slot holds stays, and is not handed off. No bytes.
+      ERROR             the entry could not be decompressed or failed its checksum, or the device failed, or gave
+                        another page than it took, whatever was asked. What the slot holds stays, and is not handed
+                        off. No bytes.
     SHARED is idempotent. EXCLUSIVE is not: it takes a page that the pool answers, and the copy of it that was written
     through. A repeat finds no entry, and then answers what else the device has, zeros as a rule, or LOST. Never retry an
     EXCLUSIVE load whose outcome is unknown; the kernel never had to. A page that the device answers stays there.
@@ -211,8 +212,9 @@ class SwapTierServiceAsyncStub(SwapTierServiceStub):
       STALE_GENERATION  require_generation was asked, and the slot holds another generation. No bytes.
       CLAIMED           another claimant holds the slot: wait and ask again. Answered to every mode: while a page is
                         handed off, not even a copy is given away.
-      ERROR             the entry could not be decompressed or failed its checksum, or the device failed. What the
-                        slot holds stays, and is not handed off. No bytes.
+      ERROR             the entry could not be decompressed or failed its checksum, or the device failed, or gave
+                        another page than it took, whatever was asked. What the slot holds stays, and is not handed
+                        off. No bytes.
     SHARED is idempotent. EXCLUSIVE is not: it takes a page that the pool answers, and the copy of it that was written
     through. A repeat finds no entry, and then answers what else the device has, zeros as a rule, or LOST. Never retry an
     EXCLUSIVE load whose outcome is unknown; the kernel never had to. A page that the device answers stays there.
@@ -340,8 +342,9 @@ class SwapTierServiceServicer(metaclass=_abc_1.ABCMeta):
           STALE_GENERATION  require_generation was asked, and the slot holds another generation. No bytes.
           CLAIMED           another claimant holds the slot: wait and ask again. Answered to every mode: while a page is
                             handed off, not even a copy is given away.
-          ERROR             the entry could not be decompressed or failed its checksum, or the device failed. What the
-                            slot holds stays, and is not handed off. No bytes.
+          ERROR             the entry could not be decompressed or failed its checksum, or the device failed, or gave
+                            another page than it took, whatever was asked. What the slot holds stays, and is not handed
+                            off. No bytes.
         SHARED is idempotent. EXCLUSIVE is not: it takes a page that the pool answers, and the copy of it that was written
         through. A repeat finds no entry, and then answers what else the device has, zeros as a rule, or LOST. Never retry an
         EXCLUSIVE load whose outcome is unknown; the kernel never had to. A page that the device answers stays there.

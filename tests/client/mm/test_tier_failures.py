@@ -9,18 +9,20 @@ from itertools import product
 import pytest
 from tests.client.mm.stage import Stage, TierFault, no_fault
 
+from swaptier_client.mm import backing
 from swaptier_client.mm.access import access_page, write_page
-from swaptier_client.mm.counters import InstallFailure
+from swaptier_client.mm.counters import DetectedLoss, InstallFailure
 from swaptier_client.mm.effects import Load, Path, Request
 from swaptier_client.mm.errors import PageLost
-from swaptier_client.mm.folio import Process
+from swaptier_client.mm.folio import Folio, Process
 from swaptier_client.mm.policy import POLICIES
 from swaptier_client.mm.process import exit_process, fork, zap
 from swaptier_client.mm.swapoff import swapoff
 from swaptier_loadgen.lockstep.driver import TaskState
 from swaptier_loadgen.measure.specification import page_version, swap_out_everything
+from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import SwapTierError
-from swaptier_wire.types import ZERO_PAGE, LoadMode
+from swaptier_wire.types import ZERO_PAGE, LoadMode, LoadReply, Outcome
 
 SAFE = [name for name, policy in POLICIES.items() if policy.is_safe]
 PAGES = 3
@@ -187,3 +189,14 @@ def test_whatever_fails_leaves_nothing_behind_and_no_page_becomes_another(policy
         assert story.host.resident_pages == 0, where
         assert stage.areas[0].stored_pages == 0, where
         stage.check()
+
+
+@pytest.mark.parametrize("outcome", [Outcome.HIT, Outcome.DEVICE])
+def test_bytes_of_another_generation_than_was_required_are_none(outcome: Outcome) -> None:
+    """The tier promises not to give them, and the host can see that it does."""
+    story = Story("shared")
+    slot, folio = story.stage.slot(), Folio(None)
+    asked = Load(slot.entry, slot.generation, LoadMode.SHARED, 0, require_generation=True)
+    older = LoadReply(outcome, generation=slot.generation - 1, checksum=page_checksum(ZERO_PAGE), page=ZERO_PAGE)
+    backing.take_load_reply(story.host, slot, folio, asked, older)
+    assert (folio.uptodate, folio.content, folio.read_error) == (False, None, DetectedLoss.MISS_MUST_EXIST)
