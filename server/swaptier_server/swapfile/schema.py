@@ -20,6 +20,7 @@ from swaptier_server.swapfile.rows import (
     seal_of,
     unsigned,
 )
+from swaptier_server.tier.device import DeviceError, DeviceFault
 
 FORMAT: Final = 2
 """Rises when an older server could not read the file."""
@@ -67,8 +68,10 @@ def read_old_format(
     """Return what the tables of OLD_FORMAT would be as a record and rows of areas; *rows* finds what a statement says.
 
     Raises:
-        DeviceError: they cannot be read.
+        DeviceError: they cannot be read, or are not of that format.
     """
+    if rows("SELECT 1 FROM pragma_table_info('areas') WHERE name = 'identity'"):
+        raise DeviceError(DeviceFault.DAMAGED, f"it says format {OLD_FORMAT}, and has the tables of format {FORMAT}")
     epochs = rows("SELECT epoch FROM server")
     epoch = epochs[0][0] if len(epochs) == 1 else None
     areas: list[tuple[object, ...]] = []
@@ -94,7 +97,8 @@ def insert_area(db: sqlite3.Connection, area: AreaRow) -> None:
 
 def write_record(db: sqlite3.Connection, record: Record) -> None:
     """Replace the server's row."""
-    db.execute("INSERT OR REPLACE INTO server VALUES (1, ?, ?, ?, ?)", record_row(record))
+    db.execute("DELETE FROM server")
+    db.execute("INSERT INTO server VALUES (1, ?, ?, ?, ?)", record_row(record))
 
 
 def _make_small_tables(db: sqlite3.Connection) -> None:

@@ -133,6 +133,13 @@ CONTRADICTIONS: dict[str, tuple[Damage, Findings]] = {
     "a closed area is there again": (bring_bob_back, Findings(closed_areas=["bob/swap"])),
     "the record is older": (lose_the_record_of_bob, Findings(record=OLDER)),
     "the record is gone": (sql("DELETE FROM server"), Findings(record=DAMAGED)),
+    "there are two records": (
+        sql(
+            "PRAGMA ignore_check_constraints = ON",
+            "INSERT INTO server SELECT 2, epoch, last_number, areas, seal FROM server",
+        ),
+        Findings(record=DAMAGED),
+    ),
     "the epoch is the highest": (sql("UPDATE server SET epoch = -1"), Findings(record=DAMAGED)),
     "the epoch is a text": (sql("UPDATE server SET epoch = 'x'"), Findings(record=DAMAGED)),
     "the highest number is lower": (sql("UPDATE server SET last_number = 0"), Findings(record=DAMAGED)),
@@ -355,6 +362,20 @@ def test_a_file_of_the_previous_format_keeps_its_pages_and_is_the_new_ones_with_
         assert pages_of(tier.areas["bob/swap"])[:8] == [OTHER] * 8
         assert pages_of(tier.areas["carol/swap"])[0] == noise_of(2)
     assert [row[1] == b"" for row in rows(old, "areas")] == [True, True, False]
+
+
+@pytest.mark.parametrize(("is_old", "says"), [(False, 1), (True, 2), (False, 3)])
+def test_a_file_that_says_another_format_than_it_has_is_refused_and_not_changed(
+    request: pytest.FixtureRequest, path: Path, is_old: bool, says: int
+) -> None:
+    """It would be made anew by what it does not have."""
+    if is_old:
+        request.getfixturevalue("old")
+    tamper(path, f"PRAGMA user_version = {says}")
+    areas = rows(path, "areas")
+    with pytest.raises(SwapFileUnusable):
+        SqliteSwapFile(path)
+    assert rows(path, "areas") == areas
 
 
 def test_a_file_of_the_previous_format_is_changed_by_no_look_at_it(old: Path) -> None:

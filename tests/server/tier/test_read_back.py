@@ -1,5 +1,6 @@
 """A device that gives another page than it took: never answered, always counted, mended where the page is at hand."""
 
+import random
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -11,7 +12,7 @@ from swaptier_server.tier.device import DeviceError, DeviceFault, MemoryDevice
 from swaptier_server.tier.free import acknowledge, invalidate
 from swaptier_server.tier.load import load
 from swaptier_server.tier.page import StoredPage, stored_page
-from swaptier_server.tier.slot import SlotState
+from swaptier_server.tier.slot import DEVICE_STATES, POOL_STATES, SlotState
 from swaptier_server.tier.store import store_many
 from swaptier_server.tier.swap_file import MemorySwapFile
 from swaptier_server.tier.tier import Tier, TierLimits
@@ -224,3 +225,88 @@ def test_the_first_of_many_bad_reads_is_noted_with_their_number() -> None:
         ),
     )
     assert pages.tier.bad_reads.take() == (0, None)
+
+
+class Storm:
+    """Requests by chance to an area whose device lies by chance, across tiers.
+
+    The next tier knows only what the device says then, so what is of another slot is seen by the swap file's seals
+    alone: here it is dropped before.
+    """
+
+    SLOTS = 4
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.device = MemoryDevice()
+        self.swap_file = MemorySwapFile(lambda _name: self.device)
+        self.generations = [0] * self.SLOTS
+        self.answered = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Go on with the next tier."""
+        for offset, page in self.device.written().items():
+            if page != stored(self.content(offset, page.generation), page.generation):
+                self.device.drop(offset)
+        durability = self.chance.choice(list(Durability))
+        limits = TierLimits(self.chance.choice([0, 1 << 16]))
+        self.tier = Tier(limits, 1, swap_file=self.swap_file, durability=durability)
+        self.area, _ = self.tier.swapon(HOST, "swap", self.SLOTS, AreaOptions())
+
+    def content(self, offset: int, generation: int) -> bytes:
+        """Return the page that is stored as this."""
+        return page_of(100 * generation + offset) if generation else ZERO_PAGE
+
+    def lie(self, offset: int) -> None:
+        """Let the device have something else in a slot."""
+        generation = self.chance.randint(0, self.generations[offset])
+        other = self.chance.choice([offset, offset, (offset + 1) % self.SLOTS])
+        if generation == 0:
+            self.device.drop(offset)
+        else:
+            self.device.write([(offset, stored(self.content(other, generation), generation))])
+
+    def step(self) -> None:
+        """Do one thing, and check what it answers."""
+        offset = self.chance.randrange(self.SLOTS)
+        match self.chance.randrange(8):
+            case 0 | 1:
+                self.generations[offset] += self.chance.randrange(2)
+                if generation := self.generations[offset]:
+                    put(self.area, offset, generation, self.content(offset, generation))
+            case 2 | 3 | 4:
+                self.load(offset)
+            case 5:
+                write_back(self.area, offset)
+            case 6:
+                self.lie(offset)
+            case _:
+                self.chance.choice([self.restart, lambda: invalidate(self.area, offset, self.generations[offset])])()
+
+    def load(self, offset: int) -> None:
+        """Load in some way, and acknowledge what is handed off."""
+        held = self.area.held(offset)
+        state, generation = held.state, held.generation
+        mode, is_exact = self.chance.choice(list(LoadMode)), self.chance.random() < 0.5
+        wanted = self.generations[offset]
+        reply = load(self.area, offset, wanted, mode, request_id=7, require_generation=is_exact)
+        page = reply.content()
+        if page is not None and state in (*POOL_STATES, *DEVICE_STATES):
+            assert (reply.generation, page) == (generation, self.content(offset, generation))
+            self.answered += 1
+        assert page is None or not is_exact or page == self.content(offset, wanted)
+        if mode is LoadMode.CLAIM and self.chance.random() < 0.5:
+            acknowledge(self.area, offset, generation, 7)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_the_device_has_a_slot_that_holds_a_page_answers_that_or_none(seed: int) -> None:
+    """Pages of other slots and generations, and none, before and after restarts."""
+    storm = Storm(seed)
+    bad_reads = 0
+    for _ in range(2000):
+        storm.step()
+        storm.tier.check_invariants()
+        bad_reads += storm.tier.bad_reads.take()[0]
+    assert storm.answered > 100 and bad_reads > 100
