@@ -7,24 +7,25 @@ Touches a socket, a thread and the log. Rules of conduct:
 - What clients do wrong is one log line in LOG_SECONDS with a count, never a traceback.
 - A request is answered and its connection closed; it opens no file.
 - The answer is what prometheus_client makes of the registry: format and compression as the client accepts them.
+- Who may not ask learns nothing but that: 401, whatever it asked for. No answer repeats anything of its request.
 """
 
 import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from prometheus_client import make_wsgi_app
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-
-from swaptier_wire.version import program_version
 
 PATHS: Final = frozenset({"/metrics", "/"})
 """Where the metrics are: also where a browser looks that was given the port alone."""
@@ -40,8 +41,38 @@ BACKLOG: Final = 128
 EXHAUSTED_SECONDS: Final = 1.0
 """Until the next attempt where no descriptor was left for a connection."""
 LOG_SECONDS: Final = 60.0
+BEARER: Final = "bearer "
+"""The scheme of RFC 6750; of either case."""
 
 _log: Final = logging.getLogger("swaptier.metrics")
+
+
+class Scrapers(Protocol):
+    """Who may ask. Looked at anew for each connection, from the port's thread."""
+
+    @property
+    def security(self) -> ssl.SSLContext | None:
+        """What TLS needs; None for plain HTTP."""
+
+    def may_ask(self, authorization: Sequence[str]) -> bool:
+        """Tell whether a request with these headers `Authorization` is answered."""
+
+
+class Everybody:
+    """Whoever can connect may ask."""
+
+    security = None
+
+    def may_ask(self, authorization: Sequence[str]) -> bool:
+        """Tell that it is."""
+        return True
+
+
+def bearer_token(headers: Sequence[str]) -> str | None:
+    """Return the token in the one header `Authorization`, None where there is none or another."""
+    if len(headers) != 1 or not headers[0].lower().startswith(BEARER):
+        return None
+    return headers[0][len(BEARER) :].strip()
 
 
 class _Families(Collector):
@@ -72,7 +103,8 @@ class _Exchange(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, head: bytes, families: Collector) -> None:
+    def __init__(self, head: bytes, families: Collector, scrapers: Scrapers) -> None:
+        self._scrapers: Final = scrapers
         self._app: Final = make_wsgi_app(families)
         self.rfile, self.wfile = BytesIO(head), BytesIO()
         self.client_address = ("", 0)
@@ -80,7 +112,10 @@ class _Exchange(BaseHTTPRequestHandler):
         self.answer: Final = self.wfile.getvalue()
 
     def do_GET(self) -> None:
-        """Answer with the metrics, or with 404 where there are none."""
+        """Answer with the metrics, or with 404 where there are none, or with 401 if they are not for who asks."""
+        if not self._scrapers.may_ask(self.headers.get_all("Authorization", [])):
+            self._send("401 Unauthorized", [("WWW-Authenticate", "Bearer")], b"")
+            return
         try:
             url = urlsplit(self.path)
         except ValueError:
@@ -111,9 +146,13 @@ class _Exchange(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer with a status: the library's own answer repeats the request."""
+        self._send(f"{int(code)} {HTTPStatus(code).phrase}", [], b"")
+
     def version_string(self) -> str:
-        """Return what answers, without the interpreter's version."""
-        return f"swaptier/{program_version()}"
+        """Return what answers; its version is one of the metrics."""
+        return "swaptier"
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
         """Log nothing: a client could fill the log."""
@@ -122,8 +161,10 @@ class _Exchange(BaseHTTPRequestHandler):
 class MetricsPort:
     """Serves a registry over HTTP. Made serving; `stop()` ends it."""
 
-    def __init__(self, host: str, port: int, families: Collector) -> None:
+    def __init__(self, host: str, port: int, families: Collector, scrapers: Scrapers | None = None) -> None:
         """Serve *families* at *host*, a name or an address without brackets, and *port*, 0 for any free one.
+
+        Only *scrapers* are answered; everybody without.
 
         Raises:
             OSError: the address cannot be had.
@@ -132,6 +173,7 @@ class MetricsPort:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         self._families: Final = _Families(families)
+        self._scrapers: Final = Everybody() if scrapers is None else scrapers
         self._listening: Final = socket.socket(family, kind, protocol)
         try:
             self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -195,31 +237,38 @@ class MetricsPort:
 
     async def _answer(self, connection: socket.socket) -> None:
         """Take one request of *connection*, answer it and close it."""
-        with connection:
-            try:
-                async with asyncio.timeout(CONNECTION_SECONDS_MAX):
-                    head = await self._head(connection)
-                    if head is None:
-                        return
-                    self._owing.pop(_this_task(), None)
-                    await self._loop.sock_sendall(connection, _Exchange(head, self._families).answer)
-                    connection.shutdown(socket.SHUT_WR)
-            except TimeoutError:
-                self._drop(f"not done within {CONNECTION_SECONDS_MAX:g} s")
-            except OSError:  # the client is gone
-                return
-            except Exception as defect:  # noqa: BLE001 - whatever it is, the next scrape is answered
-                self._drop(f"a defect of this program, {defect!r}")
+        try:
+            async with asyncio.timeout(CONNECTION_SECONDS_MAX), self._streams(connection) as (reader, writer):
+                head = await _head(reader)
+                if head is None:
+                    return
+                self._owing.pop(_this_task(), None)
+                writer.write(_Exchange(head, self._families, self._scrapers).answer)
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except TimeoutError:
+            self._drop(f"not done within {CONNECTION_SECONDS_MAX:g} s")
+        except OSError:  # the client is gone, or speaks no TLS
+            return
+        except Exception as defect:  # noqa: BLE001 - whatever it is, the next scrape is answered
+            self._drop(f"a defect of this program, {defect!r}")
 
-    async def _head(self, connection: socket.socket) -> bytes | None:
-        """Return the head of the request, as far as REQUEST_BYTES_MAX; None from a client that says nothing more."""
-        head = b""
-        while b"\r\n\r\n" not in head and b"\n\n" not in head and len(head) < REQUEST_BYTES_MAX:
-            more = await self._loop.sock_recv(connection, REQUEST_BYTES_MAX)
-            if not more:
-                return None
-            head += more
-        return head
+    @contextlib.asynccontextmanager
+    async def _streams(
+        self, connection: socket.socket
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """Give what reads and writes *connection*, which is gone afterwards."""
+        reader = asyncio.StreamReader(REQUEST_BYTES_MAX)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        with connection:
+            transport, _ = await self._loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=self._scrapers.security
+            )
+            try:
+                yield reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
+            finally:
+                transport.abort()
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._open.pop(task, None)
@@ -240,6 +289,17 @@ class MetricsPort:
             _log.warning("metrics: connections without an answer: %d, the last: %s", self._dropped, self._last_reason)
             self._dropped = 0
             self._loop.call_later(LOG_SECONDS, self._say)
+
+
+async def _head(reader: asyncio.StreamReader) -> bytes | None:
+    """Return the head of the request, as far as REQUEST_BYTES_MAX; None from a client that says nothing more."""
+    head = b""
+    while b"\r\n\r\n" not in head and b"\n\n" not in head and len(head) < REQUEST_BYTES_MAX:
+        more = await reader.read(REQUEST_BYTES_MAX)
+        if not more:
+            return None
+        head += more
+    return head
 
 
 def _this_task() -> "asyncio.Task[None]":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from swaptier_server.access.access import Access
+from swaptier_server.access.scrapers import MetricsScrapers
 from swaptier_server.access.tls import Tls
 from swaptier_server.backing import open_swap_file
 from swaptier_server.config import ServerConfig, flag, is_flag_of, variable
@@ -44,7 +45,15 @@ def effective_values(config: ServerConfig, arguments: Sequence[str]) -> Iterator
 
 def check_files(config: ServerConfig) -> Iterator[Finding]:
     """Yield what is found at the files and addresses of *config*."""
-    for check in (_check_tls, _check_tokens, _check_pool, _check_device, _check_listen, _check_descriptors):
+    for check in (
+        _check_tls,
+        _check_tokens,
+        _check_scrapers,
+        _check_pool,
+        _check_device,
+        _check_listen,
+        _check_descriptors,
+    ):
         yield from _findings(check, config)
 
 
@@ -72,6 +81,22 @@ def _check_tokens(config: ServerConfig) -> Iterator[Finding]:
         yield Finding(f"tokens: {len(tokens)}, of {', '.join(tokens.tenants)}")
         assert config.tokens is not None, "they were read"
         yield from _check_who_may(config.tokens, "--tokens", stat.S_IWOTH, "write", "and let anybody in")
+
+
+def _check_scrapers(config: ServerConfig) -> Iterator[Finding]:
+    if config.metrics is None:
+        return
+    scrapers = MetricsScrapers(config.metrics_token, config.metrics_tls_files)
+    asked = [] if scrapers.tokens is None else [f"a token of {len(scrapers.tokens)}"]
+    if config.metrics_tls_client_ca is not None:
+        asked.append("a certificate")
+    transport = "HTTP" if scrapers.security is None else "HTTPS"
+    yield Finding(f"metrics: by {transport}, {' and '.join(asked) or 'nothing'} asked for")
+    if scrapers.tokens is not None:
+        assert config.metrics_token is not None, "it was read"
+        yield from _check_who_may(config.metrics_token, "--metrics-token", stat.S_IWOTH, "write", "and let anybody ask")
+        if scrapers.security is None and not config.metrics.is_local:
+            yield Finding("--metrics-token: the network can read the token, as there is no --metrics-tls-cert")
 
 
 def _check_who_may(path: Path, name: str, bit: int, do_what: str, so_that: str) -> Iterator[Finding]:

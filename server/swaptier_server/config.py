@@ -96,8 +96,21 @@ class ServerConfig(BaseModel):
     metrics: Annotated[Address | None, PlainValidator(_metrics_address), _flag(LISTENING, "ADDRESS")] = Field(
         Address("127.0.0.1:9464"), description="where to serve Prometheus metrics: HOST:PORT, or off"
     )
+    metrics_token: Annotated[Path | None, _flag(LISTENING, "FILE", shows_default=False)] = Field(
+        None, description="tokens that let scrapers ask for metrics, lines as in --tokens; others get 401"
+    )
+    metrics_tls_cert: Annotated[Path | None, _flag(LISTENING, "FILE", shows_default=False)] = Field(
+        None, description="certificate chain of the metrics port, PEM; it then speaks HTTPS"
+    )
+    metrics_tls_key: Annotated[Path | None, _flag(LISTENING, "FILE", shows_default=False)] = Field(
+        None, description="its private key, PEM, not encrypted"
+    )
+    metrics_tls_client_ca: Annotated[Path | None, _flag(LISTENING, "FILE", shows_default=False)] = Field(
+        None, description="authorities, PEM; every scraper then needs a certificate of one of them"
+    )
     insecure: Annotated[bool, _flag(LISTENING, shows_default=False)] = Field(
-        False, description="serve beyond this machine although anyone there could read and replace pages"
+        False,
+        description="serve beyond this machine although anyone there could read and replace pages, and read metrics",
     )
     pool_limit: Annotated[Size, _flag(DEVICE, "SIZE")] = Field(
         Size(64 << 20),
@@ -197,6 +210,13 @@ class ServerConfig(BaseModel):
         return self.tls_cert, self.tls_key, self.tls_client_ca
 
     @property
+    def metrics_tls_files(self) -> tuple[Path, Path, Path | None] | None:
+        """Certificate, key and the scrapers' authorities; None for plain HTTP."""
+        if self.metrics_tls_cert is None or self.metrics_tls_key is None:
+            return None
+        return self.metrics_tls_cert, self.metrics_tls_key, self.metrics_tls_client_ca
+
+    @property
     def knows_tenants(self) -> bool:
         """The server asks who calls."""
         return self.tokens is not None or self.tls_client_ca is not None
@@ -204,11 +224,9 @@ class ServerConfig(BaseModel):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         """Refuse values that do not fit each other."""
-        if (self.tls_cert is None) != (self.tls_key is None):
-            given, missing = ("--tls-key", "--tls-cert") if self.tls_cert is None else ("--tls-cert", "--tls-key")
-            raise ValueError(f"{given} needs {missing}: a certificate and its key go together")
-        if self.tls_client_ca is not None and self.tls_cert is None:
-            raise ValueError("--tls-client-ca needs --tls-cert and --tls-key: without TLS there are no certificates")
+        _check_tls("--tls", self.tls_cert, self.tls_key, self.tls_client_ca)
+        _check_tls("--metrics-tls", self.metrics_tls_cert, self.metrics_tls_key, self.metrics_tls_client_ca)
+        self._check_metrics()
         if not self.knows_tenants:
             for field in sorted(self.model_fields_set):
                 if field.startswith("tenant_"):
@@ -235,6 +253,33 @@ class ServerConfig(BaseModel):
                     "or say --insecure if the network is private"
                 )
         return self
+
+    def _check_metrics(self) -> None:
+        """Refuse to tell strangers what is meant for some."""
+        if self.metrics is None:
+            for field in sorted(self.model_fields_set):
+                if field.startswith("metrics_"):
+                    raise ValueError(f"{flag(field)} needs --metrics: there is no port to ask")
+            return
+        is_for_some = self.metrics_token is not None or self.metrics_tls_client_ca is not None
+        is_secured = self.knows_tenants or self.tls_cert is not None
+        if is_secured and not (self.metrics.is_local or is_for_some or self.insecure):
+            raise ValueError(
+                f"--metrics {self.metrics} can be reached from other machines, and names the tenants and areas of this "
+                "server to anyone there: give --metrics-token, or --metrics-tls-cert, --metrics-tls-key and "
+                "--metrics-tls-client-ca, or listen on 127.0.0.1, or say --insecure if the network is private"
+            )
+
+
+def _check_tls(prefix: str, cert: Path | None, key: Path | None, client_ca: Path | None) -> None:
+    """Refuse half of what TLS needs."""
+    if (cert is None) != (key is None):
+        given, missing = ("key", "cert") if cert is None else ("cert", "key")
+        raise ValueError(f"{prefix}-{given} needs {prefix}-{missing}: a certificate and its key go together")
+    if client_ca is not None and cert is None:
+        raise ValueError(
+            f"{prefix}-client-ca needs {prefix}-cert and {prefix}-key: without TLS there are no certificates"
+        )
 
 
 def flag(field: str) -> str:

@@ -15,6 +15,7 @@ from typing import Final
 from structlog.stdlib import BoundLogger
 
 from swaptier_server.access.access import Access
+from swaptier_server.access.scrapers import MetricsScrapers
 from swaptier_server.access.tenants import tenant_of
 from swaptier_server.access.tls import Tls
 from swaptier_server.backing import SwapFileWatch, Upkeep
@@ -39,10 +40,16 @@ BEAT_SECONDS_MAX: Final = 1.25
 class Credentials:
     """Who is let in, as the files say it now."""
 
-    def __init__(self, access: Access, tls: Tls | None, traffic: Traffic, callers: Callers) -> None:
-        """Keep *access* and *tls* up to date; end the calls of *traffic* that are let in no more; watch *callers*."""
+    def __init__(
+        self, access: Access, tls: Tls | None, scrapers: MetricsScrapers, traffic: Traffic, callers: Callers
+    ) -> None:
+        """Keep *access*, *tls* and *scrapers* up to date; end the calls of *traffic* that are let in no more.
+
+        Watch *callers*.
+        """
         self._access: Final = access
         self._tls: Final = tls
+        self._scrapers: Final = scrapers
         self.traffic: Final = traffic
         self.callers: Final = callers
         self._log: Final = get_log()
@@ -77,6 +84,11 @@ class Credentials:
                 self._log.info("tokens_reloaded", tokens=len(self._access.tokens or ()))
         except ConfigError as error:
             self._log.error("reload_failed", reason=str(error), meaning="the old tokens stay in use")
+        try:
+            if self._scrapers.refresh(is_forced=is_forced):
+                self._log.info("metrics_access_reloaded")
+        except ConfigError as error:
+            self._log.error("reload_failed", reason=str(error), meaning="the old files stay in use")
         if ended := self.traffic.end_unwanted(self._access.objection):
             self._log.info("calls_ended", calls=ended, meaning="what let them in has expired or was withdrawn")
 

@@ -19,6 +19,7 @@ from grpc_health.v1 import health, health_pb2
 from prometheus_client import CollectorRegistry
 
 from swaptier_server.access.access import Access
+from swaptier_server.access.scrapers import MetricsScrapers
 from swaptier_server.access.tenants import TenantLimits, Tenants
 from swaptier_server.access.tls import Tls
 from swaptier_server.backing import SwapFileWatch, Upkeep, open_swap_file
@@ -28,6 +29,7 @@ from swaptier_server.housekeeping import BEAT_SECONDS_MAX, HOUSEKEEPING_SECONDS,
 from swaptier_server.listening import check_can_listen, explain
 from swaptier_server.logs import get_log
 from swaptier_server.rpc.activity import ClientActivity
+from swaptier_server.rpc.area_labels import AreaLabels
 from swaptier_server.rpc.callers import Callers
 from swaptier_server.rpc.descriptors import connections_max
 from swaptier_server.rpc.guard import Guard
@@ -96,6 +98,7 @@ class TierServer:
         self._tls: Final = None if config.tls_files is None else Tls(*config.tls_files)
         if self._tls is not None:
             self.access.authorities.replace(self._tls.material.authorities)
+        self._scrapers: Final = MetricsScrapers(config.metrics_token, config.metrics_tls_files)
         self._log = get_log()
         for area in self.tier.areas.values():
             # Found in the swap file: its client has as long to come back as if it had been here a moment ago.
@@ -106,7 +109,7 @@ class TierServer:
         self._tasks: Final[list[asyncio.Task[None]]] = []
         self.failed: Final = asyncio.Event()
         """gRPC has ended: a process that listens no more must not look alive."""
-        credentials = Credentials(self.access, self._tls, self.traffic, self.callers)
+        credentials = Credentials(self.access, self._tls, self._scrapers, self.traffic, self.callers)
         parts = (self.tier, self.activity, credentials, self.upkeep, self._swap_file_watch)
         self.housekeeper: Final = Housekeeper(*parts, awake, now_ns, area_idle_seconds=config.area_idle_seconds)
         after_request = self.upkeep.after_request
@@ -173,11 +176,13 @@ class TierServer:
 
     def _start_metrics(self) -> None:
         snapshots = LoopSnapshots(self._take_snapshot)
-        self.registry.register(TierCollector(snapshots.from_thread))
+        areas_max = self.config.tenant_areas_max if self.config.knows_tenants else self.config.areas_max
+        labels = AreaLabels(2 * areas_max, has_tenants=self.config.knows_tenants)
+        self.registry.register(TierCollector(snapshots.from_thread, labels))
         if self.config.metrics is None:
             return
         try:
-            self._metrics = MetricsServer(self.config.metrics, self.registry)
+            self._metrics = MetricsServer(self.config.metrics, self.registry, self._scrapers)
         except OSError as error:
             raise ConfigError(explain("--metrics", self.config.metrics, error)) from error
         self.metrics_address = self._metrics.address

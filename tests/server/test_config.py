@@ -139,6 +139,21 @@ def test_a_shell_that_has_read_the_completion_completes(shell: str, capsys: pyte
             assert told.stdout.split() == [completed]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--tokens", "t", "--metrics-token", "m"],
+        ["--tokens", "t", "--metrics-tls-cert", "c", "--metrics-tls-key", "k", "--metrics-tls-client-ca", "a"],
+        ["--tokens", "t", "--insecure"],
+    ],
+    ids=["nobody is known", "a token", "certificates", "a private network"],
+)
+def test_metrics_may_be_asked_for_from_other_machines_by_whom_they_are_for(arguments: list[str]) -> None:
+    """Without tokens and TLS there are no tenants to be named."""
+    assert load_config(["--metrics", "0.0.0.0:9464", *arguments]).metrics == "0.0.0.0:9464"
+
+
 @pytest.mark.parametrize("text", ["64MiB", "1GB", "1536MiB", "100", "0", "16TiB", "1000001"])
 def test_a_size_is_shown_exactly(text: str) -> None:
     """As it can be given again."""
@@ -178,6 +193,15 @@ def test_sizes_take_units(text: str, size: int) -> None:
         (["--listen", f"unix:/{'x' * 107}"], "--listen: "),
         (["--metrics", "unix:/tmp/m"], "--metrics: "),
         (["--metrics", "none"], "off serves no metrics"),
+        (["--metrics-tls-cert", "c"], "--metrics-tls-cert needs --metrics-tls-key"),
+        (["--metrics-tls-client-ca", "a"], "--metrics-tls-client-ca needs --metrics-tls-cert and --metrics-tls-key"),
+        (["--metrics", "off", "--metrics-token", "t"], "--metrics-token needs --metrics"),
+        (["--metrics", "0.0.0.0:1", "--tokens", "t"], "--metrics 0.0.0.0:1 can be reached from other machines"),
+        (["--metrics", "[::]:1", "--tls-cert", "c", "--tls-key", "k"], "give --metrics-token, or --metrics-tls-cert"),
+        (
+            [*("--metrics", "host:1", "--tokens", "t"), *("--metrics-tls-cert", "c", "--metrics-tls-key", "k")],
+            "names the tenants and areas of this server to anyone there",
+        ),
         (["--tokens="], "--tokens: expected the name of a file"),
         (["--tls-cert", "c"], "--tls-cert needs --tls-key"),
         (["--tls-key", "k"], "--tls-key needs --tls-cert"),

@@ -11,6 +11,7 @@ from tests.server.conftest import Clock, Serve, Served, header_message
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_server import backing
+from swaptier_server.access.scrapers import MetricsScrapers
 from swaptier_server.backing import SwapFileWatch, Upkeep
 from swaptier_server.housekeeping import Credentials, Housekeeper
 from swaptier_server.rpc.traffic import Traffic
@@ -33,7 +34,7 @@ PAGE = stored_page(NOISE, page_checksum(NOISE), 1)
 def housekeeper_of(served: Served, awake: AwakeClock) -> Housekeeper:
     """Return another housekeeper of that server, by a clock of its own."""
     server = served.server
-    credentials = Credentials(server.access, None, server.traffic, server.callers)
+    credentials = Credentials(server.access, None, MetricsScrapers(None, None), server.traffic, server.callers)
     return Housekeeper(
         server.tier, server.activity, credentials, server.upkeep, None, awake, served.clock, area_idle_seconds=300
     )

@@ -5,11 +5,13 @@ Touches the terminal and the result file. Everything that can be refused is refu
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
+from swaptier_client.security import PLAIN
 from swaptier_loadgen.cli.output import console, say
 from swaptier_loadgen.cli.parameters import Era, JsonFile, MetricsAddress
 from swaptier_loadgen.cli.progress import Watcher, configure_logging
@@ -58,6 +60,9 @@ def race(
     metrics: Annotated[
         MetricsAddress | None, flag(RESULTS, "Serve Prometheus metrics at HOST:PORT while racing.", metavar="ADDRESS")
     ] = None,
+    metrics_token: Annotated[
+        Path | None, flag(RESULTS, "File with the token that Prometheus must show for them, and nothing else.")
+    ] = None,
 ) -> int:
     """Run each policy on the same accesses, page contents and injected failures, and say what it did to the data."""
     if era:
@@ -75,7 +80,10 @@ def race(
         if settings.server_flags:
             settings.server_flags.check()
         if metrics is not None:
-            metrics = serve(metrics, RaceCollector(settings, latest))
+            collector = RaceCollector(settings, latest)
+            metrics = serve(metrics, collector, metrics_token, is_secured=settings.security != PLAIN)
+        elif metrics_token is not None:
+            raise Refusal("--metrics-token needs --metrics: there is no port to ask")
     except (FlagsRefused, CorpusUnreadable, MetricsPortTaken) as problem:
         raise Refusal(str(problem)) from None
     configure_logging()

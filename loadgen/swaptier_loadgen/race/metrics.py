@@ -8,6 +8,7 @@ labels are the policy and the area, both bounded by the race.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -22,14 +23,16 @@ from swaptier_loadgen.host.oracle import Corruption
 from swaptier_loadgen.host.report import HostReport
 from swaptier_loadgen.host.report_field import Metric, declarations
 from swaptier_loadgen.race.report import versions
+from swaptier_loadgen.race.scrapers import WhoHasTheToken
 from swaptier_loadgen.race.settings import RaceSettings, area_name
 from swaptier_loadgen.race.verdict import is_safe
 from swaptier_wire.addresses import Address
 from swaptier_wire.metrics_port import MetricsPort
+from swaptier_wire.process.small_file import FileUnusable
 
 
 class MetricsPortTaken(Exception):
-    """The metrics address cannot be bound. The message says why."""
+    """The metrics cannot be served where, and as, it was asked. The message says why."""
 
 
 @dataclass
@@ -184,17 +187,28 @@ class RaceCollector(Collector):
         return metric
 
 
-def serve(address: str, collector: RaceCollector) -> str:
-    """Serve /metrics at HOST:PORT until this process ends, and return the address it got.
+def serve(address: str, collector: RaceCollector, token: Path | None = None, *, is_secured: bool = False) -> str:
+    """Serve /metrics at HOST:PORT until this process ends, to those who have *token*; return the address it got.
+
+    *is_secured*: the tiers ask who calls, so their areas are not for everybody to know.
 
     Raises:
-        MetricsPortTaken: the address cannot be bound.
+        MetricsPortTaken: the address cannot be bound, or must not be, or the file of the token cannot be used.
     """
     where = Address.parse(address, allows_unix=False)
+    if is_secured and token is None and not where.is_local:
+        raise MetricsPortTaken(
+            f"--metrics {address} can be reached from other machines, and names areas of a tier that asks who calls to "
+            "anyone there: give --metrics-token, or serve at 127.0.0.1"
+        )
+    try:
+        scrapers = None if token is None else WhoHasTheToken(token)
+    except FileUnusable as error:
+        raise MetricsPortTaken(f"--metrics-token: {error}") from error
     registry = CollectorRegistry()
     registry.register(collector)
     try:
-        port = MetricsPort(where.host, where.port, registry).port
+        port = MetricsPort(where.host, where.port, registry, scrapers).port
     except OSError as error:
         raise MetricsPortTaken(f"--metrics {address} cannot be bound: {error.strerror or error}") from error
     return where.with_port(port)

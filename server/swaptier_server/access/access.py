@@ -70,7 +70,9 @@ class Access:
             ConfigError: the file cannot be used.
         """
         self._tokens: Final = (
-            None if tokens is None else FromFiles({_FLAG: tokens}, lambda files: read_tokens(files[_FLAG].content))
+            None
+            if tokens is None
+            else FromFiles({_FLAG: tokens}, lambda files: read_tokens(files[_FLAG].content, _FLAG))
         )
         self._asks_certificates: Final = asks_certificates
         self.authorities: Final = ClientAuthorities()
@@ -150,8 +152,8 @@ class Access:
         )
 
 
-def read_tokens(content: bytes) -> Tokens:
-    """Return the tokens of a file with *content*.
+def read_tokens(content: bytes, flag: str) -> Tokens:
+    """Return the tokens of a file with *content*, which *flag* names.
 
     Raises:
         ConfigError: why they cannot be used, and nothing of the content.
@@ -159,9 +161,9 @@ def read_tokens(content: bytes) -> Tokens:
     try:
         return parse_tokens(content.decode("ascii"))
     except UnicodeDecodeError:
-        raise ConfigError("--tokens: the file is not plain text") from None
+        raise ConfigError(f"{flag}: the file is not plain text") from None
     except TokensUnusable as error:
-        raise ConfigError(f"--tokens: {error}") from error
+        raise ConfigError(f"{flag}: {error}") from error
 
 
 def _bearer_token(metadata: Iterable[tuple[str, str | bytes]]) -> str:

@@ -10,7 +10,8 @@ Touches a thread and a port. Rules of conduct:
 """
 
 import platform
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import grpc
@@ -19,12 +20,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from swaptier_server.rpc.area_labels import AreaLabels
 from swaptier_server.rpc.process_metrics import ProcessMetrics
 from swaptier_server.rpc.snapshot import AreaSnapshot, TierSnapshot
 from swaptier_server.tier.counters import AreaCounters
 from swaptier_server.tier.device import DeviceFault
 from swaptier_wire.addresses import Address
-from swaptier_wire.metrics_port import MetricsPort
+from swaptier_wire.metrics_port import MetricsPort, Scrapers
 from swaptier_wire.version import program_version
 
 AREA_GAUGES: Final[dict[str, tuple[str, Callable[[AreaSnapshot], int]]]] = {
@@ -64,8 +66,9 @@ AREA_COUNTERS: Final[dict[str, str]] = {
 class TierCollector(Collector):
     """Turns snapshots into metric families."""
 
-    def __init__(self, take: Callable[[], TierSnapshot | None]) -> None:
+    def __init__(self, take: Callable[[], TierSnapshot | None], labels: AreaLabels) -> None:
         self._take = take
+        self._labels = labels
 
     def collect(self) -> Iterator[Metric]:
         """Yield the tier's families, as of one moment."""
@@ -104,26 +107,27 @@ class TierCollector(Collector):
         for fault in DeviceFault:
             refusing.add_metric([fault], int(fault is snapshot.device_fault))
         yield refusing
-        yield from _area_gauges(snapshot)
-        yield from _area_counters(snapshot)
+        areas = self._labels.merged(snapshot.areas, time.monotonic_ns())
+        yield from _area_gauges(areas)
+        yield from _area_counters(areas)
 
 
-def _area_gauges(snapshot: TierSnapshot) -> Iterator[Metric]:
+def _area_gauges(areas: Iterable[AreaSnapshot]) -> Iterator[Metric]:
     for name, (help_text, read) in AREA_GAUGES.items():
         family = GaugeMetricFamily(f"swaptier_tier_{name}", help_text, labels=["area"])
-        for area in snapshot.areas:
+        for area in areas:
             family.add_metric([area.name], read(area))
         yield family
 
 
-def _area_counters(snapshot: TierSnapshot) -> Iterator[Metric]:
+def _area_counters(areas: Iterable[AreaSnapshot]) -> Iterator[Metric]:
     families: dict[str, CounterMetricFamily] = {}
     # A fresh area's rows name every family, so that all are there before the first area is.
     for row in AreaCounters().rows():
         if row.name not in families:
             labels = ["area", *(label for label, _ in row.labels)]
             families[row.name] = CounterMetricFamily(f"swaptier_{row.name}", AREA_COUNTERS[row.name], labels=labels)
-    for area in snapshot.areas:
+    for area in areas:
         for row in area.counters:
             families[row.name].add_metric([area.name, *(value for _, value in row.labels)], row.value)
     yield from families.values()
@@ -132,13 +136,13 @@ def _area_counters(snapshot: TierSnapshot) -> Iterator[Metric]:
 class MetricsServer:
     """Serves a registry, with what the process takes, over HTTP. Made serving; `stop()` ends it."""
 
-    def __init__(self, address: Address, registry: CollectorRegistry) -> None:
-        """Start to serve.
+    def __init__(self, address: Address, registry: CollectorRegistry, scrapers: Scrapers) -> None:
+        """Start to serve *scrapers*.
 
         Raises:
             OSError: the address cannot be had.
         """
-        self._port: Final = MetricsPort(address.host, address.port, registry)
+        self._port: Final = MetricsPort(address.host, address.port, registry, scrapers)
         self._process: Final = ProcessMetrics()
         registry.register(self._process)
         self.address: Final[Address] = address.with_port(self._port.port)

@@ -1,6 +1,8 @@
 """/metrics of the load generator: every series exists from the start, and follows the reports."""
 
+import http.client
 import urllib.request
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -125,3 +127,21 @@ def test_a_scrape_over_http_works_and_a_taken_port_is_refused(latest: LatestRepo
         assert b"swaptier_fault_seconds_bucket" in response.read()
     with pytest.raises(MetricsPortTaken, match=address):
         serve(address, RaceCollector(SETTINGS, latest))
+
+
+def test_metrics_are_for_who_has_the_token(latest: LatestReports, tmp_path: Path) -> None:
+    """Where the tiers ask who calls, other machines need it; a file that cannot be used is refused."""
+    token = "t" * 32
+    (tmp_path / "token").write_text(f"{token}\n")
+    address = serve("127.0.0.1:0", RaceCollector(SETTINGS, latest), tmp_path / "token", is_secured=True)
+    for headers, status in (({"Authorization": f"Bearer {token}"}, 200), ({}, 401)):
+        connection = http.client.HTTPConnection(address)
+        connection.request("GET", "/metrics", headers=headers)
+        with connection.getresponse() as response:
+            assert (response.status, b"swaptier_fault_seconds_bucket" in response.read()) == (status, status == 200)
+        connection.close()
+    with pytest.raises(MetricsPortTaken, match="can be reached from other machines"):
+        serve("0.0.0.0:0", RaceCollector(SETTINGS, latest), is_secured=True)
+    (tmp_path / "token").write_text("short")
+    with pytest.raises(MetricsPortTaken, match=r"--metrics-token: .* 32 or more"):
+        serve("127.0.0.1:0", RaceCollector(SETTINGS, latest), tmp_path / "token")
