@@ -193,6 +193,33 @@ def backup(file: Path, to: Path, /) -> int:
     return status
 
 
+@app.command(
+    help_epilogue=epilogue(
+        f"Exit status: 0 whole; 1 damaged; 2 wrong usage, or no swap file, or one that cannot be read; 3 a server has "
+        f"it; {ACCIDENTS}, or there is no room for a copy of a file with a log.",
+        f"{PROGRAM} check-file /var/tmp/swap",
+    )
+)
+def check_file(file: Path, /) -> int:
+    """Say what is in a swap file, what of it is damaged, and what would be lost, and exit: 0 whole, 1 damaged.
+
+    Reads every page and changes nothing. A file that a server has is refused: copy it with backup, and check the copy.
+
+    Parameters
+    ----------
+    file:
+        PATH of --device sqlite:PATH.
+    """
+    from swaptier_server.check_file import check_file as check
+
+    status, lines = check(file)
+    if status not in (ExitStatus.AS_SPECIFIED, ExitStatus.VERDICT):
+        _refuse(f"check-file: {lines[0]}")
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+    return status
+
+
 add_completion(app, PROGRAM, ACCIDENTS)
 
 

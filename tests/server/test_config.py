@@ -76,7 +76,7 @@ def test_an_empty_value_is_refused_wherever_it_comes_from(field: str, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "check-config", "hash-token", "healthcheck", "backup", "completion", "version"]
+    "command", ["serve", "check-config", "hash-token", "healthcheck", "backup", "check-file", "completion", "version"]
 )
 def test_the_help_of_a_command_ends_with_its_statuses_and_its_own_examples(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -129,7 +129,11 @@ def test_a_shell_that_has_read_the_completion_completes(shell: str, capsys: pyte
         pytest.skip(f"no {shell} here")
     subprocess.run([shell, "-n"], input=script, text=True, check=True)
     if shell == "bash":
-        for words, completed in (("ch", "check-config"), ("--pool", "--pool-limit"), ("serve --dur", "--durability")):
+        for words, completed in (
+            ("check-c", "check-config"),
+            ("--pool", "--pool-limit"),
+            ("serve --dur", "--durability"),
+        ):
             typed = f"swaptier-server {words}".split()
             ask = (
                 f"COMP_WORDS=({' '.join(typed)}); COMP_CWORD={len(typed) - 1}; _swaptier_server; "

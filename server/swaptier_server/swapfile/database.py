@@ -20,13 +20,15 @@ from swaptier_server.swapfile.medium import (
     LAST_ROOM_BYTES,
     LOG_PAGES,
     LOG_PAGES_LAST,
+    PRIMARY_CODE,
     ROOM_BYTES,
     device_error,
     has_room,
     is_read_only,
 )
-from swaptier_server.swapfile.place import APPLICATION_ID, Refusal, SwapFilePlace, SwapFileUnusable
-from swaptier_server.swapfile.schema import FORMAT, OLD_FORMAT, make_tables
+from swaptier_server.swapfile.place import Refusal, SwapFileDamaged, SwapFilePlace, SwapFileUnusable
+from swaptier_server.swapfile.schema import FORMAT, new_file
+from swaptier_server.swapfile.whole import distrust, format_of, why_not_whole
 from swaptier_server.tier.device import DeviceError, DeviceFault
 
 GIVE_BACK_PAGES: Final = 32
@@ -38,10 +40,11 @@ LOOKS_PER_PROBE: Final = 5
 
 _HINTS: Final = {
     sqlite3.SQLITE_BUSY: " (another server has it)",
-    sqlite3.SQLITE_NOTADB: ", and no swap file; it was not changed. Name another file",
     sqlite3.SQLITE_FULL: "; make room on its file system",
 }
 """What to make of an SQLite error when the file is opened."""
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""The file is; SQLITE_ERROR is of a schema that makes no sense."""
 _PAGES_MAX: Final = 1 << 30
 """SQLite's own limit of a file's pages: 4 TiB. 1 means what the file has now."""
 
@@ -72,10 +75,9 @@ class SwapFileDatabase:
         self.format = FORMAT
         """Of the file, as long as no server has begun on it."""
         try:
-            self._place: Final = SwapFilePlace(path)
+            self._place: Final = SwapFilePlace(path, new_file())
             self.connection: Final = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-            # What is no text where text should be is a damaged row, not an error: its seal does not fit.
-            self.connection.text_factory = lambda text: text.decode(errors="replace")
+            distrust(self.connection)
         except (OSError, sqlite3.Error) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise SwapFileUnusable(f"cannot open the swap file {path}: {why}") from error
@@ -88,6 +90,8 @@ class SwapFileDatabase:
             raise SwapFileUnusable(f"cannot use the swap file {path}: {error}") from error
         except sqlite3.Error as error:
             self.close()
+            if error.sqlite_errorcode & PRIMARY_CODE in _DAMAGED:
+                raise SwapFileDamaged(path, str(error)) from error
             hint = _HINTS.get(error.sqlite_errorcode, "")
             raise SwapFileUnusable(f"cannot use the swap file {path}: {error}{hint}") from error
         except SwapFileUnusable:
@@ -236,18 +240,9 @@ class SwapFileDatabase:
         db = self.connection
         # Exclusive from the first look on, and before WAL is, so that no file of shared memory is needed.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        is_empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-        if not is_empty and db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise SwapFileUnusable(f"{self.path} is a database and no swap file; it was not changed. Name another file")
-        if not is_empty:
-            self.format = db.execute("PRAGMA user_version").fetchone()[0]
-        if self.format not in (OLD_FORMAT, FORMAT):
-            raise SwapFileUnusable(
-                f"the swap file {self.path} has format {self.format}, and this server reads {FORMAT}; it was not "
-                "changed. Use the version that made it, or name another file"
-            )
-        if is_empty:
-            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        self.format = format_of(db, self.path)
+        if (why := why_not_whole(db, self.format)) is not None:
+            raise SwapFileDamaged(self.path, why)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {'FULL' if survives_power_loss else 'NORMAL'}")
         db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES_LAST}")
@@ -256,9 +251,6 @@ class SwapFileDatabase:
         db.execute("PRAGMA secure_delete = FAST")
         # Nobody reads or writes meanwhile, so that the lock is taken now and not with the first page.
         db.execute("BEGIN EXCLUSIVE")
-        if is_empty:
-            make_tables(db)
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute("COMMIT")
         # What a server left that was killed; on a full disk it can be in the way of all that is to be written.
         self._bring_in_the_log()

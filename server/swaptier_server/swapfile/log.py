@@ -9,14 +9,73 @@ Models: the WAL format of SQLite, https://www.sqlite.org/fileformat2.html#walfor
 """
 
 import os
+import struct
 from pathlib import Path
 from typing import Final
 
-_HEAD_BYTES: Final = 32
-_FRAME_BYTES: Final = 24 + 4096
+from swaptier_server.swapfile.header import HEADER_BYTES, LOG_HEADER_BYTES, PAGE_BYTES
+
+_HEAD_BYTES: Final = LOG_HEADER_BYTES
+_FRAME_HEAD_BYTES: Final = 24
+_FRAME_BYTES: Final = _FRAME_HEAD_BYTES + PAGE_BYTES
+_FIRST_PAGE: Final = bytes([0, 0, 0, 1])
+"""Its number in a frame's head."""
+_HEAD_SUMMED: Final = 24
+_WORD: Final = (1 << 32) - 1
 _SALT_BYTES: Final = 8
 _HEAD_SALT: Final = 16
 _FRAME_SALT: Final = 8
+
+
+def head_of(path: Path) -> tuple[bytes, bytes]:
+    """Return what the log at *path* begins with, and its newest copy of the beginning of the file, if it has one.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    log = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for frame in reversed(range(_salt_and_pages(log)[1])):
+            first = _HEAD_BYTES + frame * _FRAME_BYTES
+            if os.pread(log, len(_FIRST_PAGE), first) == _FIRST_PAGE:
+                return os.pread(log, _HEAD_BYTES, 0), os.pread(log, HEADER_BYTES, first + _FRAME_HEAD_BYTES)
+        return os.pread(log, _HEAD_BYTES, 0), b""
+    finally:
+        os.close(log)
+
+
+def believed_pages(path: Path) -> tuple[int, int]:
+    """Return how many pages the log at *path* has since it was begun anew, and how many of them SQLite believes.
+
+    It believes none from the first on whose checksum does not fit: a write that was torn, lost or damaged. Some 0.4 ms
+    a page.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as log:
+        head = log.read(_HEAD_BYTES)
+        pages = _salt_and_pages(log.fileno())[1]
+        order = ">" if head[3] & 1 else "<"
+        sums = _checksum((0, 0), head[:_HEAD_SUMMED], order)
+        if struct.pack(">II", *sums) != head[_HEAD_SUMMED:]:
+            return pages, 0
+        for page in range(pages):
+            frame = log.read(_FRAME_BYTES)
+            sums = _checksum(sums, frame[:_FRAME_SALT] + frame[_FRAME_HEAD_BYTES:], order)
+            if struct.pack(">II", *sums) != frame[_FRAME_SALT + _SALT_BYTES : _FRAME_HEAD_BYTES]:
+                return pages, page
+    return pages, pages
+
+
+def _checksum(sums: tuple[int, int], content: bytes, order: str) -> tuple[int, int]:
+    """Return the checksums of a log after *content*, whose words are in the byte *order*."""
+    one, two = sums
+    words = iter(struct.unpack(f"{order}{len(content) // 4}I", content))
+    for first, second in zip(words, words, strict=True):
+        one = (one + first + two) & _WORD
+        two = (two + second + one) & _WORD
+    return one, two
 
 
 class Log:

@@ -33,7 +33,7 @@ _FAULTS: Final = {
     sqlite3.SQLITE_CORRUPT: DeviceFault.DAMAGED,
     sqlite3.SQLITE_NOTADB: DeviceFault.DAMAGED,
 }
-_PRIMARY_CODE: Final = 0xFF
+PRIMARY_CODE: Final = 0xFF
 """The bits of an SQLite error that say what it is; the others say where."""
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PROBE_BYTES: Final = 64 << 10
@@ -52,7 +52,7 @@ def has_room(path: Path, room_bytes: int) -> bool:
 
 def device_error(error: sqlite3.Error, path: Path) -> DeviceError:
     """Return what *error*, of the file at *path*, means to a tier."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & _PRIMARY_CODE
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & PRIMARY_CODE
     fault = _FAULTS.get(code, DeviceFault.IO)
     if fault is DeviceFault.IO and is_read_only(path):
         fault = DeviceFault.READ_ONLY

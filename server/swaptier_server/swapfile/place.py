@@ -9,19 +9,24 @@ Touches the file system, by `stat` and by descriptors that only name a file (O_P
 """
 
 import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from swaptier_server.swapfile.header import (
+    HEADER_BYTES,
+    header_of,
+    why_another_log,
+    why_damaged,
+    why_no_log,
+    why_not_ours,
+)
+from swaptier_server.swapfile.log import head_of
 from swaptier_server.tier.device import DeviceFault
 
 OWNER_ONLY: Final = 0o600
-APPLICATION_ID: Final = 0x73777074
-"""Says in the file's header that it is ours."""
-_ID_ENDS_AT: Final = 72
-"""In SQLite's header."""
-_ID_BYTES: Final = 4
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 """What SQLite keeps or left beside a file, by the end of its name. They hold pages, or say where pages are."""
@@ -31,6 +36,18 @@ _REMOVED: Final = " (deleted)"
 
 class SwapFileUnusable(Exception):
     """The file cannot be opened as a swap file. Nothing in it was changed. One line, for the server's operator."""
+
+
+class SwapFileDamaged(SwapFileUnusable):
+    """It is one of ours, and no server starts on it."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        """Refuse the file at *path*."""
+        super().__init__(
+            f"the swap file {path} is damaged: {why}; what is in it is kept. swaptier-server check-file says more; "
+            "start on another file"
+        )
+        self.why: Final = why
 
 
 class Refusal(NamedTuple):
@@ -95,21 +112,23 @@ class HeldFile:
 class SwapFilePlace:
     """The file at a path, and the log beside it. `close()` it when SQLite has closed them."""
 
-    def __init__(self, path: Path) -> None:
-        """Take the file at *path*, or make it. SQLite is not to have it open yet.
+    def __init__(self, path: Path, new_file: bytes | None = None) -> None:
+        """Take the file at *path*, or make it of *new_file*. SQLite is not to have it open yet.
 
         Raises:
-            SwapFileUnusable: it, or what is beside it, may be read by another user, or is no file.
+            SwapFileUnusable: it, or what is beside it, may be read by another user, or is not what this program writes.
             OSError: it cannot be had.
         """
         self._log_path: Final = Path(f"{path}-wal")
         self._log: HeldFile | None = None
-        try:
+        self._check_side_files(path)
+        if not os.path.lexists(path):
+            if new_file is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            _check_new(path, "is not there")
             # SQLite would make the file for everyone to read; those beside it get the same mode as this.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, OWNER_ONLY))
-        except FileExistsError:
-            _check_what_is_there(path)
-        self._check_side_files(path)
+        _check_what_is_there(path, new_file)
         self.file: Final = HeldFile(path)
 
     @property
@@ -166,8 +185,8 @@ class SwapFilePlace:
                 check_private(side)
 
 
-def _check_what_is_there(path: Path) -> None:
-    """Refuse what `check_private()` refuses, but leave what is no swap file to SQLite; make an empty file ours alone.
+def _check_what_is_there(path: Path, new_file: bytes | None) -> None:
+    """Refuse what is no swap file, and what `check_private()` refuses; make an empty file *new_file*, and ours alone.
 
     Raises:
         SwapFileUnusable, OSError: it cannot be used.
@@ -176,15 +195,68 @@ def _check_what_is_there(path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if path.is_symlink() or not path.is_file():
         check_private(path)
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    descriptor = os.open(path, (os.O_RDONLY if new_file is None else os.O_RDWR) | os.O_NOFOLLOW)
     try:
-        if os.fstat(descriptor).st_size == 0 and os.fstat(descriptor).st_uid == os.geteuid():
-            os.fchmod(descriptor, OWNER_ONLY)
-        header = os.pread(descriptor, _ID_ENDS_AT, 0)
+        if os.fstat(descriptor).st_size == 0:
+            _check_new(path, "is empty")
+            if new_file is None:
+                raise SwapFileUnusable(f"cannot use the swap file: {path} is empty: a server has never begun on it")
+            _make_ours(path, descriptor, new_file)
+        _check_content(path, os.pread(descriptor, HEADER_BYTES, 0))
     finally:
         os.close(descriptor)
-    if not header or header.endswith(APPLICATION_ID.to_bytes(_ID_BYTES, "big")):
-        check_private(path)
+
+
+def _make_ours(path: Path, descriptor: int, new_file: bytes) -> None:
+    """Make an empty file a new swap file, once: another server may just be doing so."""
+    if os.fstat(descriptor).st_uid == os.geteuid():
+        os.fchmod(descriptor, OWNER_ONLY)
+    check_private(path)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if os.fstat(descriptor).st_size == 0:
+        os.pwrite(descriptor, new_file, 0)
+        os.fsync(descriptor)
+
+
+def _check_new(path: Path, what: str) -> None:
+    """Refuse to begin anew at *path* beside a log that has pages: SQLite would delete it."""
+    for end in ("-wal", "-journal"):
+        side = Path(f"{path}{end}")
+        if side.exists() and side.stat().st_size:
+            raise SwapFileUnusable(
+                f"cannot use the swap file: {path} {what}, and {side} has pages of a file that was there; nothing was "
+                "changed. Put that file back, or remove its log"
+            )
+
+
+def _check_content(path: Path, content: bytes) -> None:
+    """Refuse what begins with *content* and is no swap file, or is not as long as it says, or has other files' logs.
+
+    Raises:
+        SwapFileUnusable: as said.
+        OSError: what is beside it cannot be read.
+    """
+    if (why := why_not_ours(content)) is not None:
+        raise SwapFileUnusable(f"{path} {why}; it was not changed. Name another file")
+    check_private(path)
+    log, journal = (Path(f"{path}{end}") for end in ("-wal", "-journal"))
+    if journal.exists() and journal.stat().st_size:
+        raise SwapFileUnusable(
+            f"cannot use the swap file: {journal} is of another program, as a swap file has no such journal; SQLite "
+            "would write it into the file. Nothing was changed. Move it away"
+        )
+    header, size = header_of(content), path.stat().st_size
+    assert header is not None, "it is one of ours"
+    if (why := why_damaged(header)) is not None:
+        raise SwapFileDamaged(path, why)
+    if log.exists() and log.stat().st_size:
+        head, first_page = head_of(log)
+        if (why := why_no_log(head) or why_another_log(header, first_page)) is not None:
+            raise SwapFileUnusable(f"cannot use the swap file: {log} {why}; nothing was changed. Move it away")
+    elif size != header.pages * header.page_bytes:
+        raise SwapFileDamaged(
+            path, f"it has {size} bytes, and its header says {header.pages} pages of {header.page_bytes}"
+        )
 
 
 def check_private(path: Path) -> None:

@@ -56,14 +56,14 @@ class Reconciled:
         return self.known is not None and 0 < number <= self.known.last_number and number not in self.known.areas
 
 
-def reconcile(known: Record | None, rows: Sequence[Sequence[object]]) -> Reconciled:
-    """Return what is to be believed of the *known* record, None when it is damaged, and the *rows* of all areas.
+def reconcile(known: Record | None, rows: Sequence[Sequence[object]], file: int) -> Reconciled:
+    """Return what is to be believed of the *known* record of *file*, None if damaged, and the *rows* of all areas.
 
     Raises:
         UnknownOptions: a later version opened one of them.
     """
     findings = Findings()
-    whole = [area for row in rows if (area := area_of(row)) is not None]
+    whole = [area for row in rows if (area := area_of(row, file)) is not None]
     on_record = {} if known is None else known.areas
     damaged = {number for number, *_ in rows if isinstance(number, int)} - {area.number for area in whole}
     findings.damaged_areas = len(rows) - len(whole)

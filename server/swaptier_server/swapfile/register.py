@@ -10,13 +10,15 @@ import sqlite3
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
 from swaptier_server.swapfile.database import SwapFileDatabase
+from swaptier_server.swapfile.header import format_in, identity_in
 from swaptier_server.swapfile.record import Findings, Reconciled, reconcile
 from swaptier_server.swapfile.rows import (
     AREA_COLUMNS,
-    IDENTITY_BYTES,
+    CHANCE_BYTES,
+    FILE_BYTES,
     NUMBER_MAX,
     RECORD_COLUMNS,
     SLOT_BITS,
@@ -25,7 +27,14 @@ from swaptier_server.swapfile.rows import (
     record_of,
     rows_of,
 )
-from swaptier_server.swapfile.schema import OLD_FORMAT, insert_area, make_tables_anew, read_old_format, write_record
+from swaptier_server.swapfile.schema import (
+    OLD_FORMAT,
+    identity_of,
+    insert_area,
+    make_tables_anew,
+    read_old_format,
+    write_record,
+)
 from swaptier_server.tier.device import DeviceError, DeviceFault
 from swaptier_server.tier.swap_file import SavedArea
 from swaptier_wire.types import EPOCH_MAX
@@ -44,16 +53,15 @@ class Register:
             UnknownOptions: a later version opened an area.
         """
         self._database: Final = database
-        found = self._read()
+        found, forgotten = read(database.rows)
         self.findings: Final[Findings] = found.findings
         """What is not as it was left."""
         self.areas: Final[dict[str, AreaRow]] = found.areas
         """Those that are open, by name."""
-        self.forgotten: Final[deque[int]] = deque()
+        self.forgotten: Final = deque(forgotten)
         """Numbers of areas that are on record no more, and may have pages."""
         self._record = found.record
         self._closed_rows: Final = found.closed
-        self._find_forgotten(found)
 
     def begin_life(self, epoch: int) -> int:
         """Record a server that starts now, and what is believed of the earlier ones; return its epoch.
@@ -82,7 +90,7 @@ class Register:
         """
         with self._changed((*replaced, area.name)) as (db, added):
             number = _free_number(db, self._record.last_number + 1)
-            opened = AreaRow(number, secrets.token_bytes(IDENTITY_BYTES), self._record.epoch, area)
+            opened = AreaRow(number, _new_identity(db), self._record.epoch, area)
             insert_area(db, opened)
             added.append(opened)
         return opened
@@ -140,41 +148,59 @@ class Register:
         self.forgotten.extend(forgotten)
         self._record = record
 
-    def _read(self) -> Reconciled:
-        """Return what is to be believed of the file.
+
+class Rows(Protocol):
+    """Finds rows in a swap file."""
+
+    def __call__(self, statement: str, arguments: Sequence[object] = (), /) -> Sequence[tuple[object, ...]]:
+        """Return what *statement* finds.
 
         Raises:
             DeviceError: it cannot be read.
-            UnknownOptions: a later version opened an area.
         """
-        if self._database.format == OLD_FORMAT:
-            return reconcile(*read_old_format(self._database.rows))
-        records = self._database.rows(f"SELECT {RECORD_COLUMNS} FROM server")  # noqa: S608 - of a constant
-        areas = self._database.rows(f"SELECT {AREA_COLUMNS} FROM areas")  # noqa: S608 - of a constant
+
+
+def read(rows: Rows) -> tuple[Reconciled, Sequence[int]]:
+    """Return what is to be believed of a file, and the numbers of the areas that are not on record and have pages.
+
+    Raises:
+        DeviceError: it cannot be read.
+        UnknownOptions: a later version opened an area.
+    """
+    ((version,),) = rows("PRAGMA user_version")
+    assert isinstance(version, int), "it is a number of the header"
+    file = identity_in(version)
+    if format_in(version) == OLD_FORMAT:
+        found = reconcile(*read_old_format(rows), file)
+    else:
+        records = rows(f"SELECT {RECORD_COLUMNS} FROM server")  # noqa: S608 - of a constant
+        areas = rows(f"SELECT {AREA_COLUMNS} FROM areas")  # noqa: S608 - of a constant
         before = _BELOW_ALL
         for number, *_ in areas:
             before = rising(number, before)
-        return reconcile(record_of(records[0]) if len(records) == 1 else None, areas)
+        found = reconcile(record_of(records[0], file) if len(records) == 1 else None, areas, file)
+    return found, list(_find_forgotten(rows, found))
 
-    def _find_forgotten(self, found: Reconciled) -> None:
-        """Look for pages of areas that are not on record, an area at a time.
 
-        Raises:
-            DeviceError: they cannot be read.
-        """
-        before = _BELOW_ALL
-        look = "SELECT number FROM pages WHERE number > ? ORDER BY number LIMIT 1"
-        while rows := self._database.rows(look, (before,)):
-            number = rising(rows[0][0], before) >> SLOT_BITS
-            before = rows_of(number)[1]
-            if number in found.kept:
-                continue
-            self.forgotten.append(number)
-            if not found.is_closed(number):
-                count = "SELECT count(*) FROM pages WHERE number BETWEEN ? AND ?"
-                ((pages,),) = self._database.rows(count, rows_of(number))
-                assert isinstance(pages, int), "it is a count"
-                self.findings.stray_pages += pages
+def _find_forgotten(rows: Rows, found: Reconciled) -> Iterator[int]:
+    """Yield the number of each area that is not on record and has pages.
+
+    Raises:
+        DeviceError: they cannot be read.
+    """
+    before = _BELOW_ALL
+    look = "SELECT number FROM pages WHERE number > ? ORDER BY number LIMIT 1"
+    while next_row := rows(look, (before,)):
+        number = rising(next_row[0][0], before) >> SLOT_BITS
+        before = rows_of(number)[1]
+        if number in found.kept:
+            continue
+        yield number
+        if not found.is_closed(number):
+            count = "SELECT count(*) FROM pages WHERE number BETWEEN ? AND ?"
+            ((pages,),) = rows(count, rows_of(number))
+            assert isinstance(pages, int), "it is a count"
+            found.findings.stray_pages += pages
 
 
 def rising(number: object, before: int) -> int:
@@ -190,6 +216,11 @@ def rising(number: object, before: int) -> int:
 
 def _delete_areas(db: sqlite3.Connection, numbers: Sequence[int]) -> None:
     db.executemany("DELETE FROM areas WHERE number = ?", [(number,) for number in numbers])
+
+
+def _new_identity(db: sqlite3.Connection) -> bytes:
+    """Draw the identity of an area."""
+    return identity_of(db).to_bytes(FILE_BYTES, "big") + secrets.token_bytes(CHANCE_BYTES)
 
 
 def _free_number(db: sqlite3.Connection, number: int) -> int:

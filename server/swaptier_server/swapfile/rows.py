@@ -6,6 +6,8 @@ The body is what the page's own checksum is for, when it is decoded. Rules of co
   - An area's row has an identity, drawn when the area was opened. A page's seal covers the hash of its area's row:
     client, name, identity and number. So a page of another area, or of an earlier opening, is no page of this one,
     whatever number its row has.
+  - A file has an identity, too, which the seals of the server's and the areas' rows cover: a page of another swap file
+    has none of them.
   - The server's row is the record: which areas are open, by the seals of their rows, and the highest number of any.
 """
 
@@ -24,7 +26,10 @@ SLOT_BITS: Final = 32
 """A page's row is numbered by its area, then by its slot in these bits."""
 NUMBER_MAX: Final = (1 << 31) - 1
 """Of an area. What remains of 64 bits, but for the sign."""
-IDENTITY_BYTES: Final = 16
+FILE_BYTES: Final = 3
+"""Of a file's identity."""
+CHANCE_BYTES: Final = 13
+"""Of an area's identity, besides its file's."""
 AREA_COLUMNS: Final = "number, identity, server_epoch, name, client_id, client_epoch, slots, options, seal"
 RECORD_COLUMNS: Final = "epoch, last_number, areas, seal"
 _SAME_FILLED, _LZ4, _RAW = range(3)
@@ -48,7 +53,7 @@ class AreaRow(NamedTuple):
     number: int
     """The upper bits of its pages' row numbers."""
     identity: bytes
-    """IDENTITY_BYTES of chance, drawn when the area was opened; empty if format 1 had it."""
+    """The file's, and CHANCE_BYTES drawn when the area was opened; empty if format 1 had it."""
     server_epoch: int
     """Of the server that opened it."""
     saved: SavedArea
@@ -92,8 +97,8 @@ def seal_of(columns: Sequence[object]) -> int:
     return signed(xxhash.xxh3_64_intdigest(repr(tuple(columns)).encode()))
 
 
-def area_of(row: Sequence[object]) -> AreaRow | None:
-    """Return the area in a row of AREA_COLUMNS; None when the row is not what was written.
+def area_of(row: Sequence[object], file: int) -> AreaRow | None:
+    """Return the area in a row of AREA_COLUMNS; None when the row is not what was written, in the file *file*.
 
     Raises:
         UnknownOptions: it is, by a later version.
@@ -106,6 +111,8 @@ def area_of(row: Sequence[object]) -> AreaRow | None:
     assert isinstance(name, str) and isinstance(client_id, str) and isinstance(options, str)
     assert isinstance(server_epoch, int) and isinstance(client_epoch, int) and isinstance(slots, int)
     assert isinstance(number, int) and isinstance(identity, bytes)
+    if identity and not identity.startswith(file.to_bytes(FILE_BYTES, "big")):
+        return None
     named = json.loads(options)
     unknown = sorted(named.keys() - set(AreaOptions._fields))
     if unknown:
@@ -114,17 +121,17 @@ def area_of(row: Sequence[object]) -> AreaRow | None:
     return AreaRow(number, identity, unsigned(server_epoch), saved)
 
 
-def record_row(record: Record) -> tuple[int, int, bytes, int]:
-    """Return the RECORD_COLUMNS of *record*."""
+def record_row(record: Record, file: int) -> tuple[int, int, bytes, int]:
+    """Return the RECORD_COLUMNS of *record* in the file *file*."""
     areas = b"".join(_AREA_ON_RECORD.pack(*one) for one in sorted(record.areas.items()))
     columns = signed(record.epoch), record.last_number, areas
-    return *columns, seal_of(columns)
+    return *columns, seal_of((file, *columns))
 
 
-def record_of(row: Sequence[object]) -> Record | None:
-    """Return the record in a row of RECORD_COLUMNS; None when the row is not what was written."""
+def record_of(row: Sequence[object], file: int) -> Record | None:
+    """Return the record in a row of RECORD_COLUMNS; None when the row is not what was written, in the file *file*."""
     *columns, seal = row
-    if seal != seal_of(columns):
+    if seal != seal_of((file, *columns)):
         return None
     epoch, last_number, areas = columns
     # The seal says that these are what record_row() made.

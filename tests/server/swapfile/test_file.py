@@ -532,7 +532,7 @@ def test_a_file_that_is_something_else_is_refused_and_not_changed(tmp_path: Path
     with sqlite3.connect(later) as other:
         other.execute(f"PRAGMA user_version = {FORMAT + 1}")
     other.close()
-    for path, message in ((text, "not a database"), (database, "no swap file"), (later, f"format {FORMAT + 1}")):
+    for path, message in ((text, "no swap file"), (database, "no swap file"), (later, f"format {FORMAT + 1}")):
         before = path.read_bytes()
         with pytest.raises(SwapFileUnusable, match=message):
             SqliteSwapFile(path)
