@@ -67,7 +67,7 @@ fuzz: venv ## Set up, then throw INPUTS=100000 inputs at a server, from SEED=...
 
 soak: venv .faketime ## Set up, then race with every fault on, and with a server at every edge (15 minutes)
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -m soak --capture=no \
-		tests/test_soak.py tests/test_soak_edges.py $(ARGS)
+		tests/test_soak.py tests/test_soak_edges.py tests/server/swapfile/test_storm.py $(ARGS)
 	@echo ok
 
 # Without it the soak of the edges is skipped, with its reason.
