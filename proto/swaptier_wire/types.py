@@ -84,6 +84,7 @@ class Reason(IntEnum):
     RESTARTED = 9
     DEVICE_ERROR = 10
     REFUSED_STORE = 11
+    DEVICE_LIMIT = 12
 
 
 class AreaOptions(NamedTuple):

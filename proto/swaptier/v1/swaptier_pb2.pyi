@@ -123,7 +123,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_UNSPECIFIED: _Reason.ValueType  # 0
     """The outcome says it all."""
     REASON_POOL_LIMIT: _Reason.ValueType  # 1
-    """The pool reached its limit, or has not yet fallen below its accept threshold (zswap: pool_limit_hit)."""
+    """The pool, or what the tenant may have of it, reached its limit, or has not yet fallen below its accept threshold
+    (zswap: pool_limit_hit).
+    """
     REASON_COMPRESS_POOR: _Reason.ValueType  # 2
     """The page does not compress, and the server does not keep such pages (zswap: reject_compress_poor)."""
     REASON_AREA_LIMIT: _Reason.ValueType  # 3
@@ -144,6 +146,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The device refused the write or the read."""
     REASON_REFUSED_STORE: _Reason.ValueType  # 11
     """A store was refused, and took the slot's older content with it."""
+    REASON_DEVICE_LIMIT: _Reason.ValueType  # 12
+    """The devices have as many pages as they may, for all or for this tenant."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a slot got its outcome."""
@@ -151,7 +155,9 @@ class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
 REASON_UNSPECIFIED: Reason.ValueType  # 0
 """The outcome says it all."""
 REASON_POOL_LIMIT: Reason.ValueType  # 1
-"""The pool reached its limit, or has not yet fallen below its accept threshold (zswap: pool_limit_hit)."""
+"""The pool, or what the tenant may have of it, reached its limit, or has not yet fallen below its accept threshold
+(zswap: pool_limit_hit).
+"""
 REASON_COMPRESS_POOR: Reason.ValueType  # 2
 """The page does not compress, and the server does not keep such pages (zswap: reject_compress_poor)."""
 REASON_AREA_LIMIT: Reason.ValueType  # 3
@@ -172,6 +178,8 @@ REASON_DEVICE_ERROR: Reason.ValueType  # 10
 """The device refused the write or the read."""
 REASON_REFUSED_STORE: Reason.ValueType  # 11
 """A store was refused, and took the slot's older content with it."""
+REASON_DEVICE_LIMIT: Reason.ValueType  # 12
+"""The devices have as many pages as they may, for all or for this tenant."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 class _LoadMode:

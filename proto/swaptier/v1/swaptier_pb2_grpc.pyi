@@ -91,8 +91,8 @@ class SwapTierServiceStub:
                         a server that writes through, its device has it too.
       DEVICE            the pool refused the page (see reason) and the area's device has it: as good as stored.
       REJECTED          neither has it (see reason); whatever the slot held before is gone too, so that an older page
-                        can never come back. The client keeps its folio dirty. Reason DEVICE_ERROR: the device is
-                        full, read-only or broken; a reason of the pool's: the area has no writeback.
+                        can never come back. The client keeps its folio dirty. Reason DEVICE_LIMIT: the
+                        devices have as many pages as they may; DEVICE_ERROR: the device is full, read-only or broken; a reason of the pool's: the area has no writeback.
       STALE_GENERATION  the slot has seen this generation with other bytes, or a higher one. Nothing changed.
       ERROR             the page did not match its checksum on arrival. Nothing changed; send it again.
     The first three end a hand-off of an older page. Idempotent by generation, also across a restart of the server
@@ -194,8 +194,8 @@ class SwapTierServiceAsyncStub(SwapTierServiceStub):
                         a server that writes through, its device has it too.
       DEVICE            the pool refused the page (see reason) and the area's device has it: as good as stored.
       REJECTED          neither has it (see reason); whatever the slot held before is gone too, so that an older page
-                        can never come back. The client keeps its folio dirty. Reason DEVICE_ERROR: the device is
-                        full, read-only or broken; a reason of the pool's: the area has no writeback.
+                        can never come back. The client keeps its folio dirty. Reason DEVICE_LIMIT: the
+                        devices have as many pages as they may; DEVICE_ERROR: the device is full, read-only or broken; a reason of the pool's: the area has no writeback.
       STALE_GENERATION  the slot has seen this generation with other bytes, or a higher one. Nothing changed.
       ERROR             the page did not match its checksum on arrival. Nothing changed; send it again.
     The first three end a hand-off of an older page. Idempotent by generation, also across a restart of the server
@@ -318,8 +318,8 @@ class SwapTierServiceServicer(metaclass=_abc_1.ABCMeta):
                             a server that writes through, its device has it too.
           DEVICE            the pool refused the page (see reason) and the area's device has it: as good as stored.
           REJECTED          neither has it (see reason); whatever the slot held before is gone too, so that an older page
-                            can never come back. The client keeps its folio dirty. Reason DEVICE_ERROR: the device is
-                            full, read-only or broken; a reason of the pool's: the area has no writeback.
+                            can never come back. The client keeps its folio dirty. Reason DEVICE_LIMIT: the
+                            devices have as many pages as they may; DEVICE_ERROR: the device is full, read-only or broken; a reason of the pool's: the area has no writeback.
           STALE_GENERATION  the slot has seen this generation with other bytes, or a higher one. Nothing changed.
           ERROR             the page did not match its checksum on arrival. Nothing changed; send it again.
         The first three end a hand-off of an older page. Idempotent by generation, also across a restart of the server

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
+from swaptier_server.tier.account import Account
 from swaptier_server.tier.counters import AreaCounters, LeaseEnd
 from swaptier_server.tier.device import BackingDevice, BadReads
 from swaptier_server.tier.leases import Leases
@@ -59,6 +60,7 @@ class Area:
         self,
         saved: SavedArea,
         device: BackingDevice,
+        account: Account,
         common: Common,
         *,
         is_restored: bool,
@@ -87,6 +89,10 @@ class Area:
         """Slots whose current page is on the device only."""
         self.handed_off_pages: int = 0
         """Leases: slots whose page is handed off and not yet acknowledged."""
+        self.account: Final = account
+        """Its tenant's, to which all is charged."""
+        self.written_pages: int = 0
+        """Slots for which the device has a page, current or not, and those that wait for it."""
         self.pool: Final = common.pool
         self.leases: Final = common.leases
         self.leases_max: Final = common.leases_per_area_max
@@ -95,7 +101,10 @@ class Area:
         self.device: Final = device
         """Read by `read_back` alone."""
         self.bad_reads: Final = common.bad_reads
+        account.areas.take(1)
+        account.slots.take(self.slots)
         self.lru: Final = common.pool.lru_of(saved.name)
+        account.discards.append(self.discard_stale)
         self.known_slots: Final = SlotTable(saved.name)
         """Those that were ever stored to, invalidated, or found on the device."""
 
@@ -158,18 +167,19 @@ class Area:
             slot.store_checksum = page.checksum
             slot.store_reply = SlotReply(Outcome.DEVICE)
             self.device_pages += 1
+            self._charge_device(1)
             self.known_slots.settle()
 
     def charge(self, length: int) -> bool:
         """Account *length* bytes, at least 1, to the area and the pool; False when the pool refuses them."""
-        if not self.pool.charge(length):
+        if not self.pool.charge(self.account, length):
             return False
         self.pool_bytes += length
         return True
 
     def uncharge(self, length: int) -> None:
         """Give back what was charged."""
-        self.pool.uncharge(length)
+        self.pool.uncharge(self.account, length)
         self.pool_bytes -= length
 
     def keep_entry(self, slot: Slot, stored: StoredPage) -> None:
@@ -202,10 +212,42 @@ class Area:
         else:
             self.same_filled_pages -= 1
 
+    def has_device_page(self, slot: Slot) -> bool:
+        """Tell whether the device has or may have a page for *slot*; if so that is charged from now on."""
+        if slot.device_generation == NO_GENERATION:
+            if not self.account.device_pages.may_take(1):
+                return False
+            self._charge_device(1)
+        return True
+
+    def discard_stale(self, pages_max: int) -> int:
+        """Make the device forget so many pages, or some more, of slots that hold nothing; return how many it found.
+
+        They read as unwritten then. To the next server, too: see `load()` for what that means to a late store.
+        """
+        stale = self.known_slots.take_stale(pages_max)
+        for offset in stale:
+            self.device.drop(offset)
+        self._charge_device(-len(stale))
+        return len(stale)
+
+    def _charge_device(self, pages: int) -> None:
+        self.account.device_pages.take(pages)
+        self.written_pages += pages
+
     def drop_from_device(self, slot: Slot) -> None:
         """Make the device forget the slot's page, current or not."""
         self.device.drop(slot.offset)
+        if slot.device_generation != NO_GENERATION:
+            self._charge_device(-1)
         slot.device_generation = NO_GENERATION
+
+    def drop_unwritten(self, slots: Iterable[Slot]) -> None:
+        """Make the device forget what a failed write may have left for *slots*, whose pages are charged."""
+        for slot in slots:
+            if slot.device_generation == NO_GENERATION:
+                self._charge_device(-1)
+            self.drop_from_device(slot)
 
     # How a hand-off comes and goes
 
@@ -215,12 +257,14 @@ class Area:
         slot.claimant = request_id
         self.lru.discard(slot)
         self.leases.begin(slot)
+        self.account.leases.take(1)
         self.handed_off_pages += 1
         self.counters.leases_begun += 1
 
     def end_lease(self, slot: Slot, ended_by: LeaseEnd) -> None:
         """Forget the lease; the caller steps the slot."""
         self.leases.end(slot)
+        self.account.leases.take(-1)
         self.handed_off_pages -= 1
         self.counters.leases_ended[ended_by] += 1
         if ended_by is not LeaseEnd.ACKNOWLEDGED:
@@ -244,8 +288,17 @@ class Area:
         Its slots are forgotten by `forget_slots()`. None is written back any more.
         """
         self.pool.forget_lru(self.name)
+        self.account.discards.remove(self.discard_stale)
+        self.account.areas.take(-1)
+        self.account.slots.take(-self.slots)
         self.is_closed = True
         return self.stored_pages
+
+    def note_swept(self, pages_max: int) -> int:
+        """Note that the device of a closed area has lost so many pages, or all it had; return how many."""
+        pages = min(pages_max, self.written_pages)
+        self._charge_device(-pages)
+        return pages
 
     def forget_slots(self, slots_max: int) -> int:
         """Forget so many slots of a closed area, or some more, with their entries and leases; return how many."""

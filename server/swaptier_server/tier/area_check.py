@@ -1,13 +1,15 @@
-"""The recount of an area: its gauges, counters and leases against its slots.
+"""The recount of an area and of what each tenant has: gauges, counters, leases and accounts against the slots.
 
 Pure.
 """
 
 from collections import Counter
+from collections.abc import Collection
 
+from swaptier_server.tier.account import Accounts
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.slot import DEVICE_STATES, HANDED_OFF_STATES, POOL_STATES, Slot, SlotState
-from swaptier_wire.types import LoadMode, Outcome
+from swaptier_wire.types import NO_GENERATION, LoadMode, Outcome
 
 
 def check_area(area: Area) -> list[Slot]:
@@ -30,6 +32,10 @@ def check_area(area: Area) -> list[Slot]:
     assert area.device_pages == sum(states[state] for state in DEVICE_STATES), f"{where}: device pages"
     assert area.handed_off_pages == sum(states[state] for state in HANDED_OFF_STATES), f"{where}: handed-off pages"
     assert area.handed_off_pages <= area.leases_max, f"{where}: too many leases"
+    written = sum(slot.device_generation != NO_GENERATION for slot in slots)
+    assert area.is_closed or area.written_pages == written, (
+        f"{where}: {area.written_pages} written pages, not {written}"
+    )
     _check_counters(area, where)
     return [slot for slot in slots if slot.state is SlotState.POOLED and slot.entry and slot.entry.length]
 
@@ -62,3 +68,31 @@ def _check_counters(area: Area, where: str) -> None:
     assert area.is_closed or came == went + area.stored_pages, f"{where}: {came} entries came, {went} went"
     begun, ended = counters.leases_begun, sum(counters.leases_ended.values())
     assert begun == ended + area.handed_off_pages, f"{where}: {begun} leases begun, {ended} ended"
+
+
+def check_accounts(
+    accounts: Accounts, open_areas: Collection[Area], ending: Collection[Area], swept: Collection[Area]
+) -> None:
+    """Recount what each tenant has: of areas that are open, that are closed and end, and whose devices have pages.
+
+    Raises:
+        AssertionError: an account does not agree with the areas. A defect of the tier.
+    """
+    for account in accounts:
+        its = [area for area in open_areas if area.account is account]
+        held = [*its, *(area for area in ending if area.account is account)]
+        written = [*its, *(area for area in swept if area.account is account)]
+        counted = (
+            len(its),
+            sum(area.slots for area in its),
+            sum(area.pool_bytes for area in held),
+            sum(area.stored_pages - area.same_filled_pages for area in held),
+            sum(area.written_pages for area in written),
+            sum(area.handed_off_pages for area in held),
+        )
+        has = tuple(part.used for part in account.parts)
+        assert counted == has, f"tenant {account.name!r} has {counted}, and its account says {has}"
+    for bound in accounts.bounds:
+        assert bound.used == sum(part.used for part in bound.parts), "a bound and its parts disagree"
+        assert bound.lent == sum(part.over for part in bound.parts), "what is lent and its parts disagree"
+        assert bound.lent <= max(0, bound.lendable) or bound.used <= bound.most, "more is used than there may be"

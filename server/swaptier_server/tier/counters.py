@@ -23,7 +23,9 @@ from swaptier_wire.types import (
 
 _Cause = TypeVar("_Cause", bound=Enum)
 
-REJECT_REASONS: Final = (Reason.POOL_LIMIT, Reason.COMPRESS_POOR, Reason.AREA_LIMIT, Reason.DEVICE_ERROR)
+REJECT_REASONS: Final = (
+    *(Reason.POOL_LIMIT, Reason.COMPRESS_POOR, Reason.AREA_LIMIT, Reason.DEVICE_ERROR, Reason.DEVICE_LIMIT),
+)
 LOAD_MODES: Final = (LoadMode.SHARED, LoadMode.EXCLUSIVE, LoadMode.CLAIM)
 LOAD_ERROR_REASONS: Final = (Reason.DECOMPRESS, Reason.CHECKSUM, Reason.DEVICE_ERROR)
 LOST_REASONS_COUNTED: Final = (*LOST_REASONS.values(), Reason.RESTARTED)

@@ -46,6 +46,13 @@ def check_load(area: Area, offsets: Sequence[int], modes: Sequence[LoadMode]) ->
             f"would pass its limit of {area.leases_max}; nothing of the request was applied. Acknowledge, or wait "
             f"{area.leases.duration_ns / 1e9:g} s for leases to end, then ask again"
         )
+    if begun and not area.account.leases.may_take(begun):
+        bound = area.account.leases.bound
+        raise LimitReached(
+            f"this tenant has {area.account.leases.used} claims that were not acknowledged, {bound.reserved} of the "
+            f"server's {bound.most} are reserved for it, and others have the rest; nothing of the request was applied. "
+            f"Acknowledge, or wait {area.leases.duration_ns / 1e9:g} s for leases to end, then ask again"
+        )
 
 
 def lookup(area: Area, offset: int) -> SlotReply:

@@ -1,6 +1,6 @@
 """How many bytes of pages the tier keeps in memory, whether it takes another, and which can go first.
 
-Pure. One pool is shared by all areas. Rules of conduct:
+Pure. One pool is shared by all areas, and divided among tenants as `account` says. Rules of conduct:
   - `bytes` is the sum of the stored lengths, and never above `bytes_max`, not even while a store is under way.
   - A same-filled page takes no bytes, so it never comes here: no limit applies to it and it is not on the LRU.
   - A page that is handed off takes bytes and is not on the LRU: it is not written back while its lease runs.
@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from swaptier_server.tier.account import Account, Bounds
 from swaptier_server.tier.slot import Slot
 
 SCANS_MAX: Final = 1024
@@ -65,14 +66,15 @@ class Lru:
 
 
 class Pool:
-    """The pool's account. The pages themselves hang on their slots."""
+    """The pool's account. The pages themselves hang on their slots.
 
-    def __init__(self, bytes_max: int, accept_threshold_percent: int) -> None:
-        self.bytes: int = 0
-        self.bytes_max: Final = bytes_max
+    What is lent is as a pool of the kernel's, full and accepting; a page within its tenant's share is always taken.
+    """
+
+    def __init__(self, bounds: Bounds, accept_threshold_percent: int) -> None:
+        self._bytes: Final = bounds.pool_bytes
+        self._entries: Final = bounds.pool_entries
         self.accept_threshold_percent: Final = accept_threshold_percent
-        self.accept_bytes: Final = bytes_max * accept_threshold_percent // 100
-        """Once full, the pool takes pages again when it holds no more than this (zswap: accept_threshold_percent)."""
         self.reached_full: bool = False
         """The limit was met, and no store since then found the pool down at its accept threshold."""
         self.limit_hits: int = 0
@@ -83,28 +85,60 @@ class Pool:
         """Name of the area that gave up pages last; see `shrinker`."""
         self._lrus: dict[str, Lru] = {}
 
-    def charge(self, length: int) -> bool:
-        """Account *length* bytes, at least 1; return False when the pool refuses them.
+    @property
+    def bytes(self) -> int:
+        """What its entries take."""
+        return self._bytes.used
+
+    @property
+    def bytes_max(self) -> int:
+        """What they may take."""
+        return self._bytes.most
+
+    @property
+    def accept_bytes(self) -> int:
+        """Once full, the pool lends again when it has lent no more than this (zswap: accept_threshold_percent)."""
+        return self._bytes.lendable * self.accept_threshold_percent // 100
+
+    @property
+    def excess_bytes(self) -> int:
+        """What it has lent above its accept threshold."""
+        return self._bytes.lent - self.accept_bytes
+
+    @property
+    def excess_entries(self) -> int:
+        """How many entries it has lent above its accept threshold."""
+        return self._entries.lent - self._entries.lendable * self.accept_threshold_percent // 100
+
+    def charge(self, account: Account, length: int) -> bool:
+        """Account an entry of *length* bytes, at least 1, to a tenant; return False when the pool refuses it.
 
         Models: zswap_check_limits(); `wants_shrink` is its queue_work().
         """
+        if account.pool_bytes.beyond(length) or account.pool_entries.beyond(1):
+            self._look_at_limits(account, length)
+            if self.reached_full:
+                self.wants_shrink = True
+                return False
+        account.pool_bytes.take(length)
+        account.pool_entries.take(1)
+        return True
+
+    def _look_at_limits(self, account: Account, length: int) -> None:
+        """See whether the pool can lend what an entry of *length* bytes needs."""
         # The kernel refuses once it *is* at the limit, so one store may overshoot it by a page. Here a store that
         # would end above the limit is the one that hits it, so that `bytes <= bytes_max` always holds and a bound
         # given to an operator is a bound. The two differ by at most one page at the edge.
-        if self.bytes + length > self.bytes_max:
+        if not (account.pool_bytes.may_take(length) and account.pool_entries.may_take(1)):
             self.limit_hits += 1
             self.reached_full = True
-        elif self.reached_full and self.bytes <= self.accept_bytes:
+        elif self.reached_full and self.excess_bytes <= 0 and self.excess_entries <= 0:
             self.reached_full = False
-        if self.reached_full:
-            self.wants_shrink = True
-            return False
-        self.bytes += length
-        return True
 
-    def uncharge(self, length: int) -> None:
-        """Give back *length* bytes that were charged."""
-        self.bytes -= length
+    def uncharge(self, account: Account, length: int) -> None:
+        """Give back an entry that was charged."""
+        account.pool_bytes.take(-length)
+        account.pool_entries.take(-1)
 
     def lru_of(self, area: str) -> Lru:
         """Return the LRU of *area*, empty if it had none."""

@@ -1,7 +1,8 @@
 """Which areas give up pages when the pool is full, and how everything leaves it when the server stops.
 
 Pure; each call does a bounded part of the work, so its caller can let others run in between. Rules of conduct:
-  - Areas that have used up their own quota give first, then all in turn, a cluster of pages each.
+  - The tenant that has borrowed most pays first, and gives no page of its reserved share. Of its areas, those that
+    have used up their own quota give first, then all in turn, a cluster of pages each.
   - The pool is shrunk to its accept threshold and no further. An area that cannot give up pages is a failure, and after
     RECLAIM_RETRIES_MAX failures, or when no area has a page to give, the attempt is over until a page is refused again.
 
@@ -18,6 +19,7 @@ from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.pool import Pool
 from swaptier_server.tier.slot import Slot
 from swaptier_server.tier.write_back import CLUSTER_PAGES, RECLAIM_RETRIES_MAX, write_back_all, write_back_oldest
+from swaptier_wire.types import PAGE_BYTES
 
 SHRINK_PAGES_MAX: Final = 256
 """Pages written in one call, unless said otherwise: a few milliseconds on a device that is a file."""
@@ -41,12 +43,17 @@ def shrink(pool: Pool, areas: Mapping[str, Area], pages_max: int) -> int:
     """
     written = failures = 0
     while pool.wants_shrink and written < pages_max:
-        excess = pool.bytes - pool.accept_bytes
-        area = _next_area(pool, areas) if excess > 0 and failures < RECLAIM_RETRIES_MAX else None
+        excess, entries = pool.excess_bytes, pool.excess_entries
+        is_above = excess > 0 or entries > 0
+        area = _next_area(pool, areas) if is_above and failures < RECLAIM_RETRIES_MAX else None
         if area is None:
             pool.wants_shrink = False
             break
-        done = write_back_oldest(area, excess, CLUSTER_PAGES)
+        if excess > 0:
+            done = write_back_oldest(area, min(excess, area.account.pool_bytes.over), CLUSTER_PAGES)
+        else:
+            pages = min(CLUSTER_PAGES, entries, area.account.pool_entries.over)
+            done = write_back_oldest(area, pages * PAGE_BYTES, pages)
         area.known_slots.settle()
         written += done.written
         failures += done.written == 0
@@ -84,9 +91,18 @@ def drain(
     yield done
 
 
+def _borrowed(pool: Pool, area: Area) -> int:
+    """Return what the area's tenant has borrowed of what the pool lends too much of."""
+    account = area.account
+    return account.pool_bytes.over if pool.excess_bytes > 0 else account.pool_entries.over
+
+
 def _next_area(pool: Pool, areas: Mapping[str, Area]) -> Area | None:
     """Return the area whose turn it is, of those that have something to give."""
     able = [area for area in areas.values() if area.options.writeback and area.lru]
+    above = [_borrowed(pool, area) for area in able]
+    most = max(above, default=0)
+    able = [area for area, borrowed in zip(able, above, strict=True) if borrowed == most > 0]
     asked = [area for area in able if area.has_used_up_quota] or able
     if not asked:
         return None

@@ -15,8 +15,8 @@ from struct import Struct
 from typing import Final
 
 from swaptier_server.tier.page import SameFilled, StoredPage
-from swaptier_server.tier.slot import HANDED_OFF_STATES, Slot, SlotState
-from swaptier_wire.types import Outcome, Reason, SlotReply
+from swaptier_server.tier.slot import HANDED_OFF_STATES, LOST_REASONS, Slot, SlotState
+from swaptier_wire.types import NO_GENERATION, Outcome, Reason, SlotReply
 
 _ROW: Final = Struct("<QQQQBBB")
 """Generation, store checksum, device generation, claimant or repeated word, state, outcome and reason of the reply."""
@@ -26,11 +26,17 @@ ROWS: Final = 256
 LOOSE_MAX: Final = 256
 """Objects of one area that could be rows: those of a batch. A slot in use all the time stays an object."""
 
+PIECES_SEARCHED_MAX: Final = 16
+"""In one search for pages that nothing needs: some 0.2 ms."""
+
+_DEVICE_GENERATION: Final = Struct("<Q")
+_DEVICE_GENERATION_AT: Final = 16
 _STATE_AT: Final = ROW_BYTES - 3
 _HAS_CLAIMANT: Final = 0x80
 _NO_ROW: Final = 0
 """As state of a row: there is none. NEVER_STORED, which no slot is in between two messages."""
 _STATES: Final = tuple(SlotState)
+_HOLD_NOTHING: Final = frozenset(LOST_REASONS) - {SlotState.NEVER_STORED}
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 _REASONS: Final = tuple(Reason)
 
@@ -44,6 +50,8 @@ class SlotTable:
         self._pieces: Final[dict[int, bytearray]] = {}
         """Of ROWS rows each, by offset // ROWS."""
         self._rows = 0
+        self._unsearched: list[int] = []
+        """Pieces that `take_stale()` has not seen in its present round."""
         self._loose: Final[list[Slot]] = []
         """Objects that may be packed; some were given a page since, and stay."""
 
@@ -171,7 +179,26 @@ class SlotTable:
         piece = self._pieces.get(offset // ROWS)
         return _NO_ROW if piece is None else piece[offset % ROWS * ROW_BYTES + _STATE_AT] & ~_HAS_CLAIMANT
 
-    # The end of an area
+    # Pages that nothing needs, and the end of an area
+
+    def take_stale(self, pages_max: int) -> list[int]:
+        """Return offsets of rows that hold nothing and for which the device has a page, which they forget.
+
+        So many or some more, of the next few pieces; each search goes on where the last one ended.
+        """
+        taken: list[int] = []
+        for _ in range(min(PIECES_SEARCHED_MAX, len(self._pieces))):
+            if len(taken) >= pages_max:
+                break
+            self._unsearched = self._unsearched or list(self._pieces)
+            number = self._unsearched.pop()
+            piece = self._pieces.get(number, bytearray())
+            for row, packed in enumerate(piece[_STATE_AT::ROW_BYTES]):
+                at = row * ROW_BYTES + _DEVICE_GENERATION_AT
+                if packed & ~_HAS_CLAIMANT in _HOLD_NOTHING and _DEVICE_GENERATION.unpack_from(piece, at)[0]:
+                    _DEVICE_GENERATION.pack_into(piece, at, NO_GENERATION)
+                    taken.append(number * ROWS + row)
+        return taken
 
     def take_objects(self, slots_max: int) -> list[Slot]:
         """Forget so many of the slots that are objects; return them."""

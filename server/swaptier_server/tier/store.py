@@ -43,6 +43,7 @@ def check_store(area: Area, offsets: Sequence[int], generations: Sequence[int]) 
         UnknownArea, InvalidRequest: definite.
     """
     area.check_offsets(offsets)
+    area.account.make_device_room(len(offsets))
     if NO_GENERATION in generations:
         offset = offsets[list(generations).index(NO_GENERATION)]
         raise InvalidRequest(
@@ -103,6 +104,11 @@ def _admit(
         area.counters.rejects[refusal] += 1
         if not area.options.writeback:
             return _reject(area, slot, refusal)
+    if not area.has_device_page(slot):
+        if refusal is Reason.NONE and stored.length:
+            area.uncharge(stored.length)
+        area.counters.rejects[Reason.DEVICE_LIMIT] += 1
+        return _reject(area, slot, Reason.DEVICE_LIMIT)
     # Until it is settled the slot is as one whose store was refused: it holds nothing, and is not looked at.
     slot.step(SlotEvent.STORE_REFUSED)
     writes.append(_Write(slot, stored, refusal))
@@ -135,7 +141,7 @@ def _settle_refused(area: Area, write: _Write) -> SlotReply:
     if write.refusal is Reason.NONE and write.stored.length:
         area.uncharge(write.stored.length)
     # A failed write may have left the older page, or half of one.
-    area.drop_from_device(write.slot)
+    area.drop_unwritten([write.slot])
     return _reject(area, write.slot, Reason.DEVICE_ERROR)
 
 

@@ -14,20 +14,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from swaptier_server.tier.account import CLIENTS_REMEMBERED_MAX, UNBOUNDED, Account, Accounts, Bound, Bounds
 from swaptier_server.tier.area import SLOTS_FORGOTTEN_MAX, Area, Common, Durability
-from swaptier_server.tier.area_check import check_area
+from swaptier_server.tier.area_check import check_accounts, check_area
 from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.device import BadReads, DeviceError, MemoryDevice
 from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.pool import Pool
 from swaptier_server.tier.shrinker import SHRINK_PAGES_MAX, DrainProgress, drain, shrink
 from swaptier_server.tier.slot import Slot
-from swaptier_server.tier.swap_file import Client, MemorySwapFile, SavedArea, SwapFile
+from swaptier_server.tier.swap_file import SWEEP_PAGES_MAX, Client, MemorySwapFile, SavedArea, SwapFile
 from swaptier_wire.errors import AreaExists, AreaNotOwned, ClientReplaced, InvalidRequest, LimitReached, UnknownArea
 from swaptier_wire.types import NAME_BYTES_MAX, AreaOptions
-
-CLIENTS_REMEMBERED_MAX: Final = 1024
-"""Clients without an area whose last epoch is remembered. Forgetting one lets a past life in, to new areas."""
 
 PERCENT_MAX: Final = 100
 
@@ -54,6 +52,14 @@ class TierLimits(NamedTuple):
     """How long a claim has, from its last answer to its acknowledgement."""
     leases_per_area_max: int = 4096
     """Claims not yet acknowledged. Their pages cannot be written back: up to 16 MiB of the pool."""
+    leases_max: int = UNBOUNDED
+    """Of all areas together."""
+    slots_max: int = UNBOUNDED
+    """Of all areas together, used or not."""
+    pool_entries_max: int = UNBOUNDED
+    """Pages that take bytes of the pool, which short ones could fill with many."""
+    device_pages_max: int = UNBOUNDED
+    """For which the devices of all areas together have a page, current or not."""
 
 
 class Tier:
@@ -71,11 +77,13 @@ class Tier:
         *,
         swap_file: SwapFile | None = None,
         durability: Durability = Durability.MEMORY,
+        tenant_of: Callable[[str], str] = lambda _client_id: "",
         now_ns: Callable[[], int] = lambda: 0,
     ) -> None:
         """Start empty, or with what *swap_file* kept.
 
-        *device_for* makes the device of a new area, by name, where there is no swap file. *now_ns* is a monotonic
+        *device_for* makes the device of a new area, by name, where there is no swap file. *tenant_of* names the tenant
+        that a client id belongs to; `accounts` says how much each may have of what is bounded. *now_ns* is a monotonic
         clock; without one, leases end only when `expire_leases()` is given a time.
 
         Raises:
@@ -87,7 +95,16 @@ class Tier:
         self.epoch: Final = epoch
         """Rises each time the server starts: a host that sees it change knows that pages in memory are lost."""
         self.durability: Final = durability
-        self.pool: Final = Pool(limits.pool_bytes_max, limits.accept_threshold_percent)
+        bounds = Bounds(
+            areas=Bound(limits.areas_max),
+            slots=Bound(limits.slots_max),
+            pool_bytes=Bound(limits.pool_bytes_max),
+            pool_entries=Bound(limits.pool_entries_max),
+            device_pages=Bound(limits.device_pages_max),
+            leases=Bound(limits.leases_max),
+        )
+        self.accounts: Final = Accounts(bounds, tenant_of)
+        self.pool: Final = Pool(bounds, limits.accept_threshold_percent)
         self.areas: dict[str, Area] = {}
         self._leases: Final = Leases(limits.lease_ns, now_ns)
         self.bad_reads: Final = BadReads()
@@ -98,8 +115,8 @@ class Tier:
         self._areas_opened = 0
         self._ending: Final[deque[Area]] = deque()
         """Areas that are closed and have slots: they are open no more, and their pages take room in the pool."""
-        self._epochs: dict[str, int] = {}
-        """The highest epoch that opened an area, by client id; the least recently opened first."""
+        self._swept: Final[deque[Area]] = deque()
+        """Areas that were closed and whose pages are on their devices still, in the order they were closed."""
         self._restore(self._swap_file.saved_areas())
 
     # Areas
@@ -132,10 +149,8 @@ class Tier:
                 area.rise_above(seen_server_epoch)
                 return area, True
         ended = [one.name for one in self.areas.values() if one.client.id == client.id and one.client != client]
-        if len(self.areas) - len(ended) >= self.limits.areas_max:
-            raise LimitReached(
-                f"all {self.limits.areas_max} areas are open; {name!r} was not opened. Swapoff one, or raise the limit"
-            )
+        account = self.accounts.open(client.id)
+        account.check_area(name, 1 - len(ended), slots - sum(self.areas[one].slots for one in ended))
         saved = SavedArea(name, client, slots, options)
         try:
             device = self._swap_file.open_area(saved, ended)
@@ -148,6 +163,7 @@ class Tier:
         opened = Area(
             saved,
             device,
+            account,
             self._common,
             is_restored=seen_server_epoch != NO_EPOCH,
             incarnation=self._areas_opened,
@@ -155,7 +171,7 @@ class Tier:
         )
         opened.rise_above(seen_server_epoch)
         self.areas[name] = opened
-        self._remember(client)
+        self._remember(account, client)
         return opened, False
 
     def area(self, client: Client, name: str) -> Area:
@@ -207,6 +223,7 @@ class Tier:
         """End an area that its swap file forgot; `_forget_slots()` and `end_some()` forget what it had."""
         area = self.areas.pop(name)
         self._ending.append(area)
+        self._swept.append(area)
         return area.close()
 
     def _forget_slots(self, slots_max: int) -> None:
@@ -236,6 +253,16 @@ class Tier:
             self._forget_slots(slots_max)
         else:
             self._swap_file.sweep()
+            self._note_swept()
+
+    def _note_swept(self) -> None:
+        """Give back to their tenants the pages that the swap file has deleted, of the areas that were closed first."""
+        pages = SWEEP_PAGES_MAX if self._swap_file.has_rest else UNBOUNDED
+        while self._swept and pages:
+            pages -= self._swept[0].note_swept(pages)
+            if self._swept[0].written_pages:
+                return
+            self._swept.popleft()
 
     def expire_leases(self, now_ns: int | None = None, leases_max: int = LEASES_ENDED_MAX) -> int:
         """End the leases that are over by *now_ns*, or by the clock: those that ended first, *leases_max* at most.
@@ -275,7 +302,7 @@ class Tier:
         for name, area in self.areas.items():
             assert area.name == name, f"area {area.name!r} is filed under {name!r}"
             assert not area.is_closed, f"area {name!r} is closed and still listed"
-            assert area.client.epoch == self._epochs[area.client.id], f"area {name!r} is of a life that is over"
+            assert area.client.epoch == area.account.epochs[area.client.id], f"area {name!r} is of a life that is over"
             on_lru += check_area(area)
             held_bytes += area.pool_bytes
             leases += area.handed_off_pages
@@ -285,9 +312,9 @@ class Tier:
             held_bytes += area.pool_bytes
             leases += area.handed_off_pages
         self.pool.check_invariants(on_lru, held_bytes)
+        check_accounts(self.accounts, list(self.areas.values()), self._ending, self._swept)
         assert len(self._leases) == leases, "the leases and the areas disagree"
         assert len(self.areas) <= self.limits.areas_max, "too many areas"
-        assert len(self._epochs) <= max(CLIENTS_REMEMBERED_MAX, self.limits.areas_max), "too many clients remembered"
 
     def _area_of(self, slot: Slot) -> Area:
         """Return the area that has *slot*: an open one, or one of the same name that was closed and still ends."""
@@ -308,9 +335,12 @@ class Tier:
         # The oldest life first, so that the newest is what is remembered.
         for saved in sorted(saved_areas, key=lambda saved: saved.client.epoch):
             device, pages = self._swap_file.reopen_area(saved.name)
-            area = self.areas[saved.name] = Area(saved, device, self._common, is_restored=True, server_epoch=self.epoch)
+            account = self.accounts.open(saved.client.id)
+            area = self.areas[saved.name] = Area(
+                saved, device, account, self._common, is_restored=True, server_epoch=self.epoch
+            )
             area.restore(pages)
-            self._remember(saved.client)
+            self._remember(account, saved.client)
 
     def _check_swapon(self, client: Client, name: str, slots: int, options: AreaOptions) -> None:
         for what, text in (("client id", client.id), ("area name", name)):
@@ -331,7 +361,8 @@ class Tier:
             )
 
     def _refuse_replaced(self, client: Client) -> None:
-        seen = self._epochs.get(client.id)
+        account = self.accounts.find(client.id)
+        seen = None if account is None else account.epochs.get(client.id)
         if seen is not None and client.epoch < seen:
             raise ClientReplaced(
                 f"client {client.id!r} was started anew as epoch {seen}; epoch {client.epoch} can do nothing here any "
@@ -340,15 +371,16 @@ class Tier:
                 newest_epoch=seen,
             )
 
-    def _remember(self, client: Client) -> None:
-        """Note the client's epoch as the newest, and forget the clients that have been without an area for longest."""
-        self._epochs.pop(client.id, None)
-        self._epochs[client.id] = client.epoch
-        if len(self._epochs) > CLIENTS_REMEMBERED_MAX:
+    def _remember(self, account: Account, client: Client) -> None:
+        """Note the client's epoch as the newest; forget the tenant's client that was without an area for longest."""
+        epochs = account.epochs
+        epochs.pop(client.id, None)
+        epochs[client.id] = client.epoch
+        if len(epochs) > CLIENTS_REMEMBERED_MAX:
             owners = {area.client.id for area in self.areas.values()}
-            forgotten = next((known for known in self._epochs if known not in owners), None)
+            forgotten = next((known for known in epochs if known not in owners), None)
             if forgotten is not None:
-                del self._epochs[forgotten]
+                del epochs[forgotten]
 
 
 def _not_recorded(what: str, error: DeviceError) -> LimitReached:

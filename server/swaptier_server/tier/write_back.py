@@ -16,6 +16,7 @@ from swaptier_server.tier.area import Area
 from swaptier_server.tier.device import DeviceError
 from swaptier_server.tier.read_back import device_has
 from swaptier_server.tier.slot import Slot, SlotEvent, SlotState
+from swaptier_wire.types import NO_GENERATION
 
 CLUSTER_PAGES: Final = 32
 """Pages an area gives up at once: in its turn, or for one store that would pass its quota. Models: SWAP_CLUSTER_MAX."""
@@ -94,15 +95,16 @@ def _write_back_slots(area: Area, slots: Sequence[Slot]) -> WrittenBack:
         if slot.entry is not None and not (slot.is_backed and device_has(area, slot))
     ]
     if unwritten:
+        if not _have_device_pages(area, slots):
+            area.counters.reject_reclaim_fail += len(unwritten)
+            return WrittenBack(failed=len(slots))
         try:
             area.device.write(unwritten)
         except DeviceError as error:
             area.counters.device_errors[error.fault] += 1
             area.counters.reject_reclaim_fail += len(unwritten)
             # A failed write may have left half a page; the pool still has the whole one.
-            for slot in slots:
-                if not slot.is_backed:
-                    area.drop_from_device(slot)
+            area.drop_unwritten(slot for slot in slots if not slot.is_backed)
             return WrittenBack(failed=len(slots))
     for slot in slots:
         slot.device_generation = slot.generation
@@ -111,3 +113,9 @@ def _write_back_slots(area: Area, slots: Sequence[Slot]) -> WrittenBack:
         area.device_pages += 1
     area.counters.written_back_pages += len(slots)
     return WrittenBack(written=len(slots))
+
+
+def _have_device_pages(area: Area, slots: Sequence[Slot]) -> bool:
+    """Tell whether the device has or may have a page for all of *slots*; if so that is charged from now on."""
+    new = sum(slot.device_generation == NO_GENERATION for slot in slots)
+    return area.account.make_device_room(new) and all(map(area.has_device_page, slots))

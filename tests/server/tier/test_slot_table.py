@@ -99,7 +99,7 @@ def open_area(slots: int) -> tuple[Tier, Area]:
 @pytest.mark.parametrize("what", ["freed", "same-filled"])
 def test_a_slot_that_holds_nothing_or_one_word_costs_a_row(what: str) -> None:
     """It was 217 bytes for a slot that was freed, and 523 for one word."""
-    slots = 64 * BATCH_SLOTS_MAX
+    slots = 16 * BATCH_SLOTS_MAX
     _, area = open_area(slots)
     page = fill_page(1234567)
     tracemalloc.start()

@@ -205,7 +205,7 @@ def test_there_is_a_limit_on_areas_and_on_slots() -> None:
     with pytest.raises(LimitReached, match=r"9 slots; nothing changed\. This server allows 8"):
         tier.swapon(ALICE, "swap", 9, DEFAULT)
     tier.swapon(ALICE, "swap", 8, DEFAULT)
-    with pytest.raises(LimitReached, match="all 1 areas are open"):
+    with pytest.raises(LimitReached, match=r"1 areas in all, of which 1 are taken; .* --areas-max"):
         tier.swapon(BOB, "other", 8, DEFAULT)
     tier.swapon(ALICE, "swap", 8, DEFAULT)
     tier.swapon(ALICE_REBOOTED, "other", 8, DEFAULT)

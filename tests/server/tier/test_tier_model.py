@@ -14,6 +14,7 @@ from tests.server.tier.tier_machine import FileMachine, TierMachine
 from tests.server.tier.tier_model import CLAIM, EXCLUSIVE, SHARED
 
 from swaptier_server.tier import free, load, store, write_back
+from swaptier_server.tier.account import Account
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.leases import Leases
@@ -104,9 +105,9 @@ def _forget_the_accept_threshold(patch: pytest.MonkeyPatch) -> None:
     """A full pool takes the next page that fits."""
     applied = Pool.charge
 
-    def charge(pool: Pool, length: int) -> bool:
+    def charge(pool: Pool, account: Account, length: int) -> bool:
         pool.reached_full = False
-        return applied(pool, length)
+        return applied(pool, account, length)
 
     patch.setattr(Pool, "charge", charge)
 
@@ -115,9 +116,9 @@ def _overshoot_the_limit_by_a_page(patch: pytest.MonkeyPatch) -> None:
     """The kernel's own check: refuse once at the limit."""
     applied = Pool.charge
 
-    def charge(pool: Pool, length: int) -> bool:
-        fits = applied(pool, 0 if pool.bytes < pool.bytes_max else length)
-        pool.bytes += length if fits else 0
+    def charge(pool: Pool, account: Account, length: int) -> bool:
+        fits = applied(pool, account, 0 if pool.bytes < pool.bytes_max else length)
+        account.pool_bytes.take(length if fits else 0)
         return fits
 
     patch.setattr(Pool, "charge", charge)
@@ -125,7 +126,7 @@ def _overshoot_the_limit_by_a_page(patch: pytest.MonkeyPatch) -> None:
 
 def _forget_to_give_bytes_back(patch: pytest.MonkeyPatch) -> None:
     """The pool leaks."""
-    patch.setattr(Pool, "uncharge", lambda _pool, _length: None)
+    patch.setattr(Pool, "uncharge", lambda _pool, _account, _length: None)
 
 
 def _keep_the_areas_of_a_past_life(patch: pytest.MonkeyPatch) -> None:
