@@ -12,7 +12,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, PlainValidator, mod
 from swaptier_server.logs import LogFormat
 from swaptier_wire.addresses import Address
 from swaptier_wire.command_line.sizes import size_text
-from swaptier_wire.types import BATCH_SLOTS_MAX
+from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES
 
 ENV_PREFIX = "SWAPTIER_"
 
@@ -24,6 +24,18 @@ SLOTS_PER_AREA_MAX = 1 << 32
 """16 TiB of pages: what one Linux swap device can hold, and more."""
 CALLS_MAX = 512
 """Streams and unary calls of all clients at once; more are refused, which beats an unbounded queue."""
+TENANTS_MAX = 1024
+"""Their shares must be worth something."""
+TENANTS_UNSAID = 16
+"""Where only certificates say who there is."""
+MEMORY_DEVICE_BYTES_UNSAID = 1 << 30
+"""Of --device memory; a file has what its file system has."""
+ENTRY_BYTES_MEAN_MIN = 512
+"""Pages in the pool may be shorter, but not all of them: each takes some 600 bytes besides."""
+POOL_ENTRIES_MIN = 4096
+"""So that a small pool is not bounded by its entries: 2.5 MB."""
+LEASES_MAX = 65_536
+"""Claims of all areas that were not acknowledged: some 40 MB."""
 SECONDS_MAX = 7 * 86_400
 """A week: longer waits are typing errors."""
 
@@ -116,8 +128,7 @@ class ServerConfig(BaseModel):
         Size(64 << 20),
         ge=0,
         le=POOL_BYTES_MAX,
-        description="compressed bytes the pool may hold, as in 64MiB; pages it refuses go to the areas' devices, which "
-        "this does not limit",
+        description="compressed bytes the pool may hold, as in 64MiB; pages it refuses go to the areas' devices",
     )
     accept_threshold_percent: Annotated[int, _flag(DEVICE, "PERCENT")] = Field(
         90, ge=1, le=100, description="a pool that reached its limit accepts again below this part of it"
@@ -129,6 +140,13 @@ class ServerConfig(BaseModel):
         Device("memory"),
         description="where pages go that the pool refuses or gives up: memory, or sqlite:PATH, which outlives this "
         "process",
+    )
+    device_limit: Annotated[Size | None, _flag(DEVICE, "SIZE", shows_default=False)] = Field(
+        None,
+        ge=0,
+        le=POOL_BYTES_MAX,
+        description="pages that the devices may have, current or not, as in 1GiB, each counted whole; without it, 1GiB "
+        "in memory, and of a file what its file system has",
     )
     durability: Annotated[Literal["memory", "write-through"], _flag(DEVICE)] = Field(
         "memory",
@@ -159,11 +177,21 @@ class ServerConfig(BaseModel):
     slots_per_area_max: Annotated[int, _flag(LIMITS, "NUMBER")] = Field(
         1 << 20, ge=1, le=SLOTS_PER_AREA_MAX, description="slots of the largest area"
     )
+    slots_max: Annotated[int, _flag(LIMITS, "NUMBER")] = Field(
+        16 << 20, ge=1, le=SLOTS_PER_AREA_MAX, description="slots of all areas together; each may cost 36 bytes"
+    )
     batch_slots_max: Annotated[int, _flag(LIMITS, "NUMBER")] = Field(
         BATCH_SLOTS_MAX,
         ge=1,
         le=BATCH_SLOTS_MAX,
         description="slots of the largest message; their pages and 64 KiB are its bytes",
+    )
+    tenants_max: Annotated[int | None, _flag(LIMITS, "NUMBER", shows_default=False)] = Field(
+        None,
+        ge=1,
+        le=TENANTS_MAX,
+        description="tenants that half of every bound is divided among, as shares that are reserved for them; without "
+        "it, those that --tokens names, or 16",
     )
     tenant_areas_max: Annotated[int, _flag(LIMITS, "NUMBER")] = Field(
         16, ge=1, le=AREAS_MAX, description="areas that one tenant may have open"
@@ -217,6 +245,18 @@ class ServerConfig(BaseModel):
         return self.metrics_tls_cert, self.metrics_tls_key, self.metrics_tls_client_ca
 
     @property
+    def device_pages_max(self) -> int | None:
+        """Pages that the devices may have; None when their file system bounds them."""
+        if self.device_limit is not None:
+            return self.device_limit // PAGE_BYTES
+        return MEMORY_DEVICE_BYTES_UNSAID // PAGE_BYTES if self.device.path is None else None
+
+    @property
+    def pool_entries_max(self) -> int:
+        """Pages that the pool may have, besides those that take no bytes."""
+        return max(POOL_ENTRIES_MIN, self.pool_limit // ENTRY_BYTES_MEAN_MIN)
+
+    @property
     def knows_tenants(self) -> bool:
         """The server asks who calls."""
         return self.tokens is not None or self.tls_client_ca is not None
@@ -229,7 +269,7 @@ class ServerConfig(BaseModel):
         self._check_metrics()
         if not self.knows_tenants:
             for field in sorted(self.model_fields_set):
-                if field.startswith("tenant_"):
+                if field.startswith("tenant"):
                     raise ValueError(f"{flag(field)} needs --tokens or --tls-client-ca: without either nobody is known")
         if self.durability == "write-through" and self.device.path is None:
             raise ValueError(

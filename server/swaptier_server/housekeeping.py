@@ -25,6 +25,7 @@ from swaptier_server.rpc.activity import ClientActivity
 from swaptier_server.rpc.callers import Callers
 from swaptier_server.rpc.descriptors import DescriptorWatch
 from swaptier_server.rpc.traffic import Traffic
+from swaptier_server.shares import Shares
 from swaptier_server.tier.tier import Tier
 from swaptier_wire.awake import AwakeClock
 from swaptier_wire.errors import LimitReached
@@ -41,9 +42,15 @@ class Credentials:
     """Who is let in, as the files say it now."""
 
     def __init__(
-        self, access: Access, tls: Tls | None, scrapers: MetricsScrapers, traffic: Traffic, callers: Callers
+        self,
+        access: Access,
+        tls: Tls | None,
+        scrapers: MetricsScrapers,
+        traffic: Traffic,
+        callers: Callers,
+        shares: Shares,
     ) -> None:
-        """Keep *access*, *tls* and *scrapers* up to date; end the calls of *traffic* that are let in no more.
+        """Keep *access*, *tls*, *scrapers* and *shares* up to date; end calls of *traffic* that are let in no more.
 
         Watch *callers*.
         """
@@ -52,6 +59,7 @@ class Credentials:
         self._scrapers: Final = scrapers
         self.traffic: Final = traffic
         self.callers: Final = callers
+        self._shares: Final = shares
         self._log: Final = get_log()
 
     @property
@@ -89,6 +97,7 @@ class Credentials:
                 self._log.info("metrics_access_reloaded")
         except ConfigError as error:
             self._log.error("reload_failed", reason=str(error), meaning="the old files stay in use")
+        self._shares.look()
         if ended := self.traffic.end_unwanted(self._access.objection):
             self._log.info("calls_ended", calls=ended, meaning="what let them in has expired or was withdrawn")
 

@@ -20,10 +20,10 @@ from prometheus_client import CollectorRegistry
 
 from swaptier_server.access.access import Access
 from swaptier_server.access.scrapers import MetricsScrapers
-from swaptier_server.access.tenants import TenantLimits, Tenants
+from swaptier_server.access.tenants import HEALTH_CHECKS_MAX, HEALTH_WATCHES_MAX, TenantLimits, Tenants, tenant_of
 from swaptier_server.access.tls import Tls
 from swaptier_server.backing import SwapFileWatch, Upkeep, open_swap_file
-from swaptier_server.config import CALLS_MAX, ServerConfig
+from swaptier_server.config import CALLS_MAX, LEASES_MAX, ServerConfig
 from swaptier_server.errors import ConfigError
 from swaptier_server.housekeeping import BEAT_SECONDS_MAX, HOUSEKEEPING_SECONDS, Credentials, Housekeeper
 from swaptier_server.listening import check_can_listen, explain
@@ -35,11 +35,13 @@ from swaptier_server.rpc.descriptors import connections_max
 from swaptier_server.rpc.guard import Guard
 from swaptier_server.rpc.metrics import MetricsServer, TierCollector, make_registry
 from swaptier_server.rpc.rpc_metrics import RpcMetrics
-from swaptier_server.rpc.server import SERVICE, SERVICES, channel_options, make_grpc_server
+from swaptier_server.rpc.server import REFUSED_CALLS_MAX, SERVICE, SERVICES, channel_options, make_grpc_server
 from swaptier_server.rpc.service import SwapTierService
 from swaptier_server.rpc.snapshot import LoopSnapshots, TierSnapshot, take_snapshot
 from swaptier_server.rpc.traffic import Traffic
+from swaptier_server.shares import Shares
 from swaptier_server.swapfile.file import SqliteSwapFile, SwapFileUnusable
+from swaptier_server.tier.account import UNBOUNDED
 from swaptier_server.tier.area import Durability
 from swaptier_server.tier.device import DeviceError, MemoryDevice
 from swaptier_server.tier.shrinker import DrainProgress
@@ -81,6 +83,7 @@ class TierServer:
             device_for,
             swap_file=swap_file,
             durability=Durability(config.durability),
+            tenant_of=lambda client_id: tenant_of(client_id) or "",
             now_ns=now_ns,
         )
         self._swap_file: Final = swap_file
@@ -103,13 +106,15 @@ class TierServer:
         for area in self.tier.areas.values():
             # Found in the swap file: its client has as long to come back as if it had been here a moment ago.
             self.activity.touch(area.client, now_ns())
-        tenants = Tenants(_tenant_limits(config))
+        tenants = self.tenants = Tenants(_tenant_limits(config), CALLS_MAX)
+        self.shares: Final = Shares(config, self.access, self.tier, tenants, swap_file)
         self._health = health.aio.HealthServicer()
         self._metrics: MetricsServer | None = None
         self._tasks: Final[list[asyncio.Task[None]]] = []
         self.failed: Final = asyncio.Event()
         """gRPC has ended: a process that listens no more must not look alive."""
-        credentials = Credentials(self.access, self._tls, self._scrapers, self.traffic, self.callers)
+        known_by = (self.access, self._tls, self._scrapers)
+        credentials = Credentials(*known_by, self.traffic, self.callers, self.shares)
         parts = (self.tier, self.activity, credentials, self.upkeep, self._swap_file_watch)
         self.housekeeper: Final = Housekeeper(*parts, awake, now_ns, area_idle_seconds=config.area_idle_seconds)
         after_request = self.upkeep.after_request
@@ -117,8 +122,9 @@ class TierServer:
             self.tier, self.activity, tenants, self.callers.log, after_request, now_ns, config.batch_slots_max
         )
         guard = Guard(SERVICE, RpcMetrics(self.registry, SERVICES), self.traffic, self.access, tenants, self.callers)
+        calls_max = CALLS_MAX + HEALTH_CHECKS_MAX + HEALTH_WATCHES_MAX + REFUSED_CALLS_MAX
         options = channel_options(config.batch_slots_max, connections_max())
-        self._grpc: Final = make_grpc_server(service, self._health, guard, options, CALLS_MAX, self._refused)
+        self._grpc: Final = make_grpc_server(service, self._health, guard, options, calls_max, self._refused)
 
     @classmethod
     async def start(
@@ -301,6 +307,10 @@ def _tier_limits(config: ServerConfig) -> TierLimits:
         accept_threshold_percent=config.accept_threshold_percent,
         areas_max=config.areas_max,
         slots_per_area_max=config.slots_per_area_max,
+        slots_max=config.slots_max,
+        pool_entries_max=config.pool_entries_max,
+        device_pages_max=UNBOUNDED if config.device_pages_max is None else config.device_pages_max,
+        leases_max=LEASES_MAX,
         keeps_incompressible=config.keep_incompressible,
         lease_ns=round(config.lease_seconds * 1e9),
     )

@@ -34,7 +34,8 @@ PAGE = stored_page(NOISE, page_checksum(NOISE), 1)
 def housekeeper_of(served: Served, awake: AwakeClock) -> Housekeeper:
     """Return another housekeeper of that server, by a clock of its own."""
     server = served.server
-    credentials = Credentials(server.access, None, MetricsScrapers(None, None), server.traffic, server.callers)
+    scrapers = MetricsScrapers(None, None)
+    credentials = Credentials(server.access, None, scrapers, server.traffic, server.callers, server.shares)
     return Housekeeper(
         server.tier, server.activity, credentials, server.upkeep, None, awake, served.clock, area_idle_seconds=300
     )

@@ -1,14 +1,17 @@
 """What one tenant may have and do at once, so that the others can, too.
 
 Pure; everything happens on the event loop. A tenant's names are kept apart by writing its own before them: whatever
-ids and areas it says, they cannot be another's. On a server that does not ask who calls there are no tenants, and only
-the bounds of the whole server hold.
+ids and areas it says, they cannot be another's. On a server that does not ask who calls there is one tenant, which has
+everything: only the bounds of the whole server hold.
+
+What a tenant has on the tier is bounded by the tier's own accounts; here are its calls, and what it may have at most.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
+from swaptier_server.tier.account import Bound, Part
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.swap_file import Client
 from swaptier_wire.errors import InvalidRequest, LimitReached
@@ -17,8 +20,12 @@ from swaptier_wire.types import NAME_BYTES_MAX, AreaOptions
 SEPARATOR: Final = "|"
 """Between a tenant's name, which has none, and the name it gave."""
 
-HEALTH_CALLS_MAX: Final = 64
-"""Health calls at once, watches included, of everybody: they need no identity, and must not crowd out those that do."""
+HEALTH_CHECKS_MAX: Final = 64
+"""Health checks at once of everybody: they need no identity, and must not crowd out those that do."""
+HEALTH_WATCHES_MAX: Final = 64
+"""The same of watches, which last: they must not crowd out the probes either."""
+HEALTH_ADDRESS_PERCENT: Final = 50
+"""Of either, for one address: no name is known, but where a call comes from."""
 
 REQUEST_RETRY_SECONDS: Final = 0.1
 STREAM_RETRY_SECONDS: Final = 1.0
@@ -40,11 +47,16 @@ class TenantLimits(NamedTuple):
 class Tenants:
     """What the tenants of a server have under way. Holds nothing of a tenant that has nothing under way."""
 
-    def __init__(self, limits: TenantLimits) -> None:
+    def __init__(self, limits: TenantLimits, calls_max: int) -> None:
+        """Let every tenant have its *limits*, and all together *calls_max* calls."""
         self._limits: Final = limits
+        self._calls: Final = Bound(calls_max)
+        self._calls_of: Final[dict[str, Part]] = {}
         self._requests: Final[dict[str, int]] = {}
         self._streams: Final[dict[str, int]] = {}
-        self._health_calls: Final[dict[str, int]] = {}
+        self._checks: Final[dict[str, int]] = {}
+        """Health checks, by where they come from, and of all under the empty name; so are watches."""
+        self._watches: Final[dict[str, int]] = {}
 
     @contextmanager
     def request(self, tenant: str | None) -> Iterator[None]:
@@ -53,7 +65,10 @@ class Tenants:
         Raises:
             LimitReached: it has too many. Definite.
         """
-        with _counted(self._requests, tenant, self._limits.requests_max, "requests in flight", REQUEST_RETRY_SECONDS):
+        with (
+            _counted(self._requests, tenant, self._limits.requests_max, "requests in flight", REQUEST_RETRY_SECONDS),
+            self._call(tenant or "", REQUEST_RETRY_SECONDS),
+        ):
             yield
 
     @contextmanager
@@ -63,18 +78,54 @@ class Tenants:
         Raises:
             LimitReached: it has too many. Definite.
         """
-        with _counted(self._streams, tenant, self._limits.streams_max, "open streams", STREAM_RETRY_SECONDS):
+        with (
+            _counted(self._streams, tenant, self._limits.streams_max, "open streams", STREAM_RETRY_SECONDS),
+            self._call(tenant or "", STREAM_RETRY_SECONDS),
+        ):
             yield
 
     @contextmanager
-    def health_call(self) -> Iterator[None]:
-        """Count a health call of anybody while the block runs.
+    def health_call(self, peer: str, *, is_watch: bool) -> Iterator[None]:
+        """Count a health call from *peer*, as gRPC names it, while the block runs.
 
         Raises:
-            LimitReached: there are too many. Definite.
+            LimitReached: there are too many, from there or in all. Definite.
         """
-        with _counted(self._health_calls, "", HEALTH_CALLS_MAX, "health calls", STREAM_RETRY_SECONDS):
+        counts = self._watches if is_watch else self._checks
+        most = HEALTH_WATCHES_MAX if is_watch else HEALTH_CHECKS_MAX
+        what, address = "health watches" if is_watch else "health checks", peer.rpartition(":")[0]
+        from_one = most * HEALTH_ADDRESS_PERCENT // 100
+        with (
+            _counted(counts, address, from_one, f"{what} from one address", STREAM_RETRY_SECONDS),
+            _counted(counts, "", most, what, STREAM_RETRY_SECONDS),
+        ):
             yield
+
+    def divide(self, tenants: int) -> None:
+        """Divide the calls among so many tenants."""
+        self._calls.divide(self._calls.most, tenants)
+
+    @contextmanager
+    def _call(self, tenant: str, retry_seconds: float) -> Iterator[None]:
+        """Count a call among those of all."""
+        part = self._calls_of.get(tenant) or Part(self._calls)
+        if not part.may_take(1):
+            if not part.used:
+                self._calls.parts.remove(part)
+            raise LimitReached(
+                f"{self._calls.used} calls are under way on this server, which takes {self._calls.most}"
+                f"{part.says_share()}; nothing was applied. Try again when some have ended",
+                retry_after_seconds=retry_seconds,
+            )
+        self._calls_of[tenant] = part
+        part.take(1)
+        try:
+            yield
+        finally:
+            part.take(-1)
+            if not part.used:
+                del self._calls_of[tenant]
+                self._calls.parts.remove(part)
 
     def check_swapon(
         self, tenant: str | None, areas: Iterable[Area], client: Client, name: str, slots: int, options: AreaOptions

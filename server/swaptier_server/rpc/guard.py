@@ -18,7 +18,7 @@ import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypeAlias, TypeVar, cast
 
@@ -49,6 +49,8 @@ remembers the name for as long as a watch lasts."""
 
 HEALTH: Final = "/grpc.health.v1.Health/"
 """Probes have no identity, and learn nothing but whether the server serves."""
+
+WATCH: Final = f"{HEALTH}Watch"
 
 _Req = TypeVar("_Req")
 _Res = TypeVar("_Res")
@@ -154,7 +156,7 @@ class Guard(aio.ServerInterceptor):
         """
         if attempt.path.startswith(HEALTH):
             with self._traffic.call(NOBODY_IN_PARTICULAR, is_stream=is_stream, is_drained=False) as call:
-                call.places.enter_context(self._tenants.health_call())
+                call.places.enter_context(self._health_place(attempt))
                 yield call
             return
         caller = self._access.identify(attempt.context)
@@ -163,6 +165,9 @@ class Guard(aio.ServerInterceptor):
         with self._traffic.call(caller, is_stream=is_stream, is_drained=attempt.path.startswith(self._prefix)) as call:
             call.places.enter_context(count(caller.tenant))
             yield call
+
+    def _health_place(self, attempt: _Attempt) -> AbstractContextManager[None]:
+        return self._tenants.health_call(attempt.context.peer(), is_watch=attempt.path == WATCH)
 
     async def _around(self, attempt: _Attempt, body: Callable[[], Awaitable[None]]) -> None:
         """Run *body*, count it, and turn what it raises into the status that the client gets."""

@@ -29,6 +29,9 @@ WINDOW_BYTES: Final = 256 * 1024
 """What a stream may send ahead of being read: enough for 500 MB/s at 0.5 ms round trip."""
 CONNECTIONS_MAX: Final = 16_384
 """Open at once; more are closed as they come. An idle one costs some 30 kB and a file descriptor."""
+REFUSED_CALLS_MAX: Final = 4096
+"""Calls that are being refused, for which gRPC needs places too, so that who is refused takes nobody's. A refusal takes
+about 1 ms and 20 kB; with all places taken gRPC itself refuses whoever comes."""
 HANDSHAKE_SECONDS_MAX: Final = 10
 """From the connection to its first HTTP/2 frame, TLS included. gRPC's own limit is two minutes."""
 CONNECTION_IDLE_SECONDS_MAX: Final = 600

@@ -41,13 +41,19 @@ PROBE_BYTES: Final = 64 << 10
 _NOT_WRITABLE: Final = (errno.EROFS, errno.EPERM, errno.EACCES)
 
 
-def has_room(path: Path, room_bytes: int) -> bool:
-    """Tell whether *room_bytes* are free beside the file at *path*, as far as its file system says."""
+def free_bytes(path: Path) -> int | None:
+    """Return how much is free beside the file at *path*; None when its file system does not say."""
     try:
         found = os.statvfs(path)
     except OSError:
-        return True
-    return found.f_bavail * found.f_frsize >= room_bytes
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def has_room(path: Path, room_bytes: int) -> bool:
+    """Tell whether *room_bytes* are free beside the file at *path*, as far as its file system says."""
+    free = free_bytes(path)
+    return free is None or free >= room_bytes
 
 
 def device_error(error: sqlite3.Error, path: Path) -> DeviceError:

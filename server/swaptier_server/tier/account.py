@@ -12,7 +12,7 @@ Models: memory.min of memcg, which protects what it guarantees; sharing with a m
 1980), because here nothing that was lent can be taken back at once: a claimed page cannot go, a device may refuse.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from swaptier_wire.errors import LimitReached
@@ -143,6 +143,16 @@ class Account:
             if discard(pages):
                 break
         return self.device_pages.may_take(pages)
+
+    def remember(self, client_id: str, epoch: int, owners: Iterable[str]) -> None:
+        """Note a client's epoch as its newest; forget the one that was without an area for longest, of all *owners*."""
+        self.epochs.pop(client_id, None)
+        self.epochs[client_id] = epoch
+        if len(self.epochs) > CLIENTS_REMEMBERED_MAX:
+            have_areas = set(owners)
+            forgotten = next((known for known in self.epochs if known not in have_areas), None)
+            if forgotten is not None:
+                del self.epochs[forgotten]
 
     def check_area(self, name: str, areas: int, slots: int) -> None:
         """Refuse to open the area *name* where the tenant may not have so many *areas* and *slots* more.

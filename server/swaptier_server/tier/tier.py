@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from swaptier_server.tier.account import CLIENTS_REMEMBERED_MAX, UNBOUNDED, Account, Accounts, Bound, Bounds
+from swaptier_server.tier.account import UNBOUNDED, Accounts, Bound, Bounds
 from swaptier_server.tier.area import SLOTS_FORGOTTEN_MAX, Area, Common, Durability
 from swaptier_server.tier.area_check import check_accounts, check_area
 from swaptier_server.tier.counters import LeaseEnd
@@ -171,7 +171,7 @@ class Tier:
         )
         opened.rise_above(seen_server_epoch)
         self.areas[name] = opened
-        self._remember(account, client)
+        account.remember(client.id, client.epoch, self._owners())
         return opened, False
 
     def area(self, client: Client, name: str) -> Area:
@@ -316,6 +316,9 @@ class Tier:
         assert len(self._leases) == leases, "the leases and the areas disagree"
         assert len(self.areas) <= self.limits.areas_max, "too many areas"
 
+    def _owners(self) -> Iterator[str]:
+        return (area.client.id for area in self.areas.values())
+
     def _area_of(self, slot: Slot) -> Area:
         """Return the area that has *slot*: an open one, or one of the same name that was closed and still ends."""
         area = self.areas.get(slot.area)
@@ -340,7 +343,7 @@ class Tier:
                 saved, device, account, self._common, is_restored=True, server_epoch=self.epoch
             )
             area.restore(pages)
-            self._remember(account, saved.client)
+            account.remember(saved.client.id, saved.client.epoch, self._owners())
 
     def _check_swapon(self, client: Client, name: str, slots: int, options: AreaOptions) -> None:
         for what, text in (("client id", client.id), ("area name", name)):
@@ -370,17 +373,6 @@ class Tier:
                 "the newer one and a clock was set back, start it in a higher epoch, or under another client id",
                 newest_epoch=seen,
             )
-
-    def _remember(self, account: Account, client: Client) -> None:
-        """Note the client's epoch as the newest; forget the tenant's client that was without an area for longest."""
-        epochs = account.epochs
-        epochs.pop(client.id, None)
-        epochs[client.id] = client.epoch
-        if len(epochs) > CLIENTS_REMEMBERED_MAX:
-            owners = {area.client.id for area in self.areas.values()}
-            forgotten = next((known for known in epochs if known not in owners), None)
-            if forgotten is not None:
-                del epochs[forgotten]
 
 
 def _not_recorded(what: str, error: DeviceError) -> LimitReached:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -13,7 +14,8 @@ from tests.server.pki import bearer, write_tokens
 from tests.server.rpc.test_exchange import load_message, next_answer, store_message
 
 from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_server.access.tenants import HEALTH_CALLS_MAX, TenantLimits, Tenants
+from swaptier_server import lifecycle
+from swaptier_server.access.tenants import HEALTH_WATCHES_MAX, TenantLimits, Tenants
 from swaptier_server.rpc.server import SERVICE
 from swaptier_server.rpc.traffic import REQUEST_SECONDS_MAX
 from swaptier_wire.channels import open_channel
@@ -217,32 +219,80 @@ async def test_health_calls_are_bounded_although_nobody_has_to_say_who_calls(ser
     """Watches of strangers do not hold the places of tenants, nor of each other for ever."""
     served = await serve(tokens=tokens)
     health = health_pb2_grpc.HealthStub(served.channel)
-    watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(HEALTH_CALLS_MAX)]
+    watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(HEALTH_WATCHES_MAX // 2)]
     for watch in watches:
         assert await watch.read()
-    await limited(health.Check(health_pb2.HealthCheckRequest()))
+    error = await limited(health.Watch(health_pb2.HealthCheckRequest()).read())
+    assert "32 health watches from one address are the most" in str(error)
+    assert await health.Check(health_pb2.HealthCheckRequest()), "probes have places of their own"
     assert await served.seen_by("alice").swapon()
-    watches[0].cancel()
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            try:
-                assert await health.Check(health_pb2.HealthCheckRequest())
-            except aio.AioRpcError:
-                continue
-            break
     for watch in watches:
         watch.cancel()
+    await eventually(lambda: not served.server.tenants._watches)
+    watch = health.Watch(health_pb2.HealthCheckRequest())
+    assert await watch.read()
+    watch.cancel()
+
+
+def test_health_calls_of_one_address_leave_places_for_another() -> None:
+    """Nobody says who calls, so where a call comes from is all that they can be told apart by."""
+    tenants = Tenants(TenantLimits(1, 1, 1, 1), calls_max=3)
+    with ExitStack() as held:
+        for port in range(32):
+            held.enter_context(tenants.health_call(f"ipv4:192.0.2.1:{port}", is_watch=False))
+        with pytest.raises(LimitReached, match="one address"), tenants.health_call("ipv4:192.0.2.1:99", is_watch=False):
+            pass
+        for port in range(32):
+            held.enter_context(tenants.health_call(f"ipv6:%5B2001:db8::1%5D:{port}", is_watch=False))
+        with pytest.raises(LimitReached, match="64 health checks are"), tenants.health_call("unix:", is_watch=False):
+            pass
+        with tenants.health_call("ipv4:192.0.2.1:99", is_watch=True):
+            pass
+    assert not tenants._checks and not tenants._watches
+
+
+def test_calls_of_a_tenant_leave_the_others_their_share() -> None:
+    """Ten thousand calls of one tenant hold 384 places of 512; on a server of four, 64 are kept for each other one."""
+    tenants = Tenants(TenantLimits(1, 1, requests_max=400, streams_max=400), calls_max=512)
+    tenants.divide(4)
+    with ExitStack() as held:
+        for _ in range(300):
+            held.enter_context(tenants.request("greedy"))
+        for _ in range(20):
+            held.enter_context(tenants.stream("greedy"))
+        with pytest.raises(LimitReached, match=r"320 calls .* takes 512, 320 by this .* 64 are reserved") as caught:
+            held.enter_context(tenants.request("greedy"))
+        assert caught.value.retry_after_seconds is not None
+        for tenant in ("a", "b", "c"):
+            for _ in range(64):
+                held.enter_context(tenants.request(tenant))
+            with pytest.raises(LimitReached, match="64 by this tenant"), tenants.request(tenant):
+                pass
+
+
+async def test_a_server_without_tenants_says_which_bound_its_calls_met(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GRPC says of its own bound neither what it is nor that nothing was applied."""
+    monkeypatch.setattr(lifecycle, "CALLS_MAX", 1)
+    served = await serve()
+    await served.swapon()
+    stream = served.stub.Exchange()
+    await stream.write(load_message(1))
+    assert await stream.read()
+    assert "1 calls are under way on this server, which takes 1;" in str(await limited(served.swapon()))
+    await stream.done_writing()
 
 
 def test_what_has_ended_leaves_nothing_behind() -> None:
     """As many tenants as there are tokens may come and go."""
-    tenants = Tenants(TenantLimits(1, 1, 1, 1))
+    tenants = Tenants(TenantLimits(1, 1, 1, 1), calls_max=3)
     for tenant in ("alice", "bob"):
-        with tenants.request(tenant), tenants.stream(tenant), tenants.health_call():
+        with tenants.request(tenant), tenants.stream(tenant), tenants.health_call("unix:", is_watch=True):
             pass
         with pytest.raises(ZeroDivisionError), tenants.request(tenant):
             1 / 0  # noqa: B018 - raises
-    assert not tenants._requests and not tenants._streams and not tenants._health_calls
+    assert not tenants._requests and not tenants._streams and not tenants._calls_of and not tenants._calls.parts
 
 
 # How large its messages are

@@ -232,7 +232,7 @@ def test_a_tenant_that_comes_and_goes_makes_the_server_forget_no_other_tenants_c
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A client that was replaced stays replaced: its pages are its successor's."""
-    monkeypatch.setattr("swaptier_server.tier.tier.CLIENTS_REMEMBERED_MAX", 4)
+    monkeypatch.setattr(account_module, "CLIENTS_REMEMBERED_MAX", 4)
     tier = divided()
     tier.swapon(Client("bob|host", 5), "bob|a", 8, AreaOptions())
     tier.drop_area("bob|a")

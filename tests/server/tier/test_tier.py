@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.builders import page_of
 from tests.server.builders import put
 
-from swaptier_server.tier import tier as tier_module
+from swaptier_server.tier import account as account_module
 from swaptier_server.tier.area import SLOTS_FORGOTTEN_MAX, Area
 from swaptier_server.tier.load import load, lookup
 from swaptier_server.tier.swap_file import Client
@@ -252,7 +252,7 @@ def test_a_tier_with_limits_that_nothing_satisfies_is_not_made(limits: TierLimit
 
 
 def test_what_is_remembered_of_past_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tier_module, "CLIENTS_REMEMBERED_MAX", 4)
+    monkeypatch.setattr(account_module, "CLIENTS_REMEMBERED_MAX", 4)
     tier = new_tier(areas_max=2)
     tier.swapon(Client("stays", 5), "swap", 8, DEFAULT)
     for number in range(20):

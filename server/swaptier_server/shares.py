@@ -1,0 +1,59 @@
+"""Among how many tenants the server divides what it has, and what the file system of its swap file has.
+
+Touches the parts that it is given, and asks the file system. With tokens the file says how many tenants there are;
+where it is read again with more, all have less. With certificates alone any number may come: --tenants-max are let in.
+"""
+
+from typing import Final
+
+from swaptier_server.access.access import Access
+from swaptier_server.access.tenants import Tenants
+from swaptier_server.config import TENANTS_UNSAID, ServerConfig
+from swaptier_server.swapfile.file import SqliteSwapFile
+from swaptier_server.swapfile.medium import ROOM_BYTES, free_bytes
+from swaptier_server.tier.account import UNBOUNDED
+from swaptier_server.tier.tier import Tier
+from swaptier_wire.types import PAGE_BYTES
+
+DEVICE_ROW_BYTES: Final = 160
+"""Of the swap file for a page besides the page."""
+
+
+def tenants_expected(config: ServerConfig, access: Access) -> int:
+    """Return how many tenants everything is divided among."""
+    if access.tokens is not None:
+        return max(config.tenants_max or 1, len(access.tokens.tenants))
+    return (config.tenants_max or TENANTS_UNSAID) if config.knows_tenants else 1
+
+
+class Shares:
+    """Divides a tier, and the calls, among the tenants of a server."""
+
+    def __init__(
+        self, config: ServerConfig, access: Access, tier: Tier, tenants: Tenants, swap_file: SqliteSwapFile | None
+    ) -> None:
+        """Divide everything."""
+        self._config: Final = config
+        self._access: Final = access
+        self._tier: Final = tier
+        self._tenants: Final = tenants
+        self._swap_file: Final = swap_file
+        self._divided = 0
+        self.look()
+
+    def look(self) -> None:
+        """Divide everything anew if there are more or fewer tenants; see how much room the swap file has."""
+        expected = tenants_expected(self._config, self._access)
+        if expected != self._divided:
+            self._divided = expected
+            self._tier.accounts.divide(expected, may_be_more=self._access.tokens is not None)
+            self._tenants.divide(expected)
+        if self._swap_file is not None and self._config.device_limit is None and expected > 1:
+            self._divide_file_system(self._swap_file)
+
+    def _divide_file_system(self, swap_file: SqliteSwapFile) -> None:
+        """Bound the pages of all devices by those that there are, and those for which there is room now."""
+        free = free_bytes(swap_file.path)
+        pages = self._tier.accounts.bounds.device_pages
+        most = UNBOUNDED if free is None else pages.used + max(0, free - ROOM_BYTES) // (PAGE_BYTES + DEVICE_ROW_BYTES)
+        pages.divide(most, pages.tenants)
