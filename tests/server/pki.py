@@ -1,18 +1,21 @@
 """Certificates and tokens of tests, as files."""
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from swaptier_server.access.tokens import hash_token
 
 LONG_AGO = datetime.datetime(2019, 1, 1, tzinfo=datetime.UTC)
 LAST_YEAR = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+FAR_AWAY = datetime.datetime(2999, 1, 1, tzinfo=datetime.UTC)
 
 
 class Authority:
@@ -63,7 +66,81 @@ class Authority:
         return cert_path, key_path
 
 
-def private_pem(key: ec.EllipticCurvePrivateKey, password: bytes | None = None) -> bytes:
+class Issuer:
+    """An authority in memory that issues what no ordinary one would."""
+
+    def __init__(
+        self,
+        name: str = "authority",
+        *,
+        parent: "Issuer | None" = None,
+        key: ec.EllipticCurvePrivateKey | None = None,
+        is_authority: bool = True,
+        expires: datetime.datetime = FAR_AWAY,
+    ) -> None:
+        """Be an authority called *name*, of *parent* or by itself; *key* is for one that is signed more than once.
+
+        With *is_authority* false it only behaves like one.
+        """
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.key = ec.generate_private_key(ec.SECP256R1()) if key is None else key
+        signer = self if parent is None else parent
+        builder = self._builder(self.name, signer, self.key.public_key(), LONG_AGO, expires)
+        builder = builder.add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        self.pem = builder.sign(signer.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def issue(
+        self,
+        *names: x509.GeneralName,
+        usage: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
+        begins: datetime.datetime = LONG_AGO,
+        expires: datetime.datetime = FAR_AWAY,
+        is_authority: bool = False,
+        chain: Sequence["Issuer"] = (),
+        key: "ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None" = None,
+    ) -> "Shown":
+        """Return a certificate of *names* with *chain* behind it, and its key."""
+        own = ec.generate_private_key(ec.SECP256R1()) if key is None else key
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody believes this")])
+        builder = self._builder(subject, self, own.public_key(), begins, expires)
+        builder = builder.add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        if usage is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        pem = builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        return Shown(b"".join((pem, *(one.pem for one in chain))), private_pem(own))
+
+    def _builder(
+        self,
+        subject: x509.Name,
+        signer: "Issuer",
+        key: "ec.EllipticCurvePublicKey | rsa.RSAPublicKey",
+        begins: datetime.datetime,
+        expires: datetime.datetime,
+    ) -> x509.CertificateBuilder:
+        own, theirs = (x509.SubjectKeyIdentifier.from_public_key(one) for one in (key, signer.key.public_key()))
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(signer.name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begins)
+            .not_valid_after(expires)
+            .add_extension(own, critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(theirs), critical=False)
+        )
+
+
+class Shown(NamedTuple):
+    """What one side of a connection shows, in PEM."""
+
+    chain: bytes
+    key: bytes
+
+
+def private_pem(key: "ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey", password: bytes | None = None) -> bytes:
     """Return *key* in PEM, encrypted if there is a *password*."""
     return key.private_bytes(
         serialization.Encoding.PEM,

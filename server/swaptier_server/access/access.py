@@ -2,7 +2,8 @@
 
 Touches gRPC's contexts and the token file. Rules of conduct:
   - What the server asks for, every call must show; there is no second best.
-  - With both tokens and client certificates, both are needed, and the token says which tenant it is.
+  - With both tokens and client certificates, both are needed, and the token says which tenant it is. A certificate that
+    names another tenant of the token file is refused: who stole a token has not become its tenant.
   - Nothing of a token stands in an error or a log.
 """
 
@@ -13,7 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from grpc import aio
 
-from swaptier_server.access.client_certificates import CertificateFacts, ClientAuthorities, read_certificate
+from swaptier_server.access.client_certificates import CertificateFacts, ClientAuthorities, read_shown
 from swaptier_server.access.reloading import FromFiles
 from swaptier_server.access.tokens import TENANT_CHARACTERS_MAX, Holder, Tokens, TokensUnusable, parse_tokens
 from swaptier_server.errors import ConfigError
@@ -22,8 +23,8 @@ from swaptier_wire.errors import Unauthenticated
 TOKEN_METADATA: Final = "authorization"  # noqa: S105 - where a token stands, not one
 _FLAG: Final = "--tokens"
 _SCHEME: Final = "bearer "
-_CERTIFICATE_NAMES: Final = ("peer_uri", "peer_dns")
-"""Where gRPC puts the alternative names of a client's certificate; the first kind that it has names the tenant."""
+_CERTIFICATES: Final = ("x509_pem_cert", "x509_pem_cert_chain")
+"""Where gRPC puts a client's certificate, and the others that were shown with it."""
 
 _Context: TypeAlias = "aio.ServicerContext[bytes, bytes]"
 
@@ -35,12 +36,17 @@ class Caller(NamedTuple):
     """None on a server that does not ask."""
     holder: Holder | None = None
     """The token that let it in, if one did."""
-    certificate: CertificateFacts | None = None
-    """What it showed at its handshake, if it was asked for one."""
+    certificates: tuple[CertificateFacts, ...] = ()
+    """What it showed at its handshake, its own first; none if it was not asked."""
 
 
 WITHDRAWN: Final = Unauthenticated(
     "the token that let this call in was withdrawn; every message without an answer had no effect. Ask for another one"
+)
+
+CONTRADICTION: Final = Unauthenticated(
+    "the token is of one tenant and the client's certificate names another; a message without an answer had no effect. "
+    "Use a certificate of the same tenant, or one that names none of this server's tenants"
 )
 
 NOBODY_IN_PARTICULAR: Final = Caller()
@@ -118,7 +124,7 @@ class Access:
         return refusals
 
     def _identify(self, context: _Context) -> Caller:
-        certificate = _certificate(context) if self._asks_certificates else None
+        shown = _certificates(context) if self._asks_certificates else ()
         tokens = self.tokens
         if tokens is not None:
             token = _bearer_token(context.invocation_metadata() or ())
@@ -128,9 +134,9 @@ class Access:
                     "the token is not one of this server's; nothing was applied. It may have been withdrawn: ask for "
                     "one whose hash stands in the server's --tokens file"
                 )
-            caller = Caller(holder.tenant, holder, certificate)
-        elif self._asks_certificates:
-            caller = Caller(_certificate_name(context), None, certificate)
+            caller = Caller(holder.tenant, holder, shown)
+        elif shown:
+            caller = Caller(_tenant_named_by(shown[0]), None, shown)
         else:
             return NOBODY_IN_PARTICULAR
         if (objection := self.objection(caller)) is not None:
@@ -142,9 +148,11 @@ class Access:
         tokens = self.tokens
         if caller.holder is not None and tokens is not None and not tokens.knows(caller.holder):
             return WITHDRAWN
-        if caller.certificate is None:
+        if not caller.certificates:
             return None
-        objection = self.authorities.objection(caller.certificate, self.now())
+        if caller.holder is not None and tokens is not None and _contradicts(caller, tokens):
+            return CONTRADICTION
+        objection = self.authorities.objection(caller.certificates, self.now())
         if objection is None:
             return None
         return Unauthenticated(
@@ -181,41 +189,47 @@ def _bearer_token(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     )
 
 
-def _certificate(context: _Context) -> CertificateFacts:
-    """Return what the client's certificate says.
+def _certificates(context: _Context) -> tuple[CertificateFacts, ...]:
+    """Return what the client's certificate says, and what those say that it was shown with.
 
     Raises:
-        Unauthenticated: it cannot be read, though TLS took it. Definite.
+        Unauthenticated: one cannot be read, though TLS took it. Definite.
     """
+    facts = context.auth_context()
     try:
-        return read_certificate(next(iter(context.auth_context().get("x509_pem_cert", ())), b""))
+        return read_shown(b"".join(pem for kind in _CERTIFICATES for pem in facts.get(kind, ())))
     except ValueError as error:
         raise Unauthenticated(f"the client's certificate cannot be read: {error}; nothing was applied") from None
 
 
-def _certificate_name(context: _Context) -> str:
-    """Return the one name of the client's certificate, of the first kind that it has.
+def _contradicts(caller: Caller, tokens: Tokens) -> bool:
+    """Tell whether the certificate of *caller* names tenants of this server, and not the one that its token does."""
+    certificate = caller.certificates[0]
+    named = {name.decode("ascii", "replace") for name in (*certificate.uris, *certificate.hosts)}
+    return caller.tenant not in named and not named.isdisjoint(tokens.tenants)
+
+
+def _tenant_named_by(certificate: CertificateFacts) -> str:
+    """Return the one name of *certificate*, of the first kind that it has.
 
     Raises:
         Unauthenticated: it has none, or several, or one that cannot name a tenant. Definite.
     """
-    facts = context.auth_context()
-    for kind in _CERTIFICATE_NAMES:
-        names = list(facts.get(kind, ()))
-        if not names:
-            continue
-        name = names[0].decode("ascii", "replace")
-        if len(names) > 1 or not _can_name_a_tenant(name):
-            break
+    names = certificate.uris or certificate.hosts
+    name = names[0].decode("ascii", "replace") if len(names) == 1 else ""
+    if _can_name_a_tenant(name):
         return name
     raise Unauthenticated(
         "the client's certificate does not name one tenant; nothing was applied. It needs exactly one URI, or without "
-        f"any exactly one DNS name, of up to {TENANT_CHARACTERS_MAX} characters"
+        f"any exactly one DNS name, of up to {TENANT_CHARACTERS_MAX} characters and without a wildcard"
     )
 
 
 def _can_name_a_tenant(name: str) -> bool:
-    """Tell whether *name* can stand before the names of areas: what no URI may contain, separates it from them."""
+    """Tell whether *name* can stand before the names of areas: what no URI may contain, separates it from them.
+
+    A wildcard names many.
+    """
     return (
-        0 < len(name) <= TENANT_CHARACTERS_MAX and name.isascii() and name.isprintable() and not set(name) & set(" |")
+        0 < len(name) <= TENANT_CHARACTERS_MAX and name.isascii() and name.isprintable() and not set(name) & set(" |*")
     )
