@@ -59,11 +59,11 @@ class AreaCalls:
         self._deadline_seconds = deadline_seconds
         self._metadata = metadata
 
-    async def swapon(self, seen_server_epoch: int = 0) -> pb.SwaponResponse:
+    async def swapon(self, seen_server_epoch: int = 0, seen_incarnation: int = 0) -> pb.SwaponResponse:
         """Open the area, or find it open; return the server's answer.
 
-        *seen_server_epoch* is that of the last answer about this area, 0 without one: a server that does not have the
-        area says of its pages that a restart lost them.
+        *seen_server_epoch* and *seen_incarnation* are those of the last answer about this area, 0 without one: a server
+        that does not have the area, or has another opening of it, says of its pages that a restart lost them.
 
         Raises:
             SwapTierError: as the contract's Swapon.
@@ -73,6 +73,7 @@ class AreaCalls:
             slots=self._area.slots,
             options=encode_options(self._area.options),
             seen_server_epoch=seen_server_epoch,
+            seen_incarnation=seen_incarnation,
         )
         response = await self._answer(self._stub.Swapon, request)
         if response.page_size_bytes != PAGE_BYTES:

@@ -141,10 +141,10 @@ class Connection:
         self._pump_may_send = asyncio.Event()
         self._watchdog: asyncio.TimerHandle | None = None
 
-    async def open(self, connect_seconds: float, seen_server_epoch: int) -> pb.SwaponResponse:
+    async def open(self, connect_seconds: float, seen_server_epoch: int, seen_incarnation: int) -> pb.SwaponResponse:
         """Connect within *connect_seconds* and open the area; return the server's answer.
 
-        *seen_server_epoch* as for `AreaCalls.swapon`.
+        *seen_server_epoch* and *seen_incarnation* as for `AreaCalls.swapon`.
 
         Raises:
             TierUnreachable: no server answers at the address. Definite, but for a connection that broke during Swapon.
@@ -156,7 +156,7 @@ class Connection:
             self.calls = AreaCalls(
                 self._channel, self._area, self._settings.deadline_seconds, metadata=security.metadata()
             )
-            opened = await self.calls.swapon(seen_server_epoch)
+            opened = await self.calls.swapon(seen_server_epoch, seen_incarnation)
         except BaseException:
             await self._channel.close()
             raise

@@ -344,7 +344,8 @@ class TierStream:
         connection = Connection(
             self.address, self.area, self._settings, self._waiting, self._request_ids, self.counters, self, self._awake
         )
-        opened = await connection.open(min(seconds, self._settings.connect_seconds), self.server_epoch)
+        seconds = min(seconds, self._settings.connect_seconds)
+        opened = await connection.open(seconds, self.server_epoch, self._incarnation)
         self.writes_through = opened.writes_through
         if self.server_epoch == 0:
             self.server_epoch, self.reopened = opened.server_epoch, opened.reopened

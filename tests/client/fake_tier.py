@@ -95,6 +95,8 @@ class FakeTier(pb_grpc.SwapTierServiceServicer):
         self.epoch = 100
         self.opened: list[tuple[int, str]] = []
         """Epoch and area of every Swapon."""
+        self.seen: list[tuple[int, int]] = []
+        """Epoch and incarnation that each Swapon said its host had seen."""
         self.batch_slots_max = BATCH_SLOTS_MAX
         self.swapon_error: SwapTierError | None = None
         self.refusals: dict[int, SwapTierError] = {}
@@ -122,6 +124,7 @@ class FakeTier(pb_grpc.SwapTierServiceServicer):
             await abort(context, self.swapon_error)
         reopened = (self.epoch, request.header.area) in self.opened and not self.forgets_areas
         self.opened.append((self.epoch, request.header.area))
+        self.seen.append((request.seen_server_epoch, request.seen_incarnation))
         self.incarnation += not reopened
         if self.swapon_answers_lost:
             self.swapon_answers_lost -= 1

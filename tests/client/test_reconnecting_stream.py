@@ -181,6 +181,7 @@ async def test_a_server_that_forgot_the_area_is_told_like_a_restart(
         await asyncio.gather(stream.submit(lookup(1)), return_exceptions=True)
         await stream.submit(lookup(1))
     assert told == [(100, 100)]
+    assert fake.seen == [(0, 0), (100, int(not is_old))]
 
 
 async def test_a_server_that_forgot_the_area_is_told_although_its_first_answer_was_lost(

@@ -650,11 +650,17 @@ class SwaponRequest(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     SEEN_SERVER_EPOCH_FIELD_NUMBER: _builtins.int
+    SEEN_INCARNATION_FIELD_NUMBER: _builtins.int
     slots: _builtins.int
     """How many slots, 1 to the server's limit."""
     seen_server_epoch: _builtins.int
     """The server_epoch in the host's last answer about this area; 0 when it has none. If the area is opened empty and
     this is not 0, a page that is not here is LOST with reason RESTARTED instead of NEVER_STORED.
+    """
+    seen_incarnation: _builtins.int
+    """The incarnation in the host's last answer about this area; 0 when it has none. An area that is open under another
+    one is not the one that the host knows: a swap file of an older time has pages of an earlier opening. It is opened
+    anew, empty.
     """
     @_builtins.property
     def header(self) -> Global___RequestHeader:
@@ -671,10 +677,11 @@ class SwaponRequest(_message.Message):
         slots: _builtins.int = ...,
         options: Global___AreaOptions | None = ...,
         seen_server_epoch: _builtins.int = ...,
+        seen_incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "options", b"options", "seen_server_epoch", b"seen_server_epoch", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "options", b"options", "seen_incarnation", b"seen_incarnation", "seen_server_epoch", b"seen_server_epoch", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -707,8 +714,9 @@ class SwaponResponse(_message.Message):
     writes_through: _builtins.bool
     """True when a store is answered only once the page is on a device that outlives the server."""
     incarnation: _builtins.int
-    """Rises each time this server opens an area empty. A client that knows the area under another one, of the same
-    epoch, knows that its pages are gone, also where `reopened` is true: an answer in between was lost.
+    """Another one each time the area is opened empty, and the same to the next server if the area outlives this one; 0 if
+    it is not known. A client that knows the area under another one, of the same epoch, knows that its pages are gone,
+    also where `reopened` is true: an answer in between was lost.
     """
     def __init__(
         self,

@@ -78,7 +78,12 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         tenant = caller_of(context).tenant
         self._tenants.check_swapon(tenant, self._tier.areas.values(), client, header.area, request.slots, options)
         area, is_reopened = self._tier.swapon(
-            client, header.area, request.slots, options, seen_server_epoch=request.seen_server_epoch
+            client,
+            header.area,
+            request.slots,
+            options,
+            seen_server_epoch=request.seen_server_epoch,
+            seen_incarnation=request.seen_incarnation,
         )
         self._activity.touch(client, self._now_ns())
         self._after_request()
@@ -89,6 +94,13 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
                 seen_server_epoch=request.seen_server_epoch,
                 server_epoch=self._tier.epoch,
                 meaning="the clock was set back since an earlier server: this host is served in an epoch above that",
+            )
+        if not is_reopened and older is not None and older.client == client:
+            self._log.of(tenant, "area_was_another").warning(
+                "area_was_another",
+                **_names(header),
+                meaning="its host knew a later opening: the swap file was put back to an older state, and nothing of "
+                "that is served to this host",
             )
         if not is_reopened:
             log = self._log.of(tenant, "area_opened")

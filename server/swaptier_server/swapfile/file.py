@@ -230,13 +230,14 @@ class SqliteSwapFile:
 class SqliteDevice:
     """The device of one area, in its swap file."""
 
-    __slots__ = ("_dropped", "_file", "_first", "_owner")
+    __slots__ = ("_dropped", "_file", "_first", "_owner", "incarnation")
 
     def __init__(self, file: SqliteSwapFile, area: AreaRow) -> None:
         """Keep the pages of *area*."""
         self._file: Final = file
         self._first: Final = rows_of(area.number)[0]
         self._owner: Final = area.owner
+        self.incarnation: Final = area.incarnation
         self._dropped: set[int] = set()
         """Slots to be forgotten whose rows could not be deleted yet; as many as the area has slots, at most."""
 

@@ -72,6 +72,11 @@ class AreaRow(NamedTuple):
         return seal_of(self.columns)
 
     @property
+    def incarnation(self) -> int:
+        """What hosts are told of the identity; 0 if there is none."""
+        return int.from_bytes(self.identity[:8], "little")
+
+    @property
     def owner(self) -> bytes:
         """What the seals of its pages begin with. Pages of format 1 are sealed without."""
         return xxhash.xxh3_128_digest(repr(self.columns).encode()) if self.identity else b""

@@ -74,8 +74,8 @@ class Area:
         self.client: Final = saved.client
         self.is_restored: bool = is_restored
         """Its client knew it before: of pages that are not here, it may have stored more."""
-        self.incarnation: Final = incarnation
-        """Number of the Swapon that opened it empty, among this server's; 0: it was there when the server began."""
+        self.incarnation: Final = device.incarnation or incarnation
+        """Of the Swapon that opened it empty; 0: it was there when the server began, and its device does not tell."""
         self.server_epoch: int = server_epoch
         """The server's, as its host sees it: never below one that the host has seen."""
         self.counters: Final = AreaCounters()
@@ -107,6 +107,10 @@ class Area:
         account.discards.append(self.discard_stale)
         self.known_slots: Final = SlotTable(saved.name)
         """Those that were ever stored to, invalidated, or found on the device."""
+
+    def is_another(self, seen_incarnation: int) -> bool:
+        """Tell whether its host knows it by an opening that is not this one; 0 says that it knows of none."""
+        return 0 != seen_incarnation != self.incarnation != 0
 
     def rise_above(self, seen_server_epoch: int) -> None:
         """Let its host, which has seen a server in a higher epoch, see this one in one that is higher still.

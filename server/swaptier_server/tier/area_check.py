@@ -4,12 +4,30 @@ Pure.
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 
 from swaptier_server.tier.account import Accounts
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.slot import DEVICE_STATES, HANDED_OFF_STATES, POOL_STATES, Slot, SlotState
 from swaptier_wire.types import NO_GENERATION, LoadMode, Outcome
+
+
+def check_areas(open_areas: Mapping[str, Area], ending: Iterable[Area]) -> list[Slot]:
+    """Recount the areas that are open, by name, and those that are closed and end; return the slots on LRUs.
+
+    Raises:
+        AssertionError: as check_area(), or an area is not where it belongs. A defect of the tier.
+    """
+    on_lru: list[Slot] = []
+    for name, area in open_areas.items():
+        assert area.name == name, f"area {area.name!r} is filed under {name!r}"
+        assert not area.is_closed, f"area {name!r} is closed and still listed"
+        assert area.client.epoch == area.account.epochs[area.client.id], f"area {name!r} is of a life that is over"
+        on_lru += check_area(area)
+    for area in ending:
+        assert area.is_closed, f"area {area.name!r} ends and is open"
+        check_area(area)
+    return on_lru
 
 
 def check_area(area: Area) -> list[Slot]:

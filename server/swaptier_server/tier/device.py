@@ -12,7 +12,7 @@ Models: the slots of a swap device as swap_read_folio() and swap_writepage() in 
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from swaptier_server.tier.page import UNWRITTEN, StoredPage
 
@@ -77,6 +77,10 @@ class BadReads:
 class BackingDevice(Protocol):
     """One area's backing store, slot by slot."""
 
+    @property
+    def incarnation(self) -> int:
+        """Which opening of the area it was made for, to later servers too; 0 when it does not tell."""
+
     def read(self, offset: int) -> StoredPage:
         """Return what the slot has; UNWRITTEN until it is written.
 
@@ -98,6 +102,8 @@ class BackingDevice(Protocol):
 
 class MemoryDevice:
     """A device in memory. Cannot fail, and is gone with the process."""
+
+    incarnation: Final = 0
 
     def __init__(self) -> None:
         self._pages: dict[int, StoredPage] = {}

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from swaptier_server.tier.account import UNBOUNDED, Accounts, Bound, Bounds
 from swaptier_server.tier.area import SLOTS_FORGOTTEN_MAX, Area, Common, Durability
-from swaptier_server.tier.area_check import check_accounts, check_area
+from swaptier_server.tier.area_check import check_accounts, check_areas
 from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.device import BadReads, DeviceError, MemoryDevice
 from swaptier_server.tier.leases import Leases
@@ -122,7 +122,14 @@ class Tier:
     # Areas
 
     def swapon(
-        self, client: Client, name: str, slots: int, options: AreaOptions, *, seen_server_epoch: int = NO_EPOCH
+        self,
+        client: Client,
+        name: str,
+        slots: int,
+        options: AreaOptions,
+        *,
+        seen_server_epoch: int = NO_EPOCH,
+        seen_incarnation: int = 0,
     ) -> tuple[Area, bool]:
         """Open an area; return it and whether it was open already and kept its pages.
 
@@ -130,6 +137,8 @@ class Tier:
         empty, with whatever slots and options are now asked for. A host that has used the area before says of which
         server (*seen_server_epoch*): what is missing was lost by a restart, or when this one forgot the area. Where
         that server's epoch was above this one's, its clock having been ahead, the area has a higher one of its own.
+        And it says which opening it knew (*seen_incarnation*): if another is open, as from a swap file of an older
+        time, that one ends, and this one starts empty.
 
         Raises:
             InvalidRequest, LimitReached, ClientReplaced, AreaNotOwned, AreaExists: nothing changed. Definite.
@@ -140,7 +149,7 @@ class Tier:
         if area is not None:
             if area.client.id != client.id:
                 raise AreaNotOwned(f"area {name!r} is another client's; nothing changed. Choose another name")
-            if area.client.epoch == client.epoch:
+            if area.client.epoch == client.epoch and not area.is_another(seen_incarnation):
                 if (area.slots, area.options) != (slots, options):
                     raise AreaExists(
                         f"area {name!r} is open with {area.slots} slots and {area.options}; asked for {slots} and "
@@ -148,7 +157,8 @@ class Tier:
                     )
                 area.rise_above(seen_server_epoch)
                 return area, True
-        ended = [one.name for one in self.areas.values() if one.client.id == client.id and one.client != client]
+        of_client = [one for one in self.areas.values() if one.client.id == client.id]
+        ended = [one.name for one in of_client if one is area or one.client != client]
         account = self.accounts.open(client.id)
         account.check_area(name, 1 - len(ended), slots - sum(self.areas[one].slots for one in ended))
         saved = SavedArea(name, client, slots, options)
@@ -297,22 +307,11 @@ class Tier:
         Raises:
             AssertionError: a defect of the tier.
         """
-        on_lru: list[Slot] = []
-        held_bytes = leases = 0
-        for name, area in self.areas.items():
-            assert area.name == name, f"area {area.name!r} is filed under {name!r}"
-            assert not area.is_closed, f"area {name!r} is closed and still listed"
-            assert area.client.epoch == area.account.epochs[area.client.id], f"area {name!r} is of a life that is over"
-            on_lru += check_area(area)
-            held_bytes += area.pool_bytes
-            leases += area.handed_off_pages
-        for area in self._ending:
-            assert area.is_closed, f"area {area.name!r} ends and is open"
-            check_area(area)
-            held_bytes += area.pool_bytes
-            leases += area.handed_off_pages
-        self.pool.check_invariants(on_lru, held_bytes)
+        held = [*self.areas.values(), *self._ending]
+        on_lru = check_areas(self.areas, self._ending)
+        self.pool.check_invariants(on_lru, sum(area.pool_bytes for area in held))
         check_accounts(self.accounts, list(self.areas.values()), self._ending, self._swept)
+        leases = sum(area.handed_off_pages for area in held)
         assert len(self._leases) == leases, "the leases and the areas disagree"
         assert len(self.areas) <= self.limits.areas_max, "too many areas"
 

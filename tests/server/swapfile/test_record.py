@@ -22,7 +22,7 @@ from swaptier_server.tier.device import DeviceError
 from swaptier_server.tier.load import load
 from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
-from swaptier_wire.types import EPOCH_MAX, ZERO_PAGE, AreaOptions, LoadMode
+from swaptier_wire.types import EPOCH_MAX, ZERO_PAGE, AreaOptions, LoadMode, LoadReply, Outcome, Reason
 
 ALICE, BOB = Client("alice/host", 1), Client("bob/host", 1)
 SECRET, OTHER = page_of(1), page_of(2)
@@ -237,6 +237,32 @@ def test_an_older_opening_of_the_same_area_does_not_come_back(path: Path) -> Non
         alice = start(file).areas["alice/swap"]
         assert file.findings.damaged_pages == 3
         assert SECRET not in pages_of(alice)
+
+
+def test_a_host_says_which_opening_it_knows_and_gets_no_page_of_an_earlier_one(path: Path) -> None:
+    """All of the file is of an older time, so nothing in it tells; a restart without that keeps the opening."""
+    older = path.read_bytes()
+    with SqliteSwapFile(path) as file:
+        tier = start(file)
+        tier.drop_area("alice/swap")
+        alice = swapon(tier, ALICE)
+        put(alice, 0, 1, OTHER)
+        asked = (ALICE, "alice/swap", SLOTS, AreaOptions())
+        known = {"seen_server_epoch": tier.epoch, "seen_incarnation": alice.incarnation}
+    for is_older in (False, True):
+        if is_older:
+            path.write_bytes(older)
+        with SqliteSwapFile(path) as file:
+            tier = start(file)
+            area, is_reopened = tier.swapon(*asked, **known)
+            assert is_reopened is not is_older
+            assert area.incarnation == known["seen_incarnation"] or is_older
+            lost = LoadReply(Outcome.LOST, Reason.RESTARTED)
+            exact = load(area, 0, 1, LoadMode.SHARED, require_generation=True)
+            assert exact == lost if is_older else exact.page == OTHER
+            assert SECRET not in pages_of(area)
+            tier.check_invariants()
+            assert swapon(tier, BOB).incarnation == tier.swapon(BOB, "bob/swap", SLOTS, AreaOptions())[0].incarnation
 
 
 def test_of_two_areas_of_one_name_or_of_two_lives_of_a_client_the_later_one_is_open(path: Path) -> None:
