@@ -11,6 +11,7 @@ Touches the swap file's path, and the event loop between bounded pieces of work.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Final
 from swaptier_server.backup import Backups
 from swaptier_server.config import ServerConfig
 from swaptier_server.errors import ConfigError
-from swaptier_server.logs import get_log
+from swaptier_server.logs import CallerLog, get_log
 from swaptier_server.rpc.traffic import Traffic
 from swaptier_server.swapfile.file import SqliteSwapFile, SwapFileUnusable
 from swaptier_server.swapfile.medium import ROOM_BYTES, has_room
@@ -62,8 +63,13 @@ def open_swap_file(config: ServerConfig) -> SqliteSwapFile | None:
 class SwapFileWatch:
     """Says in the log what an operator should know of the swap file."""
 
-    def __init__(self, swap_file: SqliteSwapFile, after_change: Callable[[], None] = lambda: None) -> None:
-        """Take *swap_file* for one that works; call *after_change* when it was changed from here."""
+    def __init__(
+        self,
+        swap_file: SqliteSwapFile,
+        after_change: Callable[[], None] = lambda: None,
+        log: CallerLog | None = None,
+    ) -> None:
+        """Take *swap_file* for one that works; call *after_change* when it was changed from here; say it in *log*."""
         self._swap_file: Final = swap_file
         self._after_change: Final = after_change
         self._next_piece: asyncio.TimerHandle | None = None
@@ -73,6 +79,8 @@ class SwapFileWatch:
         self._names = 1
         self._is_closed = False
         self._log: Final = get_log()
+        self._caller_log: Final = CallerLog(time.monotonic_ns) if log is None else log
+        """For what callers can cause: who fills a disk and frees it again makes the file refuse each second."""
 
     @property
     def fault(self) -> DeviceFault | None:
@@ -137,9 +145,10 @@ class SwapFileWatch:
             return
         self._told = fault
         if refused is None:
-            self._log.info("swap_file_takes_pages_again", path=str(self._swap_file.path))
+            log = self._caller_log.of(None, "swap_file_takes_pages_again")
+            log.info("swap_file_takes_pages_again", path=str(self._swap_file.path))
             return
-        self._log.error(
+        self._caller_log.of(None, "swap_file_refuses").error(
             "swap_file_refuses",
             path=str(self._swap_file.path),
             fault=refused.fault.value,
@@ -174,8 +183,10 @@ class SwapFileWatch:
 class Upkeep:
     """Does in pieces what nobody asks for in a request."""
 
-    def __init__(self, tier: Tier, swap_file: SqliteSwapFile | None, traffic: Traffic) -> None:
-        """Look after *tier* and its *swap_file*, between the messages of *traffic*."""
+    def __init__(
+        self, tier: Tier, swap_file: SqliteSwapFile | None, traffic: Traffic, log: CallerLog | None = None
+    ) -> None:
+        """Look after *tier* and its *swap_file*, between the messages of *traffic*; say what callers cause in *log*."""
         self._tier: Final = tier
         self._swap_file: Final = swap_file
         self._traffic: Final = traffic
@@ -188,6 +199,7 @@ class Upkeep:
         """The swap file has not refused to since the last housekeeping."""
         self._has_just_ended_some = False
         self._log: Final = get_log()
+        self._caller_log: Final = CallerLog(time.monotonic_ns) if log is None else log
 
     @property
     def _has_work(self) -> bool:
@@ -251,8 +263,9 @@ class Upkeep:
         """Say how many reads failed, or gave another page than the device took, since the last call, and the first."""
         reads, first = self._tier.bad_reads.take()
         if first is not None:
-            self._log.error(
-                "device_gives_other_pages" if first.fault is DeviceFault.DAMAGED else "device_cannot_be_read",
+            event = "device_gives_other_pages" if first.fault is DeviceFault.DAMAGED else "device_cannot_be_read"
+            self._caller_log.of(None, event).error(
+                event,
                 reads=reads,
                 **first._asdict(),
                 meaning="such loads answer ERROR, and take nothing",

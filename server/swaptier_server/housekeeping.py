@@ -156,7 +156,7 @@ class Housekeeper:
     def beat(self) -> None:
         """Say to the clock that the loop runs, and in the log for how long it did not."""
         if seconds := self._awake.beat():
-            self._log.warning(
+            self._caller_log.of(None, "was_stopped").warning(
                 "was_stopped",
                 seconds=round(seconds, 3),
                 meaning="nothing expires before what came meanwhile is read, and that time counts for no one",

@@ -11,10 +11,11 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Final, Literal, TypeAlias
+from io import StringIO
+from typing import Final, Literal, TextIO, TypeAlias
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from swaptier_server.line_budget import SPAN_SECONDS, LineBudget, name_of
 
@@ -115,14 +116,33 @@ def repeats_no_metadata(record: logging.LogRecord) -> bool:
 def _renderer(log_format: LogFormat) -> list[Processor]:
     if log_format == "console" or (log_format == "auto" and sys.stderr.isatty()):
         return [
+            _spell_event_out,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(),
                 repr_native_str=True,  # names come from clients, and a terminal obeys control characters
-                exception_formatter=structlog.dev.plain_traceback,
+                exception_formatter=_plain_traceback,
                 timestamp_key="ts",
-            )
+            ),
         ]
     return [structlog.processors.format_exc_info, _lead, structlog.processors.JSONRenderer()]
+
+
+def _spell_event_out(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Leave nothing in an event that a terminal obeys: that of a library may be of a caller's making."""
+    event["event"] = spelt_out(str(event.get("event", "")))
+    return event
+
+
+def _plain_traceback(out: TextIO, exception: ExcInfo) -> None:
+    """Write a traceback without values of variables; an exception's text makes no line of its own and no colour."""
+    text = StringIO()
+    structlog.dev.plain_traceback(text, exception)
+    out.write("\n".join(f"    {spelt_out(line)}" for line in text.getvalue().split("\n")))
+
+
+def spelt_out(text: str) -> str:
+    """Return *text* with every character that is not printable as Python spells it."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _lead(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
