@@ -15,7 +15,8 @@ from swaptier_loadgen.race.server_process import own_server
 PATIENCE_SECONDS = 120
 """A race of these sizes takes some ten seconds; only a failing test waits so long."""
 
-RACE = ["race", "--hosts", "2", "--pages", "256", "--resident", "64", "--seed", "7"]
+RACE = ["race", "--hosts", "1", "--pages", "256", "--resident", "64", "--seed", "7"]
+"""One host: each policy starts its own, and where they are two is the subject of other tests."""
 
 Run = dict[str, Any]
 """One run of the JSON document."""
@@ -50,14 +51,14 @@ def race(folder: Path, *arguments: str) -> Raced:
 @pytest.fixture(scope="module")
 def with_failures(tmp_path_factory: pytest.TempPathFactory) -> Raced:
     """All policies on one seed, with installs made to fail, against the race's own server."""
-    return race(tmp_path_factory.mktemp("race"), "--ops", "3000", "--install-failure-rate", "0.05")
+    return race(tmp_path_factory.mktemp("race"), "--ops", "1500", "--install-failure-rate", "0.05")
 
 
 @pytest.fixture(scope="module")
 def without_failures(tmp_path_factory: pytest.TempPathFactory) -> Raced:
     """The unpinned policies and the fix, with no failure injected at all: real concurrency only."""
     policies = "shared-unpinned,exclusive-unpinned,exclusive-if-swapcache"
-    return race(tmp_path_factory.mktemp("race"), "--policy", policies, "--ops", "15000", "--install-failure-rate", "0")
+    return race(tmp_path_factory.mktemp("race"), "--policy", policies, "--ops", "8000", "--install-failure-rate", "0")
 
 
 def is_clean(run: Run) -> bool:
@@ -70,7 +71,7 @@ def test_every_policy_does_what_its_specification_says(with_failures: Raced) -> 
     assert [run["policy"] for run in with_failures.document["runs"]] == list(POLICIES)
     for run in with_failures.document["runs"]:
         assert run["ended"] == "finished"
-        assert run["faults"] > 1000
+        assert run["faults"] > 500
         assert run["install_failures_owed"] > 0
         assert 0 < run["latency_us"]["p50"] <= run["latency_us"]["p99"] <= run["latency_us"]["max"]
 
@@ -125,7 +126,7 @@ def test_the_result_is_a_table_and_one_sentence_on_stdout(with_failures: Raced) 
 async def test_two_commands_give_the_same_verdicts_as_one(with_failures: Raced, tmp_path: Path) -> None:
     """Server and load generator started apart; afterwards the tier holds nothing."""
     async with own_server() as server:
-        target = ["--target", server.target, "--ops", "4000", "--install-failure-rate", "0.05"]
+        target = ["--target", server.target, "--hosts", "2", "--ops", "1500", "--install-failure-rate", "0.05"]
         apart = race(tmp_path, *target, "--policy", "exclusive,exclusive-if-swapcache,shared,no-bypass")
     assert apart.status == 0, apart.stderr
     for run in apart.document["runs"]:
