@@ -79,8 +79,12 @@ def test_three_threads_two_swap_outs_and_a_failed_install_lose_nothing(policy: s
     assert cell.result.is_exhaustive, cell.verdict
 
 
-def test_a_folio_that_goes_before_its_fault_has_locked_it_is_noticed_on_a_device_that_is_not_synchronous() -> None:
-    """Three threads and a zap: the slot of the page that was claimed is freed and taken again meanwhile."""
+@pytest.mark.exhaustive
+def test_three_threads_and_a_zap_lose_nothing_on_a_device_that_is_not_synchronous() -> None:
+    """The slot of the page that was claimed is freed and taken again before a fault locks the folio; all notice it.
+
+    One schedule of it is in tests/client/mm/test_fault.py, always.
+    """
 
     def build() -> World:
         world = World(POLICIES["claim"], Bounds(threads=3))

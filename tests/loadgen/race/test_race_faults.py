@@ -100,7 +100,7 @@ def test_several_servers_are_each_killed_and_each_has_a_swap_file(tmp_path: Path
     device = tmp_path / "pages"
     arguments = ["--policy", "claim", "--servers", "2", "--durability", "write-through", "--device", f"sqlite:{device}"]
     file = tmp_path / "race.json"
-    faults = ["--fault", "kill-server=every:1s,drop-reply=0.02", "--duration", "3"]
+    faults = ["--fault", "kill-server=every:1s,drop-reply=0.02", "--duration", "3", "--hosts", "1"]
     result = invoke("race", *SMALL[:-2], *arguments, *faults, "--json", str(file))
     assert result.exit_code == 0, result.output
     (run,) = json.loads(file.read_text())["runs"]
@@ -137,8 +137,9 @@ async def test_a_race_shows_a_secured_tier_who_it_is(tmp_path: Path) -> None:
     async with own_server(*server, "--tokens", str(tokens)) as tier:
         target = ["--target", tier.target, "--tls-ca", str(authority.path)]
         target += ["--tls-cert", str(own_cert), "--tls-key", str(own_key), "--token-file", str(token)]
+        program = [sys.executable, "-m", "swaptier_loadgen", "race", *SMALL, "--hosts", "1", "--ops", "300"]
         for faults in ([], ["--fault", "drop-reply=0.05"]):
-            command = [sys.executable, "-m", "swaptier_loadgen", "race", *SMALL, *target, "--policy", "claim", *faults]
+            command = [*program, *target, "--policy", "claim", *faults]
             done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: ASYNC221 - the server is another process
             assert done.returncode == 0, done.stderr
             assert "Not one page came back wrong under claim" in done.stdout

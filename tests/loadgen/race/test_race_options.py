@@ -120,11 +120,11 @@ async def test_a_killed_server_harms_only_its_own_pages(tmp_path: Path) -> None:
     """One of two tiers is killed in the middle: its pages are told lost, the others are right, the race goes on."""
     async with own_server() as stays, own_server() as dies:
         target = f"{stays.target},{dies.target}"
-        arguments = ("--target", target, "--policy", "exclusive-if-swapcache", "--ops", "10000", "--hosts", "1")
+        arguments = ("--target", target, "--policy", "exclusive-if-swapcache", "--ops", "4000", "--hosts", "1")
         status, document = race_killing(tmp_path, [dies.pid], *arguments)
     (run,) = document["runs"]
     assert status == 0, run
-    assert run["ops"] == 10_000
+    assert run["ops"] == 4000
     assert run["verdict"] == "tells (none silent)"
     assert set(run["detected_losses_by_reason"]) == {"unreachable"}
     # A page can be lost once, and again after it was discarded and written anew on its way to the tier that dies.
