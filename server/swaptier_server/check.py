@@ -17,7 +17,9 @@ from swaptier_server.backing import open_swap_file
 from swaptier_server.config import ServerConfig, flag, is_flag_of, variable
 from swaptier_server.errors import ConfigError
 from swaptier_server.listening import check_can_listen
+from swaptier_server.memory import memory_lines
 from swaptier_server.rpc.descriptors import connections_max
+from swaptier_server.shares import tenants_expected
 from swaptier_server.swapfile.medium import ROOM_BYTES, has_room
 from swaptier_server.swapfile.place import is_folder_open
 from swaptier_wire.descriptors import raise_limit
@@ -53,6 +55,7 @@ def check_files(config: ServerConfig) -> Iterator[Finding]:
         _check_device,
         _check_listen,
         _check_descriptors,
+        _check_memory,
     ):
         yield from _findings(check, config)
 
@@ -60,6 +63,16 @@ def check_files(config: ServerConfig) -> Iterator[Finding]:
 def _check_descriptors(_config: ServerConfig) -> Iterator[Finding]:
     limit = raise_limit()
     yield Finding(f"descriptors: {limit}, for at most {connections_max()} connections of clients")
+
+
+def _check_memory(config: ServerConfig) -> Iterator[Finding]:
+    try:
+        access = Access(config.tokens, asks_certificates=config.tls_client_ca is not None)
+    except ConfigError:  # said of the tokens
+        return
+    raise_limit()
+    for line in memory_lines(config, tenants_expected(config, access), connections_max()):
+        yield Finding(line)
 
 
 def _check_tls(config: ServerConfig) -> Iterator[Finding]:

@@ -78,7 +78,7 @@ class TierServer:
         self.callers: Final = Callers(self.registry, now_ns or time.monotonic_ns)
         now_ns = now_ns or awake.now_ns
         self.tier: Final = Tier(
-            _tier_limits(config),
+            tier_limits(config),
             epoch,
             device_for,
             swap_file=swap_file,
@@ -301,7 +301,8 @@ class TierServer:
         )
 
 
-def _tier_limits(config: ServerConfig) -> TierLimits:
+def tier_limits(config: ServerConfig) -> TierLimits:
+    """Return what the tier of a server of *config* may hold."""
     return TierLimits(
         pool_bytes_max=config.pool_limit,
         accept_threshold_percent=config.accept_threshold_percent,

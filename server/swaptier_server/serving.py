@@ -14,7 +14,9 @@ from signal import Signals
 from swaptier_server.config import ServerConfig
 from swaptier_server.lifecycle import TierServer
 from swaptier_server.logs import configure_logs, get_log
+from swaptier_server.memory import machine_bytes, memory_parts, text
 from swaptier_server.rpc.descriptors import connections_max
+from swaptier_server.shares import tenants_expected
 from swaptier_server.signals import STOPPING, take_signals
 from swaptier_wire.process.background_writer import BackgroundWriter
 from swaptier_wire.process.exit_status import ExitStatus
@@ -63,6 +65,8 @@ async def _serve(config: ServerConfig, streams: Sequence[BackgroundWriter]) -> i
         lambda: [stream.wait_until_written(LAST_LINES_SECONDS_MAX) for stream in streams],
     )
     server = await TierServer.start(config)
+    tenants = tenants_expected(config, server.access)
+    memory_max = sum(part.most for part in memory_parts(config, tenants, connections_max()))
     log.info(
         "serving",
         version=program_version(),
@@ -71,7 +75,16 @@ async def _serve(config: ServerConfig, streams: Sequence[BackgroundWriter]) -> i
         epoch=server.tier.epoch,
         pool_limit=str(config.pool_limit),
         connections_max=connections_max(),
+        memory_max=text(memory_max),
     )
+    if (there := machine_bytes()) is not None and memory_max > there:
+        log.warning(
+            "memory_may_not_suffice",
+            memory_max=text(memory_max),
+            there=text(there),
+            meaning="with all its bounds reached, this server would be killed, and pages in memory lost",
+            advice="swaptier-server check-config says what takes how much",
+        )
     ready = {"listening": server.listening, "metrics": server.metrics_address, "epoch": server.tier.epoch}
     streams[0].write(json.dumps(ready) + "\n")
     waits = [asyncio.create_task(stop.wait()), asyncio.create_task(server.failed.wait())]
