@@ -119,7 +119,7 @@ class TierServer:
         self.housekeeper: Final = Housekeeper(*parts, awake, now_ns, area_idle_seconds=config.area_idle_seconds)
         after_request = self.upkeep.after_request
         service = SwapTierService(
-            self.tier, self.activity, tenants, self.callers.log, after_request, now_ns, config.batch_slots_max
+            self.tier, self.activity, tenants, self.callers, after_request, now_ns, config.batch_slots_max
         )
         guard = Guard(SERVICE, RpcMetrics(self.registry, SERVICES), self.traffic, self.access, tenants, self.callers)
         calls_max = CALLS_MAX + HEALTH_CHECKS_MAX + HEALTH_WATCHES_MAX + REFUSED_CALLS_MAX
@@ -253,6 +253,7 @@ class TierServer:
         if self._swap_file_watch is not None:
             self._swap_file_watch.look()
         await self._stop()
+        self.callers.log.say_what_was_left_out(is_last=True)
         self._say_what_a_drain_came_to(held, written, cut_off, outlives=outlives)
 
     def _say_what_a_drain_came_to(

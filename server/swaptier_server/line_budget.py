@@ -61,9 +61,9 @@ class LineBudget:
         self.left_out += 1
         return False
 
-    def ended_spans(self) -> Iterator[LeftOut]:
-        """Forget the spans that are over; yield those in which lines were left out."""
-        latest_ns = self._now_ns() - round(SPAN_SECONDS * 1e9)
+    def ended_spans(self, *, all_end: bool = False) -> Iterator[LeftOut]:
+        """Forget the spans that are over, or all of them; yield those in which lines were left out."""
+        latest_ns = self._now_ns() - (0 if all_end else round(SPAN_SECONDS * 1e9))
         for which, span in list(self._spans.items()):
             if span.began_ns <= latest_ns:
                 del self._spans[which]

@@ -76,10 +76,10 @@ class CallerLog:
         """Return the log for one line *event* that *caller*, a tenant or None, caused; it may write nothing."""
         return self._log if self._budget.may_write(event, caller) else _SILENCE
 
-    def say_what_was_left_out(self) -> None:
-        """Write the numbers of the minutes that are over. To be called every second or so."""
+    def say_what_was_left_out(self, *, is_last: bool = False) -> None:
+        """Write the numbers of the minutes that are over, at last of all. To be called every second or so."""
         for budget in (self._budget, LIBRARIES):
-            for kind, caller, lines in budget.ended_spans():
+            for kind, caller, lines in budget.ended_spans(all_end=is_last):
                 self._log.warning(
                     "log_lines_left_out", of=kind, caller=name_of(caller), lines=lines, seconds=round(SPAN_SECONDS)
                 )

@@ -64,6 +64,10 @@ class Callers:
             self._new_peers += 1
             self._floods.count(Kind.CONNECTIONS, tenant)
 
+    def refused(self, tenant: str | None) -> None:
+        """Note that a message of a stream of *tenant* was refused."""
+        self._floods.count(Kind.REFUSED, tenant)
+
     def look(self, handshakes: int = 0) -> None:
         """Say which floods have begun and ended, and what the log left out.
 

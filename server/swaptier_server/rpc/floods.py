@@ -22,7 +22,7 @@ class Kind(StrEnum):
     CALLS = "calls"
     """Unary calls and streams begun; the messages of a stream are no calls."""
     REFUSED = "refused"
-    """Calls that ended with an error, those of nobody known included."""
+    """Calls that ended with an error, and messages of streams that were answered with one."""
     RESETS = "resets"
     """Calls that their client broke off."""
     CONNECTIONS = "connections"

@@ -16,10 +16,10 @@ from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
 from swaptier_server.access.access import Caller
 from swaptier_server.access.tenants import Tenants, qualified
-from swaptier_server.logs import CallerLog
 from swaptier_server.rpc.activity import ClientActivity, StreamActivity
 from swaptier_server.rpc.apply import apply
 from swaptier_server.rpc.call import GuardedCall, caller_of
+from swaptier_server.rpc.callers import Callers
 from swaptier_server.tier.area import Area, Durability
 from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier
@@ -48,7 +48,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         tier: Tier,
         activity: ClientActivity,
         tenants: Tenants,
-        log: CallerLog,
+        callers: Callers,
         after_request: Callable[[], None],
         now_ns: Callable[[], int],
         batch_slots_max: int = BATCH_SLOTS_MAX,
@@ -64,7 +64,8 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         self._after_request = after_request
         self._batch_slots_max = batch_slots_max
         self._now_ns = now_ns
-        self._log = log
+        self._callers = callers
+        self._log = callers.log
 
     # Areas
 
@@ -222,6 +223,7 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         except ServerDefect:
             raise  # it may have changed something, which an error in a stream's answer denies: the stream breaks
         except SwapTierError as error:
+            self._callers.refused(call.caller.tenant)
             return status.encode_exchange_error(self._tier.epoch, message.header.request_id, error)
         return reply_codec.encode_exchange_response(area.server_epoch, request.header.request_id, replies)
 

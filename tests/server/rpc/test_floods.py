@@ -150,6 +150,18 @@ async def test_calls_that_are_broken_off_are_a_flood(serve: Serve, caplog: pytes
     assert ("resets", "anonymous") in {(line["of"], line["caller"]) for line in said(caplog, "flood")}
 
 
+async def test_messages_that_a_stream_refuses_are_a_flood_too(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """They are no calls of their own, and cost as much."""
+    served = await serve()
+    stream = served.stub.Exchange()
+    for _ in range(LIMITS[Kind.REFUSED]):
+        await stream.write(pb.ExchangeRequest())
+        assert await stream.read()
+    look(served)
+    stream.cancel()
+    assert [(line["of"], line["caller"]) for line in said(caplog, "flood")] == [("refused", "anonymous")]
+
+
 async def test_a_call_of_no_method_is_counted_as_refused(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """It is refused before the guard sees it."""
     served = await serve()
@@ -179,6 +191,11 @@ async def test_areas_that_come_and_go_are_some_lines_and_a_number_and_hide_nobod
     left_out = {(line["of"], line["caller"], line["lines"]) for line in said(caplog, "log_lines_left_out")}
     assert left_out == {("area_opened", "alice", 10), ("area_closed", "alice", 10)}
     assert served.server.registry.get_sample_value("swaptier_log_lines_left_out_total") == 20
+    for number in range(LINES_MAX + 1):
+        await alice.swapon(str(number % 2), epoch=2 + number)
+    caplog.clear()
+    await served.server.drain()
+    assert [line["lines"] for line in said(caplog, "log_lines_left_out")] == [1], "nor at the end"
 
 
 async def test_a_defect_that_every_call_meets_is_some_tracebacks_and_a_number(
