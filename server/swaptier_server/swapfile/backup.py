@@ -16,6 +16,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
+from swaptier_server.swapfile.header import VERSION_AT, VERSION_BYTES, with_open
 from swaptier_server.swapfile.place import OWNER_ONLY
 
 STEP_PAGES: Final = 64
@@ -50,6 +51,7 @@ def back_up(source: sqlite3.Connection, to: Path, go_on: Callable[[int, int], bo
         raise BackupRefused(f"cannot make {part}: {error.strerror}") from error
     try:
         _copy(source, part, go_on)
+        _note_end(made)
         _sync(part)
         if not _is_still(part, made):
             raise BackupFailed(f"there is no copy: another program put its own file at {part}")
@@ -84,6 +86,12 @@ def _copy(source: sqlite3.Connection, part: Path, go_on: Callable[[int, int], bo
         ):  # made by an older version, which never gave room back
             copy.execute("PRAGMA auto_vacuum = INCREMENTAL")
             copy.execute("VACUUM")
+
+
+def _note_end(copy: int) -> None:
+    """Let the *copy* say that no server has it: it has no log."""
+    version = int.from_bytes(os.pread(copy, VERSION_BYTES, VERSION_AT), "big")
+    os.pwrite(copy, with_open(version, is_open=False).to_bytes(VERSION_BYTES, "big"), VERSION_AT)
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

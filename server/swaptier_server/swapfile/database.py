@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from swaptier_server.swapfile.header import is_open_in, with_open
 from swaptier_server.swapfile.log import Log
 from swaptier_server.swapfile.medium import (
     LAST_ROOM_BYTES,
@@ -70,6 +71,9 @@ class SwapFileDatabase:
         self._log: Final = Log(path)
         self._changes_seen = 0
         self._is_with_a_thread = False
+        self._is_usable = False
+        self._is_left_open = False
+        """The file says that a server has it, and its log is needed."""
         self._is_shorter = False
         """The file is to give room back, when the log is brought in."""
         self.format = FORMAT
@@ -99,9 +103,27 @@ class SwapFileDatabase:
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file. Its log is in it then, and the file says so; where it cannot, an empty log does."""
+        if self._is_usable and self._is_left_open:
+            with suppress(sqlite3.Error):
+                self._note_open(is_open=False)
         self.connection.close()
+        if self._is_left_open and self._place.is_there():
+            self._place.keep_log_name()
         self._place.close()
+
+    def begin(self) -> None:
+        """Let the file itself say that it has a log from now on, which a start must find beside it.
+
+        Raises:
+            DeviceError: it cannot be recorded.
+        """
+        self._require_place()
+        try:
+            self._note_open(is_open=True)
+        except sqlite3.Error as error:
+            raise device_error(error, self.path) from error
+        self._bring_in_the_log()
 
     @property
     def refused(self) -> Refusal | None:
@@ -220,6 +242,16 @@ class SwapFileDatabase:
 
     # How
 
+    def _note_open(self, *, is_open: bool) -> None:
+        """Write whether a server has the file.
+
+        Raises:
+            sqlite3.Error: it cannot be written.
+        """
+        version = self.connection.execute("PRAGMA user_version").fetchone()[0]
+        self.connection.execute(f"PRAGMA user_version = {with_open(version, is_open=is_open)}")
+        self._is_left_open = is_open
+
     def _require_place(self) -> None:
         """Look whether what is written now is where the next server looks for it.
 
@@ -241,6 +273,7 @@ class SwapFileDatabase:
         # Exclusive from the first look on, and before WAL is, so that no file of shared memory is needed.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         self.format = format_of(db, self.path)
+        self._is_left_open = is_open_in(db.execute("PRAGMA user_version").fetchone()[0])
         if (why := why_not_whole(db, self.format)) is not None:
             raise SwapFileDamaged(self.path, why)
         db.execute("PRAGMA journal_mode = WAL")
@@ -254,6 +287,7 @@ class SwapFileDatabase:
         db.execute("COMMIT")
         # What a server left that was killed; on a full disk it can be in the way of all that is to be written.
         self._bring_in_the_log()
+        self._is_usable = True
 
     def _number(self, name: str) -> int:
         """Return what the file says of itself, 0 when it cannot be read."""

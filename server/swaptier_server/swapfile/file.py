@@ -128,12 +128,14 @@ class SqliteSwapFile:
             SwapFileUnusable: it cannot be recorded.
         """
         try:
-            return self._register.begin_life(epoch)
+            epoch = self._register.begin_life(epoch)
+            self._database.begin()
         except DeviceError as error:
             raise SwapFileUnusable(
                 f"cannot write to the swap file {self.path}: {error}. What is in it is kept; start again when its file "
                 "system has room and can be written"
             ) from error
+        return epoch
 
     # What a tier asks for
 

@@ -19,8 +19,12 @@ WAL_MODE: Final = bytes([2, 2])
 """The header's two bytes from WAL_MODE_AT on in a file that has a log."""
 WAL_MODE_AT: Final = 18
 IDENTITY_MAX: Final = (1 << 23) - 1
-FORMAT_MAX: Final = 255
+FORMAT_MAX: Final = 127
+_IS_OPEN: Final = 128
 _FORMAT_BITS: Final = 8
+"""With _IS_OPEN."""
+VERSION_AT: Final = 60
+VERSION_BYTES: Final = 4
 _MAGIC: Final = b"SQLite format 3\x00"
 _FIELDS: Final = struct.Struct(">16s H 6B 12I 20x I 4x")
 _LOG_FIELDS: Final = struct.Struct(">3I")
@@ -59,6 +63,11 @@ class Header(NamedTuple):
         """By which the file is told from other swap files."""
         return identity_in(self.version)
 
+    @property
+    def is_open(self) -> bool:
+        """A server has begun on the file and not ended."""
+        return is_open_in(self.version)
+
 
 _WRITTEN: Final = {
     "page_bytes": (PAGE_BYTES,),
@@ -88,6 +97,16 @@ def format_in(version: int) -> int:
 def identity_in(version: int) -> int:
     """Return what was drawn when the file was made; 0 if format 1 made it."""
     return version >> _FORMAT_BITS
+
+
+def is_open_in(version: int) -> bool:
+    """Tell whether a server has begun on the file and not ended: its newest pages are in the log beside it."""
+    return bool(version & _IS_OPEN)
+
+
+def with_open(version: int, *, is_open: bool) -> int:
+    """Return *version* saying so."""
+    return version | _IS_OPEN if is_open else version & ~_IS_OPEN
 
 
 def header_of(content: bytes) -> Header | None:

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -153,6 +154,15 @@ class SwapFilePlace:
         if older is not None:
             older.close()
 
+    def is_there(self) -> bool:
+        """Tell whether the path still names the file, whatever else is wrong with it."""
+        return os.path.lexists(self.file.path) and os.path.samestat(self.file.path.lstat(), self.found)
+
+    def keep_log_name(self) -> None:
+        """Leave an empty log where SQLite has removed it: there is none to be missed."""
+        with suppress(OSError):  # the next start then asks for the log, and says how to do without
+            os.close(os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, OWNER_ONLY))
+
     def close(self) -> None:
         """Let go of the files."""
         for held in self._held():
@@ -253,6 +263,12 @@ def _check_content(path: Path, content: bytes) -> None:
         head, first_page = head_of(log)
         if (why := why_no_log(head) or why_another_log(header, first_page)) is not None:
             raise SwapFileUnusable(f"cannot use the swap file: {log} {why}; nothing was changed. Move it away")
+    elif header.is_open and not log.exists():
+        raise SwapFileUnusable(
+            f"cannot use the swap file: the server of {path} did not end, and its log, which has the newest pages, is "
+            f"not beside it as {log}; nothing was changed. Start on the file by the name that the log has, or put the "
+            "log back; if it is lost, make an empty one"
+        )
     elif size != header.pages * header.page_bytes:
         raise SwapFileDamaged(
             path, f"it has {size} bytes, and its header says {header.pages} pages of {header.page_bytes}"

@@ -139,6 +139,12 @@ def a_second_name(path: Path) -> None:
     path.hardlink_to(path.with_name("first"))
 
 
+@refused("did not end, and its log, which has the newest pages, is not beside it as .*/swap-wal")
+def a_name_that_the_log_does_not_have(path: Path) -> None:
+    killed(path.with_name("first"))
+    path.with_name("first").rename(path)
+
+
 @refused("is a symbolic link")
 def a_symbolic_link(path: Path) -> None:
     stopped(path.with_name("first"))
@@ -169,7 +175,8 @@ def a_file_without_its_last_page(path: Path) -> None:
 
 @refused("bytes, and its header says", DAMAGED)
 def a_file_that_ends_after_its_header(path: Path) -> None:
-    path.write_bytes(files()[""][:100])
+    stopped(path)
+    os.truncate(path, 100)
 
 
 @refused("bytes, and its header says", DAMAGED)
@@ -197,10 +204,10 @@ def a_header_of_two_moments(path: Path) -> None:
     path.write_bytes(content)
 
 
-@refused(f"has format 255, and this server reads {FORMAT}")
+@refused(f"has format 127, and this server reads {FORMAT}")
 def a_newer_format(path: Path) -> None:
     stopped(path)
-    sql(path, "PRAGMA user_version = 255")
+    sql(path, "PRAGMA user_version = 127")
 
 
 @refused("has format 0")
@@ -331,3 +338,31 @@ def test_the_log_of_another_swap_file_is_found_out(tmp_path: Path) -> None:
     stopped(path)
     Path(f"{path}-wal").write_bytes(files("other")["-wal"])
     assert check_file(path)[0] != ExitStatus.AS_SPECIFIED
+
+
+def test_a_log_that_is_lost_is_asked_for_until_an_empty_one_says_so(tmp_path: Path) -> None:
+    """What the file itself has is then served. A look at a killed server's file, by check-config say, is no loss."""
+    path = tmp_path / "swap"
+    killed(path)
+    SqliteSwapFile(path).close()
+    SqliteSwapFile(path).close()
+    killed(path)
+    log = tmp_path / "swap-wal"
+    log.unlink()
+    refuse(path, NOT_OURS)
+    log.touch(0o600)
+    SqliteSwapFile(path).close()
+    assert check_file(path)[0] == ExitStatus.AS_SPECIFIED
+
+
+def test_an_end_that_cannot_be_noted_leaves_an_empty_log(tmp_path: Path) -> None:
+    """Else the next start would ask for the log that SQLite has brought in and removed."""
+    path = tmp_path / "swap"
+    file = SqliteSwapFile(path)
+    file.begin_life(1)
+    file._db.execute("PRAGMA query_only = ON")
+    file.close()
+    assert (tmp_path / "swap-wal").exists()
+    with SqliteSwapFile(path) as file:
+        assert file.begin_life(1) == 2
+    assert not (tmp_path / "swap-wal").exists()
