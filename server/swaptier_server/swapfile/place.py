@@ -247,7 +247,7 @@ def _check_content(path: Path, content: bytes) -> None:
         OSError: what is beside it cannot be read.
     """
     if (why := why_not_ours(content)) is not None:
-        raise SwapFileUnusable(f"{path} {why}; it was not changed. Name another file")
+        raise SwapFileUnusable(f"cannot use the swap file {path}: it {why}; it was not changed. Name another file")
     check_private(path)
     log, journal = (Path(f"{path}{end}") for end in ("-wal", "-journal"))
     if journal.exists() and journal.stat().st_size:
