@@ -37,6 +37,7 @@ from swaptier_server.swapfile.schema import (
 )
 from swaptier_server.tier.device import DeviceError, DeviceFault
 from swaptier_server.tier.swap_file import SavedArea
+from swaptier_wire.epochs import epoch_above
 from swaptier_wire.types import EPOCH_MAX
 
 _BELOW_ALL: Final = -(1 << 63)
@@ -66,11 +67,14 @@ class Register:
     def begin_life(self, epoch: int) -> int:
         """Record a server that starts now, and what is believed of the earlier ones; return its epoch.
 
+        That is *epoch* if it is above the earlier ones, else one above by chance: if the record is older than the last
+        server, it is another than that one's all the same.
+
         Raises:
             DeviceError: nothing changed.
         """
         if self._record.epoch < EPOCH_MAX:
-            epoch = max(epoch, self._record.epoch + 1)
+            epoch = epoch if epoch > self._record.epoch else epoch_above(self._record.epoch)
         else:  # none is above: hosts take any other for a restart
             self.findings.record = f"its epoch is {EPOCH_MAX}, above which there is none: {epoch} is taken"
         record = self._record._replace(epoch=epoch)

@@ -30,6 +30,8 @@ FILE_BYTES: Final = 3
 """Of a file's identity."""
 CHANCE_BYTES: Final = 13
 """Of an area's identity, besides its file's."""
+INCARNATION_BYTES: Final = 8
+"""Of an area's identity, the last: what hosts are told of it."""
 AREA_COLUMNS: Final = "number, identity, server_epoch, name, client_id, client_epoch, slots, options, seal"
 RECORD_COLUMNS: Final = "epoch, last_number, areas, seal"
 _SAME_FILLED, _LZ4, _RAW = range(3)
@@ -74,7 +76,7 @@ class AreaRow(NamedTuple):
     @property
     def incarnation(self) -> int:
         """What hosts are told of the identity; 0 if there is none."""
-        return int.from_bytes(self.identity[:8], "little")
+        return int.from_bytes(self.identity[-INCARNATION_BYTES:], "little")
 
     @property
     def owner(self) -> bytes:

@@ -224,11 +224,12 @@ def test_a_device_of_an_area_that_was_forgotten_writes_into_nobody_elses(file: S
 
 
 def test_every_server_has_a_higher_epoch_than_those_before(tmp_path: Path) -> None:
+    """By chance where the clock gives none, so that one whose record was put back differs from the one it follows."""
     epochs = []
     for now in (100, 50, 1000, 1000):  # as a clock goes that is set
         with open_file(tmp_path) as file:
             epochs.append(file.begin_life(now))
-    assert epochs == [100, 101, 1000, 1001]
+    assert epochs[0] == 100 and epochs == sorted(set(epochs))
 
 
 def test_an_area_with_options_of_a_later_version_is_not_served_as_if_it_had_none(tmp_path: Path) -> None:
