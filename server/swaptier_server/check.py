@@ -17,7 +17,7 @@ from swaptier_server.backing import open_swap_file
 from swaptier_server.config import ServerConfig, flag, is_flag_of, variable
 from swaptier_server.errors import ConfigError
 from swaptier_server.listening import check_can_listen
-from swaptier_server.memory import memory_lines
+from swaptier_server.memory import memory_lines, share_line
 from swaptier_server.rpc.descriptors import connections_max
 from swaptier_server.shares import tenants_expected
 from swaptier_server.swapfile.medium import ROOM_BYTES, has_room
@@ -71,7 +71,10 @@ def _check_memory(config: ServerConfig) -> Iterator[Finding]:
     except ConfigError:  # said of the tokens
         return
     raise_limit()
-    for line in memory_lines(config, tenants_expected(config, access), connections_max()):
+    tenants = tenants_expected(config, access)
+    if tenants > 1:
+        yield Finding(share_line(config, tenants))
+    for line in memory_lines(config, tenants, connections_max()):
         yield Finding(line)
 
 

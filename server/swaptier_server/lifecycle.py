@@ -83,7 +83,7 @@ class TierServer:
             device_for,
             swap_file=swap_file,
             durability=Durability(config.durability),
-            tenant_of=lambda client_id: tenant_of(client_id) or "",
+            tenant_of=lambda client_id: (config.knows_tenants and tenant_of(client_id)) or "",
             now_ns=now_ns,
         )
         self._swap_file: Final = swap_file

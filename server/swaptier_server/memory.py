@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from swaptier_server.config import CALLS_MAX, LEASES_MAX, ServerConfig
 from swaptier_server.malloc import TRIM_BYTES
 from swaptier_server.rpc.server import MESSAGE_OVERHEAD_BYTES, REFUSED_CALLS_MAX, WINDOW_BYTES
-from swaptier_server.tier.account import ACCOUNTS_MAX, CLIENTS_REMEMBERED_MAX, Bound
+from swaptier_server.tier.account import ACCOUNTS_MAX, CLIENTS_REMEMBERED_MAX, RESERVED_PERCENT, Bound
 from swaptier_server.tier.slot_table import ROW_BYTES
 from swaptier_wire.types import PAGE_BYTES
 
@@ -103,6 +103,27 @@ def memory_lines(config: ServerConfig, tenants: int, connections: int) -> Iterat
         yield f"  {text(part.most):>9}  {part.what}{of_one}"
     if (there := machine_bytes()) is not None and total > there:
         yield f"memory: that is more than the {text(there)} that this machine, or its container, has"
+
+
+def share_line(config: ServerConfig, tenants: int) -> str:
+    """Return what is reserved for each tenant, and what nobody has a share of."""
+    shares = [
+        (name, most * RESERVED_PERCENT // 100 // tenants)
+        for name, most in (
+            ("areas", config.areas_max),
+            ("slots", config.slots_max),
+            ("bytes of the pool", config.pool_limit),
+            ("pages of device", config.device_pages_max),
+            ("claims", LEASES_MAX),
+            ("calls", CALLS_MAX),
+        )
+        if most is not None
+    ]
+    none = [name for name, share in shares if share == 0]
+    hint = f"; too many tenants to have a share of {', '.join(none)}" if none else ""
+    return (
+        f"shares: reserved for each of {tenants} tenants: {', '.join(f'{size} {name}' for name, size in shares)}{hint}"
+    )
 
 
 def machine_bytes(cgroup: Path = CGROUP, info: Path = MEMORY_INFO) -> int | None:

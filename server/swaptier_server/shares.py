@@ -38,15 +38,17 @@ class Shares:
         self._tier: Final = tier
         self._tenants: Final = tenants
         self._swap_file: Final = swap_file
-        self._divided = 0
+        may_be_more = access.tokens is not None or not config.knows_tenants
+        tier.accounts.divide(tenants_expected(config, access), may_be_more=may_be_more)
+        tenants.divide(tier.accounts.tenants)
         self.look()
 
     def look(self) -> None:
         """Divide everything anew if there are more or fewer tenants; see how much room the swap file has."""
-        expected = tenants_expected(self._config, self._access)
-        if expected != self._divided:
-            self._divided = expected
-            self._tier.accounts.divide(expected, may_be_more=self._access.tokens is not None)
+        accounts = self._tier.accounts
+        expected = max(tenants_expected(self._config, self._access), accounts.in_use)
+        if expected != accounts.tenants:
+            accounts.divide(expected)
             self._tenants.divide(expected)
         if self._swap_file is not None and self._config.device_limit is None and expected > 1:
             self._divide_file_system(self._swap_file)

@@ -183,11 +183,17 @@ class Accounts:
         self._tenant_of: Final = tenant_of
         self._accounts: Final[dict[str, Account]] = {}
         """The one that least recently opened an area first."""
-        self._tenants = 1
+        self.tenants: int = 1
+        """Among how many everything is divided."""
         self._may_be_more = True
 
     def __iter__(self) -> Iterator[Account]:
         return iter(self._accounts.values())
+
+    @property
+    def in_use(self) -> int:
+        """How many tenants have something."""
+        return sum(account.is_in_use for account in self)
 
     def find(self, client_id: str) -> Account | None:
         """Return the account of a client, if it is remembered."""
@@ -202,13 +208,13 @@ class Accounts:
         name = self._tenant_of(client_id)
         account = self._accounts.pop(name, None)
         if account is None or not account.is_in_use:
-            in_use = sum(other.is_in_use for other in self)
-            if in_use >= self._tenants:
+            in_use = self.in_use
+            if in_use >= self.tenants:
                 if not self._may_be_more:
                     if account is not None:
                         self._accounts[name] = account
                     raise LimitReached(
-                        f"{in_use} tenants have something on this server, which is divided among {self._tenants}; "
+                        f"{in_use} tenants have something on this server, which is divided among {self.tenants}; "
                         "nothing changed. Ask for a higher --tenants-max"
                     )
                 self.divide(in_use + 1)
@@ -216,15 +222,16 @@ class Accounts:
         self._forget_one_besides(account)
         return account
 
-    def divide(self, tenants: int, *, may_be_more: bool = True) -> None:
+    def divide(self, tenants: int, *, may_be_more: bool | None = None) -> None:
         """Divide everything among so many tenants, or among those that have something if they are more.
 
-        If more come they get a share too, and all have less, or are refused.
+        If more come, they get a share too, and all have less, or are refused: as *may_be_more* says, from now on.
         """
-        self._may_be_more = may_be_more
-        self._tenants = max(tenants, sum(account.is_in_use for account in self))
+        if may_be_more is not None:
+            self._may_be_more = may_be_more
+        self.tenants = max(tenants, self.in_use)
         for bound in self.bounds:
-            bound.divide(bound.most, self._tenants)
+            bound.divide(bound.most, self.tenants)
 
     def _forget_one_besides(self, kept: Account) -> None:
         if len(self._accounts) > ACCOUNTS_MAX:

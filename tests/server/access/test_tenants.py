@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import ExitStack
 from pathlib import Path
+from random import randbytes
 
 import grpc
 import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.server.builders import put
 from tests.server.conftest import Serve, Served, header_message
 from tests.server.pki import bearer, write_tokens
 from tests.server.rpc.test_exchange import load_message, next_answer, store_message
@@ -21,7 +23,7 @@ from swaptier_server.rpc.traffic import REQUEST_SECONDS_MAX
 from swaptier_wire.channels import open_channel
 from swaptier_wire.errors import InvalidRequest, LimitReached
 from swaptier_wire.status import decode_exchange_error, from_rpc_error
-from swaptier_wire.types import BATCH_SLOTS_MAX
+from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES, Outcome
 
 PATIENCE_SECONDS = 10
 """Only a hanging server takes so long."""
@@ -293,6 +295,40 @@ def test_what_has_ended_leaves_nothing_behind() -> None:
         with pytest.raises(ZeroDivisionError), tenants.request(tenant):
             1 / 0  # noqa: B018 - raises
     assert not tenants._requests and not tenants._streams and not tenants._calls_of and not tenants._calls.parts
+
+
+# What it shares with the others
+
+
+async def test_what_one_tenant_takes_leaves_the_other_its_share_without_a_flag(serve: Serve, tokens: Path) -> None:
+    """With tokens alone: half of the pool, the devices, areas and slots is reserved for those whom the file names."""
+    served = await serve(tokens=tokens, pool_limit=64 * PAGE_BYTES, device_limit=64 * PAGE_BYTES)
+    alice, bob = served.seen_by("alice"), served.seen_by("bob")
+    await alice.swapon(slots=BATCH_SLOTS_MAX, writeback=False)
+    await bob.swapon(slots=BATCH_SLOTS_MAX)
+    for area, share, everything in (("alice|a", 48, 48), ("bob|a", 16, 32)):
+        stores = [put(served.server.tier.areas[area], offset, 1, randbytes(PAGE_BYTES)) for offset in range(80)]
+        assert [reply.outcome for reply in stores[:share]] == [Outcome.STORED] * share
+        assert sum(reply.outcome is not Outcome.REJECTED for reply in stores) >= everything
+    assert served.server.tier.areas["bob|a"].stored_pages == 16
+    assert served.server.tier.accounts.bounds.areas.reserved == 16
+
+
+async def test_tenants_that_a_token_file_gains_get_a_share_and_those_it_loses_leave_theirs(
+    serve: Serve, tokens: Path
+) -> None:
+    served = await serve(tokens=tokens)
+    areas = served.server.tier.accounts.bounds.areas
+    await served.seen_by("alice").swapon()
+    assert (areas.tenants, areas.reserved) == (2, 16)
+    write_tokens(tokens, "alice", "bob", "carol", "dave")
+    served.server.reload()
+    assert (areas.tenants, areas.reserved) == (4, 8)
+    write_tokens(tokens, "erin")
+    served.server.reload()
+    assert areas.tenants == 1
+    served.server.tier.drop_area("alice|a")
+    await served.seen_by("erin").swapon()
 
 
 # How large its messages are

@@ -11,7 +11,7 @@ from tests.server.pki import write_tokens
 from tests.server.test_main import run
 
 from swaptier_server.config import ServerConfig
-from swaptier_server.memory import machine_bytes, memory_lines, memory_parts, text
+from swaptier_server.memory import machine_bytes, memory_lines, memory_parts, share_line, text
 from swaptier_server.tier.slot_table import ROW_BYTES
 
 SMALL = {"pool_limit": 2 << 20, "device_limit": 8 << 20, "slots_max": 1 << 17}
@@ -31,6 +31,9 @@ def test_a_check_of_the_configuration_adds_everything_up(tmp_path: Path) -> None
     assert result.returncode == 0, result.stderr
     summed = r"^memory: this server may use up to [0-9.]+ GiB; one tenant of 2 up to [0-9.]+ GiB of it$"
     assert re.search(summed, result.stdout, re.MULTILINE)
+    assert (
+        "shares: reserved for each of 2 tenants: 16 areas, 4194304 slots, 268435456 bytes of the pool" in result.stdout
+    )
     for line in ("1.0 GiB  pool, 768 MiB for one tenant", "1.1 GiB  devices in memory, 262144 pages"):
         assert line in result.stdout
 
@@ -51,6 +54,11 @@ def test_a_tenant_alone_can_have_less_than_all() -> None:
     """Its share and all that is lent: three quarters on a server of two."""
     pool = next(part for part in memory_parts(config(), 2, 100) if part.what == "pool")
     assert (pool.most, pool.tenant_most) == (64 << 20, 48 << 20)
+
+
+def test_more_tenants_than_there_is_something_for_have_no_share_of_it() -> None:
+    assert share_line(config(areas_max=4), 3).endswith("tenants to have a share of areas")
+    assert share_line(config(), 2).endswith("128 calls")
 
 
 def test_what_the_machine_has_is_what_its_container_has(tmp_path: Path) -> None:
