@@ -14,6 +14,8 @@ RACE ?= --policy all --seed 1 --install-failure-rate 0.02
 # How much `make fuzz` throws, and more for it. For example: make fuzz SEED=7 FUZZ="--sqlite"
 INPUTS ?= 100000
 FUZZ ?=
+# More for `make fairness`, or some of its attacks. For example: make fairness FAIRNESS="stores resets --repeats 5"
+FAIRNESS ?=
 # More for `make docs`: --matrix computes what every policy comes to in every world, too.
 DOCS ?=
 # How long each policy of `make soak` runs, and the edges. For example: make soak SOAK_SECONDS=3600 SOAK_SEED=7
@@ -38,7 +40,7 @@ SERVICES ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv run test quick explore fuzz soak docs check lint format type proto lock wheel up down test-containers clean .compose .faketime
+.PHONY: help venv run test quick explore fuzz fairness soak docs check lint format type proto lock wheel up down test-containers clean .compose .faketime
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS='	' read -r target text; do \
@@ -64,6 +66,9 @@ explore: venv ## Set up, then search every schedule of every small world (minute
 
 fuzz: venv ## Set up, then throw INPUTS=100000 inputs at a server, from SEED=... or a new one (minutes)
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) $(if $(SEED),--seed $(SEED)) $(FUZZ)
+
+fairness: venv ## Set up, then measure how much one tenant's attacks slow another down (4 minutes)
+	$(BIN)/python -m tests.fairness $(FAIRNESS)
 
 soak: venv .faketime ## Set up, then race with every fault on, and with a server at every edge (15 minutes)
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -m soak --capture=no \
