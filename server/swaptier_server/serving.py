@@ -7,16 +7,17 @@ are written by threads: a reader that does not read stops no server.
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from signal import Signals
 
 from swaptier_server.config import ServerConfig
+from swaptier_server.garbage import Collector, leave_the_rest_to_a_collector
 from swaptier_server.lifecycle import TierServer
 from swaptier_server.logs import configure_logs, get_log
-from swaptier_server.memory import machine_bytes, memory_parts, text
 from swaptier_server.rpc.descriptors import connections_max
-from swaptier_server.shares import tenants_expected
+from swaptier_server.rpc.turns import Turns
 from swaptier_server.signals import STOPPING, take_signals
 from swaptier_wire.process.background_writer import BackgroundWriter
 from swaptier_wire.process.exit_status import ExitStatus
@@ -24,6 +25,10 @@ from swaptier_wire.version import program_version
 
 LAST_TASKS_SECONDS_MAX = 1.0
 """They need milliseconds; what hangs is not worth the wait."""
+COLLECTOR_SECONDS = 1.0
+"""From one look to the next."""
+SWITCH_SECONDS = 0.0005
+"""How long a thread keeps Python from the loop at most. A scrape takes milliseconds, and Python's own value is 5 ms."""
 LAST_LINES_SECONDS_MAX = 0.5
 """How long the end waits for a reader of standard output, and for one of standard error."""
 
@@ -65,8 +70,6 @@ async def _serve(config: ServerConfig, streams: Sequence[BackgroundWriter]) -> i
         lambda: [stream.wait_until_written(LAST_LINES_SECONDS_MAX) for stream in streams],
     )
     server = await TierServer.start(config)
-    tenants = tenants_expected(config, server.access)
-    memory_max = sum(part.most for part in memory_parts(config, tenants, connections_max()))
     log.info(
         "serving",
         version=program_version(),
@@ -75,21 +78,15 @@ async def _serve(config: ServerConfig, streams: Sequence[BackgroundWriter]) -> i
         epoch=server.tier.epoch,
         pool_limit=str(config.pool_limit),
         connections_max=connections_max(),
-        memory_max=text(memory_max),
     )
-    if (there := machine_bytes()) is not None and memory_max > there:
-        log.warning(
-            "memory_may_not_suffice",
-            memory_max=text(memory_max),
-            there=text(there),
-            meaning="with all its bounds reached, this server would be killed, and pages in memory lost",
-            advice="swaptier-server check-config says what takes how much",
-        )
     ready = {"listening": server.listening, "metrics": server.metrics_address, "epoch": server.tier.epoch}
     streams[0].write(json.dumps(ready) + "\n")
+    leave_the_rest_to_a_collector()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    collecting = asyncio.create_task(_collect_for_ever(server.traffic.turns), name="collector")
     waits = [asyncio.create_task(stop.wait()), asyncio.create_task(server.failed.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
+    for wait in (*waits, collecting):
         wait.cancel()
     await server.drain()
     # gRPC prints a traceback for each of its tasks that asyncio.run() would cancel; those of calls that were cut off
@@ -98,6 +95,14 @@ async def _serve(config: ServerConfig, streams: Sequence[BackgroundWriter]) -> i
     if others:
         await asyncio.wait(others, timeout=LAST_TASKS_SECONDS_MAX)
     return ExitStatus.AS_SPECIFIED if stop.is_set() else ExitStatus.DEFECT
+
+
+async def _collect_for_ever(turns: Turns) -> None:
+    """Let reference cycles be looked for, where that is in the way of nobody."""
+    collector = Collector(time.monotonic_ns)
+    while True:
+        await asyncio.sleep(COLLECTOR_SECONDS)
+        collector.look(turns.submitted)
 
 
 @contextmanager
