@@ -21,7 +21,7 @@ from swaptier_server.backup import Backups
 from swaptier_server.config import ServerConfig
 from swaptier_server.errors import ConfigError
 from swaptier_server.logs import CallerLog, get_log
-from swaptier_server.rpc.traffic import Traffic
+from swaptier_server.rpc.turns import Turns
 from swaptier_server.swapfile.file import SqliteSwapFile, SwapFileUnusable
 from swaptier_server.swapfile.medium import ROOM_BYTES, has_room
 from swaptier_server.swapfile.place import is_folder_open
@@ -184,12 +184,15 @@ class Upkeep:
     """Does in pieces what nobody asks for in a request."""
 
     def __init__(
-        self, tier: Tier, swap_file: SqliteSwapFile | None, traffic: Traffic, log: CallerLog | None = None
+        self, tier: Tier, swap_file: SqliteSwapFile | None, turns: Turns, log: CallerLog | None = None
     ) -> None:
-        """Look after *tier* and its *swap_file*, between the messages of *traffic*; say what callers cause in *log*."""
+        """Look after *tier* and its *swap_file* between messages, whose *turns* these are.
+
+        What callers cause is said in *log*.
+        """
         self._tier: Final = tier
         self._swap_file: Final = swap_file
-        self._traffic: Final = traffic
+        self._turns: Final = turns
         self._checkpoint: asyncio.Task[None] | None = None
         """Brings the log in. Nothing else touches the swap file meanwhile."""
         self._waiting = 0
@@ -210,7 +213,7 @@ class Upkeep:
         if self._checkpoint is not None or self._is_working:
             return
         if self._swap_file is not None and not self._waiting and self._swap_file.log_is_long:
-            self._traffic.hold()
+            self._turns.hold()
             self._checkpoint = asyncio.create_task(self._bring_in_the_log(self._swap_file), name="checkpoint")
         elif self._has_work:
             self._is_working = True
@@ -238,7 +241,7 @@ class Upkeep:
             await asyncio.to_thread(swap_file.bring_in_the_log)
         finally:
             alarm.cancel()
-            self._traffic.let_go()
+            self._turns.let_go()
             self._checkpoint = None
         self.after_request()
 
@@ -283,6 +286,7 @@ class Upkeep:
         """Write the whole pool back, because the server stops; return what became of its pages."""
         come_so_far = DrainProgress()
         await self.quiet()
+        self._turns.finish()
         for part in self._tier.drain():
             come_so_far = part
             self.after_request()

@@ -88,7 +88,7 @@ class TierServer:
         )
         self._swap_file: Final = swap_file
         self.traffic: Final = Traffic(now_ns)
-        self.upkeep: Final = Upkeep(self.tier, swap_file, self.traffic, self.callers.log)
+        self.upkeep: Final = Upkeep(self.tier, swap_file, self.traffic.turns, self.callers.log)
         self._swap_file_watch: Final = (
             None if swap_file is None else SwapFileWatch(swap_file, self.upkeep.after_request, self.callers.log)
         )

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from signal import Signals
 
 from swaptier_server.config import ServerConfig
-from swaptier_server.garbage import Collector, leave_the_rest_to_a_collector
 from swaptier_server.lifecycle import TierServer
 from swaptier_server.logs import configure_logs, get_log
 from swaptier_server.rpc.descriptors import connections_max
+from swaptier_server.rpc.garbage import Collector, leave_the_rest_to_a_collector
 from swaptier_server.rpc.turns import Turns
 from swaptier_server.signals import STOPPING, take_signals
 from swaptier_wire.process.background_writer import BackgroundWriter

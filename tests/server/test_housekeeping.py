@@ -14,10 +14,12 @@ from swaptier_server import backing
 from swaptier_server.access.scrapers import MetricsScrapers
 from swaptier_server.backing import SwapFileWatch, Upkeep
 from swaptier_server.housekeeping import Credentials, Housekeeper
+from swaptier_server.rpc.garbage import PARTS, PATIENCE, PAUSE_SECONDS, Collector
 from swaptier_server.rpc.traffic import Traffic
 from swaptier_server.swapfile.file import SqliteSwapFile
 from swaptier_server.swapfile.medium import LOG_PAGES
 from swaptier_server.tier.page import stored_page
+from swaptier_server.tier.slices import Slices, to_its_end
 from swaptier_server.tier.store import store
 from swaptier_server.tier.swap_file import Client, SavedArea
 from swaptier_server.tier.tier import Tier, TierLimits
@@ -84,22 +86,23 @@ async def test_no_checkpoint_begins_while_housekeeping_waits_for_one(tmp_path: P
     """The messages that waited too come first, and make the log long again: so it went on for as long as they came."""
     with BusyFile(tmp_path / "swap") as file:
         tier, traffic = Tier(TierLimits(1 << 20), 1, swap_file=file), Traffic(lambda: 0)
-        upkeep = Upkeep(tier, file, traffic)
+        upkeep = Upkeep(tier, file, traffic.turns)
         device = file.open_area(SavedArea("a", Client("host", 1), 1 << 20, AreaOptions()), ())
         firsts = count(0, LOG_PAGES)
 
-        def make_the_log_long() -> None:
+        def make_the_log_long() -> Slices[None]:
             first = next(firsts)
             device.write([(offset, PAGE) for offset in range(first, first + LOG_PAGES)])
             upkeep.after_request()
+            yield LOG_PAGES
 
         async def write_for_ever() -> None:
             with traffic.call() as call:
                 while True:
                     await call.next(come_at_once)
-                    make_the_log_long()
+                    await call.in_turn(make_the_log_long())
 
-        make_the_log_long()
+        to_its_end(make_the_log_long())
         writer = asyncio.create_task(write_for_ever())
         await asyncio.wait_for(upkeep.quiet(), 30)
         assert file.brought_in == 1
@@ -122,7 +125,7 @@ async def test_the_pool_is_shrunk_while_a_large_area_ends() -> None:
         store(kept, offset, 1, NOISE, page_checksum(NOISE))
     assert tier.pool.wants_shrink
     tier.swapoff(client, "ended")
-    Upkeep(tier, None, Traffic(lambda: 0)).after_request()
+    Upkeep(tier, None, Traffic(lambda: 0).turns).after_request()
     for _ in range(4):
         await asyncio.sleep(0)
     assert tier.is_ending
@@ -162,7 +165,7 @@ async def test_a_checkpoint_for_which_the_disk_does_not_answer_is_said(
     """All messages wait for it, and nothing else would say why."""
     monkeypatch.setattr(backing, "HANGS_SECONDS", 0)
     with HungFile(tmp_path / "swap") as file:
-        upkeep = Upkeep(Tier(TierLimits(1 << 20), 1, swap_file=file), file, Traffic(lambda: 0))
+        upkeep = Upkeep(Tier(TierLimits(1 << 20), 1, swap_file=file), file, Traffic(lambda: 0).turns)
         device = file.open_area(SavedArea("a", Client("host", 1), LOG_PAGES, AreaOptions()), ())
         device.write([(offset, PAGE) for offset in range(LOG_PAGES)])
         upkeep.after_request()
@@ -189,3 +192,62 @@ class HungFile(SqliteSwapFile):
 async def come_at_once() -> None:
     """Read a message that is there already."""
     await asyncio.sleep(0)
+
+
+# Reference cycles
+
+
+class Tried:
+    """A collector, a clock that stands until told, and how often it was collected."""
+
+    def __init__(self, seconds: float = 0.01) -> None:
+        """Let a collection take so long."""
+        self.ns = 0
+        self.collected = 0
+        self._seconds = seconds
+        self.collector = Collector(lambda: self.ns, self._collect)
+
+    def _collect(self) -> None:
+        self.collected += 1
+        self.pass_time(self._seconds)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass."""
+        self.ns += round(seconds * 1e9)
+
+
+def test_an_idle_server_is_collected_after_a_pause() -> None:
+    """Not before, and then not again before the next one."""
+    tried = Tried()
+    tried.collector.look(5)
+    tried.pass_time(PAUSE_SECONDS / 2)
+    tried.collector.look(5)
+    assert tried.collected == 0
+    tried.pass_time(PAUSE_SECONDS / 2)
+    tried.collector.look(5)
+    tried.collector.look(5)
+    assert tried.collected == 1
+
+
+def test_nobody_waits_for_a_collection_that_can_wait() -> None:
+    """A server that is asked all the time is collected when it was due for long."""
+    tried = Tried()
+    for asked in range(PATIENCE):
+        tried.pass_time(PAUSE_SECONDS - 1)
+        tried.collector.look(asked + 1)
+    assert tried.collected == 0
+    tried.pass_time(PATIENCE)
+    tried.collector.look(PATIENCE + 1)
+    assert tried.collected == 1
+
+
+def test_long_collections_are_rare() -> None:
+    """They take a thousandth of the time at most."""
+    tried = Tried(seconds=1)
+    for _ in range(2):
+        tried.pass_time(PAUSE_SECONDS)
+        tried.collector.look(0)
+    assert tried.collected == 1
+    tried.pass_time(PARTS)
+    tried.collector.look(0)
+    assert tried.collected == 2

@@ -114,6 +114,7 @@ class Guard(aio.ServerInterceptor):
         """Return *handler* with the guard around it."""
         metrics = self._metrics.method(path)
         bytes_max = None if path.startswith(self._prefix) else SMALL_REQUEST_BYTES_MAX
+        takes_turns = not path.startswith(HEALTH)
         parse, serialize = handler.request_deserializer, handler.response_serializer
         assert parse is not None and serialize is not None, f"{path}: all services here speak protobuf"
         is_stream, has_answers = handler.request_streaming, handler.response_streaming
@@ -138,7 +139,8 @@ class Guard(aio.ServerInterceptor):
 
             async def body() -> None:
                 with self._admitted(attempt, is_stream=is_stream) as call:
-                    await run(GuardedCall(context, call, parse, serialize, metrics, bytes_max))
+                    messages = parse, serialize, metrics, bytes_max
+                    await run(GuardedCall(context, call, *messages, takes_turns=takes_turns))
                 if is_stream:  # one that was broken off ends like one that is over; mostly gRPC notes it a turn later
                     await asyncio.sleep(0)
 
@@ -162,7 +164,9 @@ class Guard(aio.ServerInterceptor):
         caller = self._access.identify(attempt.context)
         attempt.tenant = caller.tenant
         count = self._tenants.stream if is_stream else self._tenants.request
-        with self._traffic.call(caller, is_stream=is_stream, is_drained=attempt.path.startswith(self._prefix)) as call:
+        flow = caller.tenant or attempt.context.peer()
+        is_drained = attempt.path.startswith(self._prefix)
+        with self._traffic.call(caller, flow, is_stream=is_stream, is_drained=is_drained) as call:
             call.places.enter_context(count(caller.tenant))
             yield call
 

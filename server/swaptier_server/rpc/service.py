@@ -1,13 +1,15 @@
 """The SwapTierService: each RPC decoded, applied to the tier, encoded. The contract is in `swaptier.proto`.
 
 Touches gRPC. Rules of conduct:
-  - No handler awaits between decoding a request and having its answer, so no cancellation can split one.
+  - A handler does its work in its caller's turns, in slices (see `turns`): once begun it is run to its end, so no
+    cancellation can split a request. After a slice everything may have changed but the area of a message in progress.
   - A header counts only together with who calls: `_header` gives it the names that no other tenant can say.
   - Nothing is refused here by hand: what is refused is raised as an error of `swaptier_wire.errors`, and the guard, or
     the stream for one of its messages, turns it into what the client gets.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import wraps
 from typing import Protocol, TypeAlias, TypeVar
 
 from grpc import aio
@@ -18,9 +20,11 @@ from swaptier_server.access.access import Caller
 from swaptier_server.access.tenants import Tenants, qualified
 from swaptier_server.rpc.activity import ClientActivity, StreamActivity
 from swaptier_server.rpc.apply import apply
-from swaptier_server.rpc.call import GuardedCall, caller_of
+from swaptier_server.rpc.call import GuardedCall, guarded_call
 from swaptier_server.rpc.callers import Callers
+from swaptier_server.rpc.turns import BLOCKED
 from swaptier_server.tier.area import Area, Durability
+from swaptier_server.tier.slices import SLICE_SLOTS, Slices
 from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier
 from swaptier_wire import reply_codec, request_codec, status
@@ -29,6 +33,7 @@ from swaptier_wire.errors import LimitReached, ServerDefect, SwapTierError
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES
 
 _Context: TypeAlias = "aio.ServicerContext[object, object]"
+_Request = TypeVar("_Request")
 _Result = TypeVar("_Result")
 
 
@@ -38,6 +43,19 @@ class _WithHeader(Protocol):
     @property
     def header(self) -> pb.RequestHeader:
         """Who asks, and for which area."""
+
+
+def _in_turn(
+    handler: Callable[["SwapTierService", _Request, GuardedCall], Slices[_Result]],
+) -> Callable[["SwapTierService", _Request, _Context], Awaitable[_Result]]:
+    """Let *handler* be run in its caller's turns."""
+
+    @wraps(handler)
+    async def handle(self: "SwapTierService", request: _Request, context: _Context) -> _Result:
+        call = guarded_call(context)
+        return await call.in_turn(handler(self, request, call))
+
+    return handle
 
 
 class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
@@ -69,14 +87,18 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
 
     # Areas
 
-    async def Swapon(self, request: pb.SwaponRequest, context: _Context) -> pb.SwaponResponse:  # noqa: N802 - contract
+    @_in_turn
+    def Swapon(self, request: pb.SwaponRequest, context: GuardedCall) -> Slices[pb.SwaponResponse]:  # noqa: N802 - contract
         """Open an area."""
         header = self._header(request, context)
         client = _client(header)
+        yield SLICE_SLOTS
+        while any(area.is_in_message for area in self._tier.areas.values() if area.client.id == client.id):
+            yield BLOCKED  # it may end those of an older epoch
         older = self._tier.areas.get(header.area)
         replaced = {} if older is None else {"replaces_epoch": older.client.epoch, "dropped_pages": _held_pages(older)}
         options = request_codec.decode_options(request.options)
-        tenant = caller_of(context).tenant
+        tenant = context.caller.tenant
         self._tenants.check_swapon(tenant, self._tier.areas.values(), client, header.area, request.slots, options)
         area, is_reopened = self._tier.swapon(
             client,
@@ -115,22 +137,26 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
             writes_through=self._tier.durability is Durability.WRITE_THROUGH,
         )
 
-    async def Swapoff(self, request: pb.SwapoffRequest, context: _Context) -> pb.SwapoffResponse:  # noqa: N802 - contract
+    @_in_turn
+    def Swapoff(self, request: pb.SwapoffRequest, context: GuardedCall) -> Slices[pb.SwapoffResponse]:  # noqa: N802 - contract
         """Close an area."""
         header = self._header(request, context)
         client = _client(header)
-        area = self._tier.area(client, header.area)
+        yield SLICE_SLOTS
+        area = yield from self.area_of(header)
         dropped_pages = self._tier.swapoff(client, header.area)
         self._activity.touch(client, self._now_ns())
         self._after_request()
         self._activity.forget_strangers({name: area.client for name, area in self._tier.areas.items()})
-        log = self._log.of(caller_of(context).tenant, "area_closed")
+        log = self._log.of(context.caller.tenant, "area_closed")
         log.info("area_closed", **_names(header), dropped_pages=dropped_pages)
         return pb.SwapoffResponse(server_epoch=area.server_epoch, dropped_pages=dropped_pages)
 
-    async def Stat(self, request: pb.StatRequest, context: _Context) -> pb.StatResponse:  # noqa: N802 - contract
+    @_in_turn
+    def Stat(self, request: pb.StatRequest, context: GuardedCall) -> Slices[pb.StatResponse]:  # noqa: N802 - contract
         """Tell an area's counters."""
-        area = self._area(self._header(request, context))
+        yield SLICE_SLOTS
+        area = yield from self.area_of(self._header(request, context))
         return reply_codec.encode_stat(
             area.server_epoch,
             reply_codec.AreaStat(
@@ -147,48 +173,59 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
 
     # Batches
 
-    async def Store(self, request: pb.StoreRequest, context: _Context) -> pb.StoreResponse:  # noqa: N802 - contract
+    @_in_turn
+    def Store(self, request: pb.StoreRequest, context: GuardedCall) -> Slices[pb.StoreResponse]:  # noqa: N802 - contract
         """Store pages."""
         header = self._header(request, context)
-        area, replies = self._apply(RequestBatches(header, store=request_codec.decode_stores(request.batch)))
+        area, replies = yield from self.asked_of(
+            RequestBatches(header, store=request_codec.decode_stores(request.batch))
+        )
         response = pb.StoreResponse(server_epoch=area.server_epoch)
         reply_codec.encode_store_replies(_asked(replies.store), response.result)
         return response
 
-    async def Load(self, request: pb.LoadRequest, context: _Context) -> pb.LoadResponse:  # noqa: N802 - contract
+    @_in_turn
+    def Load(self, request: pb.LoadRequest, context: GuardedCall) -> Slices[pb.LoadResponse]:  # noqa: N802 - contract
         """Load pages."""
         header = self._header(request, context)
-        area, replies = self._apply(RequestBatches(header, load=request_codec.decode_loads(request.batch)))
+        area, replies = yield from self.asked_of(RequestBatches(header, load=request_codec.decode_loads(request.batch)))
         response = pb.LoadResponse(server_epoch=area.server_epoch)
         reply_codec.encode_load_replies(_asked(replies.load), response.result)
         return response
 
-    async def Lookup(self, request: pb.LookupRequest, context: _Context) -> pb.LookupResponse:  # noqa: N802 - contract
+    @_in_turn
+    def Lookup(self, request: pb.LookupRequest, context: GuardedCall) -> Slices[pb.LookupResponse]:  # noqa: N802 - contract
         """Tell which slots the pool holds."""
         header = self._header(request, context)
-        area, replies = self._apply(RequestBatches(header, lookup=request_codec.decode_lookups(request.batch)))
+        area, replies = yield from self.asked_of(
+            RequestBatches(header, lookup=request_codec.decode_lookups(request.batch))
+        )
         response = pb.LookupResponse(server_epoch=area.server_epoch)
         reply_codec.encode_outcomes(_asked(replies.lookup), response.result)
         return response
 
-    async def Acknowledge(  # noqa: N802 - contract
-        self, request: pb.AcknowledgeRequest, context: _Context
-    ) -> pb.AcknowledgeResponse:
+    @_in_turn
+    def Acknowledge(  # noqa: N802 - contract
+        self, request: pb.AcknowledgeRequest, context: GuardedCall
+    ) -> Slices[pb.AcknowledgeResponse]:
         """End hand-offs."""
         header = self._header(request, context)
-        area, replies = self._apply(
+        area, replies = yield from self.asked_of(
             RequestBatches(header, acknowledge=request_codec.decode_acknowledges(request.batch))
         )
         response = pb.AcknowledgeResponse(server_epoch=area.server_epoch)
         reply_codec.encode_outcomes(_asked(replies.acknowledge), response.result)
         return response
 
-    async def Invalidate(  # noqa: N802 - contract
-        self, request: pb.InvalidateRequest, context: _Context
-    ) -> pb.InvalidateResponse:
+    @_in_turn
+    def Invalidate(  # noqa: N802 - contract
+        self, request: pb.InvalidateRequest, context: GuardedCall
+    ) -> Slices[pb.InvalidateResponse]:
         """Forget slots that became free."""
         header = self._header(request, context)
-        area, replies = self._apply(RequestBatches(header, invalidate=request_codec.decode_invalidates(request.batch)))
+        area, replies = yield from self.asked_of(
+            RequestBatches(header, invalidate=request_codec.decode_invalidates(request.batch))
+        )
         response = pb.InvalidateResponse(server_epoch=area.server_epoch)
         reply_codec.encode_outcomes(_asked(replies.invalidate), response.result)
         return response
@@ -206,20 +243,26 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         Raises:
             Draining: the server shuts down, and every message without an answer had no effect. Definite.
         """
-        assert isinstance(context, GuardedCall), "the guard stands before every handler"
-        speaker = context.hold(StreamActivity(self._activity, self._now_ns))
-        async for message in context.read_all():
-            assert isinstance(message, pb.ExchangeRequest), type(message)
-            await context.write(self._answer(message, context, speaker))
+        call = guarded_call(context)
+        speaker = call.hold(StreamActivity(self._activity, self._now_ns))
+        async for raw in call.read_all_raw():
+            await call.write(await call.in_turn(self._answer(raw, call, speaker)))
 
-    def _answer(self, message: pb.ExchangeRequest, call: GuardedCall, speaker: StreamActivity) -> pb.ExchangeResponse:
-        """Return the answer to one message: its replies, or why it was refused and changed nothing."""
+    def _answer(self, raw: bytes, call: GuardedCall, speaker: StreamActivity) -> Slices[pb.ExchangeResponse]:
+        """Return the answer to one message: its replies, or why it was refused and changed nothing.
+
+        Raises:
+            InvalidRequest: *raw* is no message. Definite.
+            ServerDefect: indefinite.
+        """
+        message = yield from call.parsed(raw)
+        assert isinstance(message, pb.ExchangeRequest), type(message)
         try:
             request = request_codec.decode_exchange_request(message)
             request = request._replace(header=_qualified(request.header, call.caller))
-            area = self._area(request.header)
+            area = yield from self.area_of(request.header)
             speaker.speak_for(area.client)
-            replies = self._apply_to(area, request)
+            replies = yield from self.apply_to(area, request)
         except ServerDefect:
             raise  # it may have changed something, which an error in a stream's answer denies: the stream breaks
         except SwapTierError as error:
@@ -227,15 +270,16 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
             return status.encode_exchange_error(self._tier.epoch, message.header.request_id, error)
         return reply_codec.encode_exchange_response(area.server_epoch, request.header.request_id, replies)
 
-    def _header(self, request: _WithHeader, context: _Context) -> Header:
+    def _header(self, request: _WithHeader, call: GuardedCall) -> Header:
         """Return the header of *request*, with names that are the caller's own."""
-        return _qualified(request_codec.decode_header(request.header), caller_of(context))
+        return _qualified(request_codec.decode_header(request.header), call.caller)
 
-    def _apply(self, request: RequestBatches) -> tuple[Area, ReplyBatches]:
-        area = self._area(request.header)
-        return area, self._apply_to(area, request)
+    def asked_of(self, request: RequestBatches) -> Slices[tuple[Area, ReplyBatches]]:
+        """Apply *request*; return its area, and a reply for each slot."""
+        area = yield from self.area_of(request.header)
+        return area, (yield from self.apply_to(area, request))
 
-    def _apply_to(self, area: Area, request: RequestBatches) -> ReplyBatches:
+    def apply_to(self, area: Area, request: RequestBatches) -> Slices[ReplyBatches]:
         """Apply *request* if it is no larger than this server takes."""
         if self._batch_slots_max < BATCH_SLOTS_MAX:  # else the codec has seen to it
             slots = sum(len(batch.offsets) for batch in request[1:] if batch is not None)
@@ -245,13 +289,17 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
                     "Swapon; nothing was applied. Send smaller ones"
                 )
         try:
-            return apply(area, request)
+            return (yield from apply(area, request))
         finally:
             self._after_request()
 
-    def _area(self, header: Header) -> Area:
-        """Return the area that *header* names; its client is alive."""
-        area = self._tier.area(_client(header), header.area)
+    def area_of(self, header: Header) -> Slices[Area]:
+        """Return the area that *header* names, with no message in progress; its client is alive.
+
+        One can be in progress where clients share an area over several connections, and nobody asks who they are.
+        """
+        while (area := self._tier.area(_client(header), header.area)).is_in_message:
+            yield BLOCKED
         self._activity.touch(area.client, self._now_ns())
         return area
 

@@ -2,20 +2,24 @@
 
 Touches asyncio tasks. All methods run on the event loop. Rules:
   - while draining, no new call of the tier is let in: it is refused as Draining, which is definite;
-  - a call that is applying a message answers it, then ends; a call that waits for a message ends at once. So when a
-    call is ended from outside, every message without an answer had no effect, and a definite error is true of it;
+  - a call whose message has begun to be applied answers it, then ends; one that waits for a message or for the turn of
+    one ends at once. So when a call is ended from outside, every message without an answer had no effect, and a
+    definite error is true of it;
+  - a message that has begun is applied to its end although its call was cancelled meanwhile; see `turns`;
   - a call that was ended and whose client does not take the answer gives its places back: gRPC ends it when its client
     reads or goes, and cannot before, but it counts for nothing, keeps no area alive and applies nothing.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from grpc import aio
 
 from swaptier_server.access.access import NOBODY_IN_PARTICULAR, Caller
+from swaptier_server.rpc.turns import Turns, Work
+from swaptier_server.tier.slices import Slices
 from swaptier_wire.errors import Draining, LimitReached, SwapTierError
 
 _T = TypeVar("_T")
@@ -41,7 +45,7 @@ class OpenCall:
     """One call, seen from its handler's task. Made by `Traffic.call`."""
 
     def __init__(
-        self, caller: Caller, opened_ns: int, gate: asyncio.Event, *, is_stream: bool, is_drained: bool
+        self, caller: Caller, flow: Hashable, opened_ns: int, turns: Turns, *, is_stream: bool, is_drained: bool
     ) -> None:
         task = asyncio.current_task()
         assert task is not None, "calls are handled by tasks"
@@ -51,10 +55,13 @@ class OpenCall:
         """It may wait for a message for as long as its client likes."""
         self.is_drained: Final = is_drained
         """It is of the tier: a drain ends it and waits for it."""
-        self._gate: Final = gate
+        self._flow: Final = flow
+        self._turns: Final = turns
         self._task: Final = task
         self._is_waiting = False
         self._is_writing = False
+        self._work: Work[object] | None = None
+        """What it wants done and waits for."""
         self._end: SwapTierError | None = None
         self.places: Final = ExitStack()
         """What the call holds as long as it lasts; closed by who made it, or by `give_back`."""
@@ -83,8 +90,6 @@ class OpenCall:
             raise self._end from None
         finally:
             self._is_waiting = False
-        if self.is_drained:
-            await self._gate.wait()
         return message
 
     async def send(self, write: Callable[[], Awaitable[None]]) -> None:
@@ -100,8 +105,39 @@ class OpenCall:
         if self._end is not None and self._is_writing:
             self.places.close()
 
+    async def in_turn(self, steps: Slices[_T]) -> _T:
+        """Return what *steps* return, when it is the caller's turn; see `turns`. Once begun they are run to their end.
+
+        Raises:
+            SwapTierError: what `end` was given, and *steps* were not begun. Definite.
+            Exception: what *steps* raised.
+        """
+        if self._end is not None:
+            raise self._end
+        work = Work(steps)
+        self._turns.submit(self._flow, work)
+        if not work.is_over:
+            await self._be_waited_for(work)
+        return work.result()
+
+    async def _be_waited_for(self, work: Work[_T]) -> None:
+        over = asyncio.get_running_loop().create_future()
+        work.on_end = lambda: None if over.done() else over.set_result(None)
+        self._work = cast("Work[object]", work)
+        try:
+            await over
+        except asyncio.CancelledError:
+            if self._work is not None:  # else `end` has withdrawn it
+                self._turns.withdraw(self._flow, work)
+                raise
+            assert self._end is not None, "nothing else withdraws work"
+            self._task.uncancel()
+            raise self._end from None
+        finally:
+            self._work = None
+
     def end(self, error: SwapTierError) -> bool:
-        """Make the call end with *error*: now when it waits for a message, else after the answer it is about to give.
+        """Make the call end with *error*: now when it waits for a message or its turn, else after the answer it gives.
 
         Returns whether it had not been ended before.
 
@@ -111,7 +147,10 @@ class OpenCall:
         if self._end is not None:
             return False
         self._end = error
-        if self._is_waiting:
+        is_withdrawn = self._work is not None and self._turns.withdraw(self._flow, self._work)
+        if is_withdrawn:  # now: until the task sees that it is cancelled, it could begin
+            self._work = None
+        if self._is_waiting or is_withdrawn:
             self._task.cancel()
         return True
 
@@ -125,8 +164,8 @@ class Traffic:
         self._now_ns: Final = now_ns
         self._calls: Final[set[OpenCall]] = set()
         self._drained_calls = 0
-        self._gate: Final = asyncio.Event()
-        self._gate.set()
+        self.turns: Final = Turns(lambda work: asyncio.get_running_loop().call_soon(work))
+        """Whose message is applied next."""
         self._quiet: Final = asyncio.Event()
         self._quiet.set()
 
@@ -142,16 +181,21 @@ class Traffic:
 
     @contextmanager
     def call(
-        self, caller: Caller = NOBODY_IN_PARTICULAR, *, is_stream: bool = False, is_drained: bool = True
+        self,
+        caller: Caller = NOBODY_IN_PARTICULAR,
+        flow: Hashable = None,
+        *,
+        is_stream: bool = False,
+        is_drained: bool = True,
     ) -> Iterator[OpenCall]:
-        """Register the call that the current task handles while the block runs.
+        """Register the call that the current task handles while the block runs; what it wants done is of *flow*.
 
         Raises:
             Draining: it would have to be drained, and the server shuts down. Definite.
         """
         if is_drained and self.is_draining:
             raise Draining(DRAINING_TEXT)
-        call = OpenCall(caller, self._now_ns(), self._gate, is_stream=is_stream, is_drained=is_drained)
+        call = OpenCall(caller, flow, self._now_ns(), self.turns, is_stream=is_stream, is_drained=is_drained)
         self._calls.add(call)
         self._drained_calls += is_drained
         if is_drained:
@@ -165,14 +209,6 @@ class Traffic:
         self._drained_calls -= call.is_drained
         if not self._drained_calls:
             self._quiet.set()
-
-    def hold(self) -> None:
-        """Let no message of the tier that comes now be applied, until `let_go()`; what is under way goes on."""
-        self._gate.clear()
-
-    def let_go(self) -> None:
-        """Have what was held applied, in the order it came on each stream."""
-        self._gate.set()
 
     def end_late_requests(self) -> int:
         """End the requests whose one message has not come in time; return how many."""

@@ -264,14 +264,15 @@ class SqliteDevice:
         self._file.replace_pages(self._owner, rows, [first + one for one in dropped])
         self._dropped.difference_update(dropped, (offset for offset, _ in pages))
 
-    def drop(self, offset: int) -> None:
-        """Make the slot read as unwritten. If its row cannot be deleted now, it is when something else is written.
+    def drop(self, *offsets: int) -> None:
+        """Make the slots read as unwritten, in one transaction.
 
-        If the server dies before that, the next one finds the row, under its own generation.
+        If their rows cannot be deleted now, they are when something else is written. If the server dies before that,
+        the next one finds the rows, under their own generations.
         """
         try:
-            self._file.replace_pages(self._owner, (), (self._first + offset,))
+            self._file.replace_pages(self._owner, (), [self._first + offset for offset in offsets])
         except DeviceError:
-            self._dropped.add(offset)
+            self._dropped.update(offsets)
         else:
-            self._dropped.discard(offset)
+            self._dropped.difference_update(offsets)

@@ -8,7 +8,8 @@ Models: the tree of struct zswap_entry of one swap device, and what zswap_swapof
 Left out: large folios.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -107,6 +108,12 @@ class Area:
         account.discards.append(self.discard_stale)
         self.known_slots: Final = SlotTable(saved.name)
         """Those that were ever stored to, invalidated, or found on the device."""
+        self.is_in_message: bool = False
+        """A message is in progress: some of its slots are done, and no other one may begin."""
+        self._leases_left = 0
+        """Of those that it may begin, which are charged already."""
+        self._drops: Final[list[int]] = []
+        """Slots that the device is to forget when the message in progress is at its end, together."""
 
     def is_another(self, seen_incarnation: int) -> bool:
         """Tell whether its host knows it by an opening that is not this one; 0 says that it knows of none."""
@@ -230,28 +237,62 @@ class Area:
         They read as unwritten then. To the next server, too: see `load()` for what that means to a late store.
         """
         stale = self.known_slots.take_stale(pages_max)
-        for offset in stale:
-            self.device.drop(offset)
-        self._charge_device(-len(stale))
+        if stale:
+            self.device.drop(*stale)
+            self._charge_device(-len(stale))
         return len(stale)
 
     def _charge_device(self, pages: int) -> None:
         self.account.device_pages.take(pages)
         self.written_pages += pages
 
-    def drop_from_device(self, slot: Slot) -> None:
-        """Make the device forget the slot's page, current or not."""
-        self.device.drop(slot.offset)
-        if slot.device_generation != NO_GENERATION:
-            self._charge_device(-1)
-        slot.device_generation = NO_GENERATION
+    @contextmanager
+    def message(self, leases: int = 0) -> Iterator[None]:
+        """Let the block be a message, which may begin so many *leases*: they are its own before others can have them.
 
-    def drop_unwritten(self, slots: Iterable[Slot]) -> None:
-        """Make the device forget what a failed write may have left for *slots*, whose pages are charged."""
+        What it has the device forget is forgotten together, in one transaction.
+        """
+        assert not self.is_in_message, f"area {self.name!r} has a message in progress"
+        self.is_in_message = True
+        self._leases_left = leases
+        self.account.leases.take(leases)
+        try:
+            yield
+        finally:
+            self.is_in_message = False
+            self.account.leases.take(-self._leases_left)
+            self._leases_left = 0
+            if self._drops:
+                self.device.drop(*self._drops)
+                self._drops.clear()
+
+    def settle(self) -> None:
+        """Let slots that hold nothing be packed, unless a message holds on to some."""
+        if not self.is_in_message:
+            self.known_slots.settle()
+
+    def drop_from_device(self, *slots: Slot) -> None:
+        """Make the device forget the slots' pages, current or not: when the message in progress is at its end, if any.
+
+        Until then nothing reads them: a message names a slot once.
+        """
         for slot in slots:
-            if slot.device_generation == NO_GENERATION:
+            if slot.device_generation != NO_GENERATION:
                 self._charge_device(-1)
-            self.drop_from_device(slot)
+            slot.device_generation = NO_GENERATION
+        self.drop_offsets_from_device(*(slot.offset for slot in slots))
+
+    def drop_offsets_from_device(self, *offsets: int) -> None:
+        """Make the device forget what it has there, likewise."""
+        if self.is_in_message:
+            self._drops.extend(offsets)
+        elif offsets:
+            self.device.drop(*offsets)
+
+    def drop_unwritten(self, slots: Sequence[Slot]) -> None:
+        """Make the device forget what a failed write may have left for *slots*, whose pages are charged."""
+        self._charge_device(-sum(slot.device_generation == NO_GENERATION for slot in slots))
+        self.drop_from_device(*slots)
 
     # How a hand-off comes and goes
 
@@ -261,7 +302,10 @@ class Area:
         slot.claimant = request_id
         self.lru.discard(slot)
         self.leases.begin(slot)
-        self.account.leases.take(1)
+        if self._leases_left:
+            self._leases_left -= 1
+        else:
+            self.account.leases.take(1)
         self.handed_off_pages += 1
         self.counters.leases_begun += 1
 
@@ -291,6 +335,7 @@ class Area:
 
         Its slots are forgotten by `forget_slots()`. None is written back any more.
         """
+        assert not self.is_in_message, f"area {self.name!r} is closed under a message"
         self.pool.forget_lru(self.name)
         self.account.discards.remove(self.discard_stale)
         self.account.areas.take(-1)

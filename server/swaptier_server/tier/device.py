@@ -96,8 +96,8 @@ class BackingDevice(Protocol):
             DeviceError: not all can be written; what any of the slots has now is unknown.
         """
 
-    def drop(self, offset: int) -> None:
-        """Make the slot read as unwritten. Cannot fail. Models: zram's slot free."""
+    def drop(self, *offsets: int) -> None:
+        """Make the slots read as unwritten, in one go. Cannot fail. Models: zram's slot free."""
 
 
 class MemoryDevice:
@@ -116,9 +116,10 @@ class MemoryDevice:
         """Overwrite the slots."""
         self._pages.update(pages)
 
-    def drop(self, offset: int) -> None:
-        """Make the slot read as unwritten."""
-        self._pages.pop(offset, None)
+    def drop(self, *offsets: int) -> None:
+        """Make the slots read as unwritten."""
+        for offset in offsets:
+            self._pages.pop(offset, None)
 
     def forget(self, pages_max: int) -> int:
         """Forget so many pages, whichever; return how many there were. For a device that nothing reads any more."""

@@ -27,8 +27,10 @@ from swaptier_wire.types import NO_GENERATION, LoadMode, LoadReply, Outcome, Rea
 _POOLED, _SHARED, _CLAIM, _ERROR = SlotState.POOLED, LoadMode.SHARED, LoadMode.CLAIM, Outcome.ERROR
 
 
-def check_load(area: Area, offsets: Sequence[int], modes: Sequence[LoadMode]) -> None:
+def check_load(area: Area, offsets: Sequence[int], modes: Sequence[LoadMode]) -> int:
     """Refuse a batch of loads as `check_offsets()` does, or one whose claims could begin more leases than allowed.
+
+    Returns how many they could begin.
 
     Repeats of claims that are under way begin none, so they are never refused.
 
@@ -37,7 +39,7 @@ def check_load(area: Area, offsets: Sequence[int], modes: Sequence[LoadMode]) ->
     """
     area.check_offsets(offsets)
     if _CLAIM not in modes:
-        return
+        return 0
     claims = [area.known_slots.state(offset) for offset, mode in zip(offsets, modes, strict=True) if mode is _CLAIM]
     begun = sum(state in (SlotState.POOLED, SlotState.ON_DEVICE) for state in claims)
     if area.handed_off_pages + begun > area.leases_max:
@@ -53,6 +55,7 @@ def check_load(area: Area, offsets: Sequence[int], modes: Sequence[LoadMode]) ->
             f"server's {bound.most} are reserved for it, and others have the rest; nothing of the request was applied. "
             f"Acknowledge, or wait {area.leases.duration_ns / 1e9:g} s for leases to end, then ask again"
         )
+    return begun
 
 
 def lookup(area: Area, offset: int) -> SlotReply:
@@ -65,8 +68,8 @@ def load(
     offset: int,
     generation: int,
     mode: LoadMode,
-    *,
     request_id: int = 0,
+    *,
     require_generation: bool = False,
     pool_only: bool = False,
 ) -> LoadReply:
@@ -196,7 +199,7 @@ def _read_device(area: Area, offset: int, slot: Slot | None, held: int) -> LoadR
 def _free_on_read(area: Area, offset: int, slot: Slot | None) -> None:
     """Let the device forget what it has given."""
     if slot is None:
-        area.device.drop(offset)
+        area.drop_offsets_from_device(offset)
         return
     area.drop_from_device(slot)
     if slot.state is SlotState.ON_DEVICE:

@@ -54,7 +54,7 @@ def shrink(pool: Pool, areas: Mapping[str, Area], pages_max: int) -> int:
         else:
             pages = min(CLUSTER_PAGES, entries, area.account.pool_entries.over)
             done = write_back_oldest(area, pages * PAGE_BYTES, pages)
-        area.known_slots.settle()
+        area.settle()
         written += done.written
         failures += done.written == 0
     return written
@@ -82,7 +82,7 @@ def drain(
             if area.is_closed:
                 break
             part = write_back_all(area, pooled)
-            area.known_slots.settle()
+            area.settle()
             done = done._replace(written=done.written + part.written)
             if part.failed:
                 done = done._replace(failed=done.failed + area.stored_pages)

@@ -20,6 +20,7 @@ from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.device import DeviceError
 from swaptier_server.tier.page import StoredPage, stored_page
 from swaptier_server.tier.read_back import device_has
+from swaptier_server.tier.slices import Slices, in_slices, to_its_end
 from swaptier_server.tier.slot import HANDED_OFF_STATES, Slot, SlotEvent, SlotState
 from swaptier_server.tier.write_back import CLUSTER_PAGES, write_back_oldest
 from swaptier_wire.checksum import page_checksum
@@ -60,19 +61,29 @@ def store(area: Area, offset: int, generation: int, page: bytes, checksum: int) 
 def store_many(
     area: Area, offsets: Sequence[int], generations: Sequence[int], pages: Sequence[bytes], checksums: Sequence[int]
 ) -> list[SlotReply]:
+    """Store pages in one go; see store_in_slices()."""
+    return to_its_end(store_in_slices(area, offsets, generations, pages, checksums))
+
+
+def store_in_slices(
+    area: Area, offsets: Sequence[int], generations: Sequence[int], pages: Sequence[bytes], checksums: Sequence[int]
+) -> Slices[list[SlotReply]]:
     """Keep one page, exactly PAGE_BYTES long, for each of *offsets*, all different: in the pool, or else on the device.
 
     Answers each with STORED, DEVICE, REJECTED, STALE_GENERATION or ERROR. In the first three the slot's older page is
-    gone and a hand-off of it is over; the other two change nothing. A repeat is answered as the first was.
+    gone and a hand-off of it is over; the other two change nothing. A repeat is answered as the first was. What needs
+    the device goes to it in a slice of its own, the last.
 
     Models: zswap_store(), and swap_writepage() when it declines.
     """
     writes: list[_Write] = []
-    replies = [
-        _admit(area, offset, generation, page, checksum, writes)
-        for offset, generation, page, checksum in zip(offsets, generations, pages, checksums, strict=True)
-    ]
+
+    def admit(offset: int, generation: int, page: bytes, checksum: int) -> SlotReply | None:
+        return _admit(area, offset, generation, page, checksum, writes)
+
+    replies = yield from in_slices(admit, offsets, generations, pages, checksums)
     settled = iter(_settle(area, writes) if writes else ())
+    yield len(writes)
     return [reply if reply is not None else next(settled) for reply in replies]
 
 

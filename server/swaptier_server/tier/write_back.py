@@ -104,7 +104,7 @@ def _write_back_slots(area: Area, slots: Sequence[Slot]) -> WrittenBack:
             area.counters.device_errors[error.fault] += 1
             area.counters.reject_reclaim_fail += len(unwritten)
             # A failed write may have left half a page; the pool still has the whole one.
-            area.drop_unwritten(slot for slot in slots if not slot.is_backed)
+            area.drop_unwritten([slot for slot in slots if not slot.is_backed])
             return WrittenBack(failed=len(slots))
     for slot in slots:
         slot.device_generation = slot.generation
