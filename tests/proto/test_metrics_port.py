@@ -4,6 +4,7 @@ import gzip
 import http.client
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
 
 import pytest
@@ -173,6 +174,28 @@ def test_a_connection_ends_in_time_whatever_its_client_does(
     with socket.create_connection(("127.0.0.1", port.port), timeout=PATIENCE_SECONDS) as idle, half_sent(port) as slow:
         assert is_closed(idle)
         assert is_closed(slow)
+    assert "not done within 0.05 s" in caplog.text
+
+
+def test_a_client_of_a_port_with_tls_that_shakes_no_hands_is_dropped_in_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A handshake that never ends holds a connection no longer than a request that never ends."""
+    monkeypatch.setattr(metrics_port, "CONNECTION_SECONDS_MAX", 0.05)
+
+    class ByTls(metrics_port.Everybody):
+        security = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # type: ignore[assignment]  # else there is none
+
+    port = MetricsPort("127.0.0.1", 0, CollectorRegistry(), ByTls())
+    try:
+        with socket.create_connection(("127.0.0.1", port.port), timeout=PATIENCE_SECONDS) as idle:
+            assert is_closed(idle)
+        with socket.create_connection(("127.0.0.1", port.port), timeout=PATIENCE_SECONDS) as plain:
+            plain.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            while not is_closed(plain):
+                continue
+    finally:
+        port.stop()
     assert "not done within 0.05 s" in caplog.text
 
 

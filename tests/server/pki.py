@@ -97,9 +97,13 @@ class Issuer:
         expires: datetime.datetime = FAR_AWAY,
         is_authority: bool = False,
         chain: Sequence["Issuer"] = (),
+        raw_host: bytes = b"",
         key: "ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None" = None,
     ) -> "Shown":
-        """Return a certificate of *names* with *chain* behind it, and its key."""
+        """Return a certificate of *names* with *chain* behind it, and its key.
+
+        *raw_host* is a DNS name of up to 100 bytes, whatever they are, instead of *names*.
+        """
         own = ec.generate_private_key(ec.SECP256R1()) if key is None else key
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody believes this")])
         builder = self._builder(subject, self, own.public_key(), begins, expires)
@@ -108,6 +112,10 @@ class Issuer:
             builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        if raw_host:
+            der = bytes((0x30, len(raw_host) + 2, 0x82, len(raw_host))) + raw_host
+            kind = x509.ExtensionOID.SUBJECT_ALTERNATIVE_NAME
+            builder = builder.add_extension(x509.UnrecognizedExtension(kind, der), critical=False)
         pem = builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         return Shown(b"".join((pem, *(one.pem for one in chain))), private_pem(own))
 

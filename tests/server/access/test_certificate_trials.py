@@ -145,6 +145,17 @@ async def test_a_certificate_is_the_tenant_of_its_one_name_to_the_letter_or_nobo
         assert await trial.tenant(trial.authority.issue(*names)) == (UNAUTHENTICATED, ""), what
 
 
+UNICODE = ("bücher.example", "\u0430lice", "\uff41lice", "alice\u202e", "alice\u200b", "ALİCE", "\U0001f600")
+"""Also a Cyrillic a, a wide one, and what cannot be seen."""
+
+
+async def test_a_name_beyond_ascii_is_nobodys_however_much_it_looks_like_a_tenants(trial: Trial) -> None:
+    """In UTF-8, which no DNS name has, or in Latin-1: it is not decoded in one way here and in another there."""
+    for name in (*(text.encode() for text in UNICODE), "bücher".encode("latin-1"), b"alice\x80", b"\xff\xfe"):
+        assert await trial.tenant(trial.authority.issue(raw_host=name)) == (UNAUTHENTICATED, ""), name
+    assert await trial.tenant(trial.authority.issue(raw_host=b"alice")) == (OK, "alice")
+
+
 async def test_a_name_that_begins_like_anothers_finds_none_of_its_areas(trial: Trial) -> None:
     """Not by its own area's name either: what a tenant is called ends where no name goes on."""
     areas = ("x", "/b|x", "b|x", "|x")
@@ -257,6 +268,23 @@ async def test_an_intermediate_that_leaves_the_file_ends_nobody_whose_root_stays
     trial.believe(trial.authority, between)
     trial.believe(trial.authority)
     assert await trial.tenant(between.issue(host("alice"), chain=[between])) == (OK, "alice")
+
+
+async def test_an_authority_that_expires_ends_the_streams_of_its_clients(trial: Trial) -> None:
+    """Though their own certificates go on, and another authority does; new connections are refused by TLS."""
+    ending = Issuer("ending", expires=datetime(2998, 1, 1, tzinfo=UTC))
+    trial.believe(trial.authority, ending)
+    theirs, ours = trial.connect(ending.issue(host("theirs"))), trial.connect(trial.authority.issue(host("ours")))
+    async with theirs.channel, ours.channel:
+        stream, other = await open_stream(theirs), await open_stream(ours)
+        trial.served.server.access.now = lambda: datetime(2998, 1, 1, tzinfo=UTC)
+        trial.served.server.housekeeper.keep_house()
+        with pytest.raises(aio.AioRpcError, match="authority of the client's certificate has expired"):
+            await stream.read()
+        await other.write(pb.ExchangeRequest(header=header_message()))
+        assert await other.read()
+    trial.believe(trial.authority, Issuer("over", expires=LAST_YEAR))
+    assert await trial.tenant(Issuer("over", expires=LAST_YEAR).issue(host("alice"))) == (UNAVAILABLE, "")
 
 
 # Resumption
