@@ -27,6 +27,8 @@ LEASE_BYTES: Final = 1100
 """Of a claim: a slot that may have been a row, and its lease."""
 AREA_BYTES: Final = 512 << 10
 """Of an area: slots that are objects between two batches, counters, and its series in a scrape."""
+CALL_MESSAGES: Final = 3
+"""Of the largest, that a call may keep: what came, its answer, which its client does not read, and gRPC's copy."""
 CALL_BYTES: Final = 64 << 10
 """Of a call besides its messages."""
 REFUSED_CALL_BYTES: Final = 20 << 10
@@ -80,7 +82,7 @@ def memory_parts(config: ServerConfig, tenants: int, connections: int) -> Iterat
     yield part(f"slots, {config.slots_max}", config.slots_max, ROW_BYTES + 1, tenant_slots)
     yield part(f"areas, {config.areas_max}", config.areas_max, AREA_BYTES, tenant_areas)
     yield part(f"claims, {LEASES_MAX}", LEASES_MAX, LEASE_BYTES)
-    yield part(f"calls, {CALLS_MAX}", CALLS_MAX, 2 * message + WINDOW_BYTES + CALL_BYTES, tenant_calls)
+    yield part(f"calls, {CALLS_MAX}", CALLS_MAX, CALL_MESSAGES * message + WINDOW_BYTES + CALL_BYTES, tenant_calls)
     yield MemoryPart(f"calls being refused, {REFUSED_CALLS_MAX}", REFUSED_CALLS_MAX * REFUSED_CALL_BYTES, 0)
     each = CONNECTION_BYTES if config.tls_cert is None else TLS_CONNECTION_BYTES
     yield MemoryPart(f"connections, {connections}", connections * each, 0)

@@ -126,6 +126,8 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
                 "that is served to this host",
             )
         if not is_reopened:
+            # Its client's lives that are over, too: it may begin a new one with every call.
+            self._activity.forget_strangers({name: area.client for name, area in self._tier.areas.items()})
             log = self._log.of(tenant, "area_opened")
             log.info("area_opened", **_names(header), slots=area.slots, options=area.options._asdict(), **replaced)
         return pb.SwaponResponse(

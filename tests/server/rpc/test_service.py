@@ -88,6 +88,14 @@ async def refusal(call: Awaitable[object]) -> SwapTierError:
 # Areas
 
 
+async def test_a_client_that_begins_a_new_life_with_every_call_is_known_once(serve: Serve) -> None:
+    """Nothing of a life that is over is kept until the next housekeeping."""
+    served = await serve()
+    for epoch in range(1, 30):
+        await served.swapon(epoch=epoch)
+    assert len(served.server.activity) == 1
+
+
 async def test_swapon_tells_what_the_client_must_know(serve: Serve) -> None:
     """Epoch, page size and batch limit; a repeat keeps the pages."""
     served = await serve()
