@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from grpc import aio
 
-from swaptier_server.access.client_certificates import CertificateFacts, ClientAuthorities, read_shown
+from swaptier_server.access.client_certificates import RSA_BITS_MIN, CertificateFacts, ClientAuthorities, read_shown
 from swaptier_server.access.reloading import FromFiles
 from swaptier_server.access.tokens import TENANT_CHARACTERS_MAX, Holder, Tokens, TokensUnusable, parse_tokens
 from swaptier_server.errors import ConfigError
@@ -193,13 +193,20 @@ def _certificates(context: _Context) -> tuple[CertificateFacts, ...]:
     """Return what the client's certificate says, and what those say that it was shown with.
 
     Raises:
-        Unauthenticated: one cannot be read, though TLS took it. Definite.
+        Unauthenticated: one cannot be read, or its key is too weak, though TLS took it. Definite.
     """
     facts = context.auth_context()
     try:
-        return read_shown(b"".join(pem for kind in _CERTIFICATES for pem in facts.get(kind, ())))
+        shown = read_shown(b"".join(pem for kind in _CERTIFICATES for pem in facts.get(kind, ())))
     except ValueError as error:
         raise Unauthenticated(f"the client's certificate cannot be read: {error}; nothing was applied") from None
+    bits = shown[0].rsa_bits
+    if bits is not None and bits < RSA_BITS_MIN:
+        raise Unauthenticated(
+            f"the client's certificate has an RSA key of {bits} bits, which can be found; nothing was applied. "
+            f"{RSA_BITS_MIN} are the least"
+        )
+    return shown
 
 
 def _contradicts(caller: Caller, tokens: Tokens) -> bool:

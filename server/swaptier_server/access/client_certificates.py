@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+RSA_BITS_MIN: Final = 2048
+"""What every guideline asks for; TLS takes 1024."""
 CERTIFICATES_REMEMBERED_MAX: Final = 1024
 """Reading one takes some 20 us, at each call."""
 
@@ -28,6 +30,7 @@ _PEM = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----(.*?)-----END
 _SEQUENCE, _OCTETS, _UTC_TIME = 0x30, 0x04, 0x17
 _VERSION, _EXTENSIONS, _KEY_ID, _HOST, _URI = 0xA0, 0xA3, 0x80, 0x82, 0x86
 _SUBJECT_KEY, _AUTHORITY_KEY, _NAMES = b"\x55\x1d\x0e", b"\x55\x1d\x23", b"\x55\x1d\x11"
+_RSA = b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01"  # 1.2.840.113549.1.1.1
 _TEXT = {
     0x0C: "utf-8",
     0x13: "ascii",
@@ -52,6 +55,8 @@ class CertificateFacts(NamedTuple):
     """Its alternative names of this kind, whole, and whatever is in them."""
     hosts: tuple[bytes, ...] = ()
     """Of these, the DNS names."""
+    rsa_bits: int | None = None
+    """Of its key, if that is of RSA."""
 
 
 class ClientAuthorities:
@@ -149,7 +154,7 @@ def _read_certificate(der: bytes) -> CertificateFacts:
         fields = list(_elements(next(_elements(certificate.content)).content))
         if fields[0].tag == _VERSION:
             del fields[0]
-        _serial, _algorithm, issuer, validity, subject, *more = fields
+        _serial, _algorithm, issuer, validity, subject, key, *more = fields
         _, ends = _elements(validity.content)
         said = list(_extensions(more))
         key_ids = {kind: one.content for kind, one in said}
@@ -161,6 +166,7 @@ def _read_certificate(der: bytes) -> CertificateFacts:
             _time(ends),
             uris=tuple(one.content for kind, one in said if kind == _NAMES and one.tag == _URI),
             hosts=tuple(one.content for kind, one in said if kind == _NAMES and one.tag == _HOST),
+            rsa_bits=_rsa_bits(key),
         )
         _comparable(facts.subject), _comparable(facts.issuer)
     except (IndexError, StopIteration, UnicodeDecodeError) as error:
@@ -180,6 +186,15 @@ def _elements(der: bytes) -> Iterator[_Element]:
             raise IndexError("it ends too early")
         yield _Element(tag, der[start : start + size], der[at : start + size])
         at = start + size
+
+
+def _rsa_bits(key: _Element) -> int | None:
+    """Return the length of an RSA key; None of another."""
+    algorithm, bits = _elements(key.content)
+    if next(_elements(algorithm.content)).content != _RSA:
+        return None
+    modulus = next(_elements(next(_elements(bits.content[1:])).content))
+    return int.from_bytes(modulus.content, "big").bit_length()
 
 
 def _extensions(fields: Iterable[_Element]) -> Iterator[tuple[bytes, _Element]]:

@@ -228,6 +228,13 @@ async def test_what_tls_takes_is_let_in(trial: Trial) -> None:
         assert await trial.tenant(shown) == (OK, "alice")
 
 
+async def test_a_key_that_can_be_found_is_nobodys(trial: Trial) -> None:
+    """TLS takes 1024 bits of RSA."""
+    weak = rsa.generate_private_key(65537, 1024)  # noqa: S505 - that is what is tried
+    shown = trial.authority.issue(host("alice"), key=weak)
+    assert await trial.tenant(shown) == (UNAUTHENTICATED, "")
+
+
 # Authorities that change
 
 
