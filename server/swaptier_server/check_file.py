@@ -42,21 +42,15 @@ def _lines(path: Path, found: Inspection) -> Iterator[str]:
     if found.is_whole:
         yield "whole: a server starts on it and has all of this"
         return
-    for what in (found.refusal, *_of_log(found), *_of_areas(found.findings), *map(_of_pages, found.areas)):
+    for what in (found.refusal, *_of_file(found.findings), *map(_of_pages, found.areas)):
         if what is not None:
             yield f"damaged: {what}"
     yield f"lost: {_lost(found)}"
 
 
-def _of_log(found: Inspection) -> Iterator[str]:
-    if found.lost_log_pages:
-        yield (
-            f"the last {found.lost_log_pages} of {found.log_pages} changes in the log are torn, and the file is as it "
-            "was before them"
-        )
-
-
-def _of_areas(findings: Findings) -> Iterator[str]:
+def _of_file(findings: Findings) -> Iterator[str]:
+    if findings.torn_log_pages:
+        yield f"the last {findings.torn_log_pages} changes in the log are torn; the file is as it was before them"
     if findings.record is not None:
         yield f"the server's row is {findings.record}"
     if findings.damaged_areas:

@@ -17,6 +17,7 @@ from tests.server.test_main import run, running
 
 from swaptier_server.swapfile.backup import BackupFailed, BackupRefused
 from swaptier_server.swapfile.file import SqliteSwapFile
+from swaptier_server.swapfile.header import PAGE_BYTES
 
 
 async def backup(path: Path | str, to: Path) -> "subprocess.CompletedProcess[str]":
@@ -176,3 +177,17 @@ def test_a_copy_whose_file_was_replaced_fails_and_leaves_the_other_file(tmp_path
     assert not (tmp_path / "copy").exists()
     [part] = tmp_path.glob("copy.*.part")
     assert part.read_bytes() == b"other"
+
+
+def test_there_is_no_copy_of_a_tree_that_was_damaged_under_its_server(tmp_path: Path) -> None:
+    """The copy is checked before it gets its name: it would be a device that no server starts on."""
+    with SqliteSwapFile(tmp_path / "swap") as file:
+        file.begin_life(1)
+        (root,) = file._db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'areas'").fetchone()
+        with (tmp_path / "swap").open("r+b") as disk:
+            disk.seek((root - 1) * PAGE_BYTES)
+            disk.write(bytes(PAGE_BYTES))
+        file._db.execute("PRAGMA shrink_memory")
+        with pytest.raises(BackupFailed, match="there is no copy of what is damaged"):
+            file.back_up(tmp_path / "copy", lambda _remaining, _total: True)
+        assert names(tmp_path) == ["swap", "swap-wal"]

@@ -14,7 +14,7 @@ from tests.server.test_main import run, running
 from swaptier_server.check_file import check_file
 from swaptier_server.swapfile.file import SqliteSwapFile
 from swaptier_server.swapfile.header import LOG_HEADER_BYTES
-from swaptier_server.swapfile.log import believed_pages
+from swaptier_server.swapfile.log import pages_and_torn
 from swaptier_wire.process.exit_status import ExitStatus
 
 
@@ -66,18 +66,21 @@ def test_what_is_damaged_is_named_and_counted(tmp_path: Path, statement: str, sa
     assert state(tmp_path) == before
 
 
-def test_a_torn_log_is_named(tmp_path: Path) -> None:
+def test_a_torn_log_is_named_by_the_check_and_by_the_start(tmp_path: Path) -> None:
     """SQLite believes no change in it from the first on that is not what was written."""
     killed(tmp_path / "swap")
     log = tmp_path / "swap-wal"
-    pages, believed = believed_pages(log)
-    assert pages == believed > 0
+    pages, torn = pages_and_torn(log)
+    assert pages > 1
+    assert torn == 0
     content = bytearray(log.read_bytes())
     content[LOG_HEADER_BYTES + 100] ^= 1
     log.write_bytes(content)
     status, lines = check_file(tmp_path / "swap")
     assert status == ExitStatus.VERDICT
-    assert f"of {pages} changes in the log are torn" in "\n".join(lines)
+    assert f"the last {pages} changes in the log are torn" in "\n".join(lines)
+    with SqliteSwapFile(tmp_path / "swap") as file:
+        assert file.findings.torn_log_pages == pages
 
 
 def test_a_damaged_tree_is_named_with_what_can_be_read(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Final
 
 from swaptier_server.swapfile.header import VERSION_AT, VERSION_BYTES, with_open
 from swaptier_server.swapfile.place import OWNER_ONLY
+from swaptier_server.swapfile.whole import format_of, why_not_whole
 
 STEP_PAGES: Final = 64
 """Of SQLite, 4 KiB each, between two looks at whether the copy shall go on."""
@@ -81,6 +82,12 @@ def _copy(source: sqlite3.Connection, part: Path, go_on: Callable[[int, int], bo
         copy.execute("PRAGMA journal_mode = OFF").fetchone()
         copy.execute("PRAGMA synchronous = OFF")
         source.backup(copy, pages=STEP_PAGES, progress=step, sleep=BUSY_SECONDS)
+        try:
+            why = why_not_whole(copy, format_of(copy, part))
+        except sqlite3.Error as error:
+            why = str(error)
+        if why is not None:
+            raise BackupFailed(f"there is no copy of what is damaged: {why}")
         if copy.execute("PRAGMA auto_vacuum").fetchone() == (
             0,
         ):  # made by an older version, which never gave room back

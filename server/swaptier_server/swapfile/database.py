@@ -71,6 +71,8 @@ class SwapFileDatabase:
         self._log: Final = Log(path)
         self._changes_seen = 0
         self._is_with_a_thread = False
+        self.torn_log_pages = 0
+        """Of the log that was found; see `record.Findings`."""
         self._is_usable = False
         self._is_left_open = False
         """The file says that a server has it, and its log is needed."""
@@ -286,7 +288,8 @@ class SwapFileDatabase:
         db.execute("BEGIN EXCLUSIVE")
         db.execute("COMMIT")
         # What a server left that was killed; on a full disk it can be in the way of all that is to be written.
-        self._bring_in_the_log()
+        used = self._bring_in_the_log()
+        self.torn_log_pages = self._log.torn_pages(used)
         self._is_usable = True
 
     def _number(self, name: str) -> int:
@@ -316,11 +319,16 @@ class SwapFileDatabase:
         statement = f"SELECT count(*) FROM pages WHERE number IN ({marks})"  # noqa: S608 - of question marks
         return bool(self.connection.execute(statement, pages).fetchone()[0] == len(pages))
 
-    def _bring_in_the_log(self) -> None:
-        """Bring what is in the log into the file, if it can be; what is not stays in the log and is as good there."""
+    def _bring_in_the_log(self) -> int:
+        """Bring what is in the log into the file, if it can be; what is not stays in the log and is as good there.
+
+        Return how many pages of the log are believed, 0 when it cannot be told.
+        """
+        used = 0
         with suppress(sqlite3.Error):
-            self.connection.execute("PRAGMA wal_checkpoint").fetchone()
+            used = max(self.connection.execute("PRAGMA wal_checkpoint").fetchone()[1], 0)
         self._place.note_sizes()
+        return used
 
     def _begin_log_anew(self) -> None:
         """Bring all that is in a log that was removed into the file, and begin another."""

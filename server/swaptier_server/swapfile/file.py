@@ -52,6 +52,7 @@ class SqliteSwapFile:
         self._db: Final = self._database.connection
         try:
             self._register: Final = Register(self._database)
+            self.findings.torn_log_pages = self._database.torn_log_pages
         except (DeviceError, UnknownOptions) as error:
             self.close()
             raise SwapFileUnusable(f"cannot use the swap file {path}: {error}") from error

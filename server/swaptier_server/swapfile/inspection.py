@@ -15,13 +15,13 @@ import sqlite3
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 from urllib.parse import quote
 
-from swaptier_server.swapfile.log import believed_pages
+from swaptier_server.swapfile.log import pages_and_torn
 from swaptier_server.swapfile.place import SwapFileDamaged, SwapFilePlace, SwapFileUnusable
 from swaptier_server.swapfile.record import Findings
 from swaptier_server.swapfile.register import read, rising
@@ -79,14 +79,12 @@ class Inspection:
     """Of the areas as a whole: pages are counted in theirs."""
     refusal: str | None = None
     """Why no server starts on it."""
-    lost_log_pages: int = 0
-    """Of SQLite, behind the first in the log that is not what was written."""
 
     @property
     def is_whole(self) -> bool:
         """Nothing is damaged."""
         damaged = any(area.damaged_pages for area in self.areas)
-        return not (self.refusal or self.findings or self.lost_log_pages or damaged)
+        return not (self.refusal or self.findings or damaged)
 
 
 def inspect(path: Path) -> Inspection:
@@ -126,8 +124,7 @@ def _readable(path: Path, found: Inspection) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(location, uri=True, isolation_level=None)) as db:
             yield db
         return
-    found.log_pages, believed = believed_pages(log)
-    found.lost_log_pages = found.log_pages - believed
+    found.log_pages, found.findings.torn_log_pages = pages_and_torn(log)
     with closing(_open_copy(path, log)) as db:
         yield db
 
@@ -180,7 +177,8 @@ def _inspect(db: sqlite3.Connection, path: Path, found: Inspection) -> None:
 
     try:
         believed, _ = read(rows)
-        found.findings, found.epoch = believed.findings, believed.record.epoch
+        torn = found.findings.torn_log_pages
+        found.findings, found.epoch = replace(believed.findings, torn_log_pages=torn), believed.record.epoch
         for area in believed.areas.values():
             found.areas.append(inspected := AreaInspection(area.saved))
             _inspect_pages(db, area, inspected)

@@ -31,6 +31,8 @@ class Findings:
     """Pages of no area that was open or closed. They were deleted."""
     record: str | None = None
     """What is wrong with the server's row."""
+    torn_log_pages: int = 0
+    """Of SQLite, at the end of the log, behind a write that was lost or damaged. The file is as it was before them."""
 
     def __bool__(self) -> bool:
         return self != Findings()

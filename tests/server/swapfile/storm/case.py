@@ -18,8 +18,9 @@ from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 from tests.server.swapfile.storm.damage import DAMAGES, Struck
-from tests.server.swapfile.storm.world import Hosts, Life, Owner, World, make_world, put_back
+from tests.server.swapfile.storm.world import Hosts, Life, Owner, World, make_world, put_back, snapshot
 
+from swaptier_server.check_file import check_file
 from swaptier_server.swapfile.file import SwapFileUnusable
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.device import DeviceError
@@ -28,6 +29,7 @@ from swaptier_server.tier.load import check_load, load
 from swaptier_server.tier.slot import DEVICE_STATES, POOL_STATES
 from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import SwapTierError
+from swaptier_wire.process.exit_status import ExitStatus
 from swaptier_wire.types import NO_GENERATION, STORE_OUTCOMES, ZERO_PAGE, LoadMode, LoadReply, Outcome
 
 CASES_PER_WORLD: Final = 25
@@ -109,6 +111,7 @@ def _strike_and_judge(struck: Struck, names: Sequence[str], state: str, judged: 
         struck = struck._replace(server=life.file._db)
     for name in names:
         DAMAGES[name](struck)
+    is_whole = state != "running" and _is_whole(struck.path)
     if state == "running":
         _judge_life(life, judged)
         life.end(drains=chance.random() < DRAINS)
@@ -118,10 +121,36 @@ def _strike_and_judge(struck: Struck, names: Sequence[str], state: str, judged: 
         except REFUSED as error:
             if "\n" in str(error) or not str(error):
                 raise Wrong(f"refused in other than one line: {error}") from error
+            if is_whole:
+                raise Wrong(f"check-file called it whole, and the start refused it: {error}") from error
             judged.counts["refused"] += 1
             return
+        if is_whole and (life.file.findings or (epoch == FIRST_EPOCH + 1 and _damaged_pages(life))):
+            raise Wrong(f"check-file called it whole, and the start found {life.file.findings}")
         _judge_life(life, judged)
         life.end(drains=chance.random() < DRAINS)
+
+
+def _is_whole(path: Path) -> bool:
+    """Ask check-file, which changes nothing.
+
+    Raises:
+        Wrong: it has changed something.
+    """
+    before = snapshot(path)
+    status, lines = check_file(path)
+    if snapshot(path) != before:
+        raise Wrong("check-file changed a file")
+    if not lines or any("\n" in line for line in lines):
+        raise Wrong(f"check-file said other than lines: {lines}")
+    return status == ExitStatus.AS_SPECIFIED
+
+
+def _damaged_pages(life: Life) -> int:
+    """Return how many pages that a server has after its start are answered with ERROR."""
+    shared = LoadMode.SHARED
+    replies = (_load(area, offset, shared, None) for area in life.tier.areas.values() for offset in range(area.slots))
+    return sum(reply.outcome is Outcome.ERROR for reply in replies)
 
 
 def _judge_life(life: Life, judged: Judged) -> None:
