@@ -28,7 +28,6 @@ NOT_SHOWN = {
     "swaptier_tier_leases_begun_total": "loads by mode show the claims",
     "swaptier_tier_acknowledges_total": "one for each page claimed into a swapcache",
     "swaptier_floods_total": "for an alert; the log names the caller",
-    "swaptier_floods_under_way": "for an alert; the log names the caller",
     "swaptier_log_lines_left_out_total": "the log says it in its place",
     "swaptier_store_rescued_total": "shown as duplication, cause store_rescued",
     "swaptier_stores_total": "the tier's own count, by outcome, is shown",
