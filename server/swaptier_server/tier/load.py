@@ -18,8 +18,9 @@ from swaptier_server.tier.area import Area
 from swaptier_server.tier.counters import DeviceSource
 from swaptier_server.tier.device import DeviceError
 from swaptier_server.tier.page import DecodeError, SameFilled, StoredPage, decode
-from swaptier_server.tier.read_back import read_back
+from swaptier_server.tier.read_back import device_has, read_back
 from swaptier_server.tier.slot import HANDED_OFF_STATES, LOST_REASONS, POOL_STATES, Slot, SlotEvent, SlotState
+from swaptier_server.tier.write_back import give_up_entry
 from swaptier_wire.errors import LimitReached
 from swaptier_wire.types import NO_GENERATION, LoadMode, LoadReply, Outcome, Reason, SlotReply
 
@@ -97,6 +98,10 @@ def load(
     wanted = generation if require_generation else None
     if slot is not None and slot.state is _POOLED:
         reply = _load_entry(area, slot, wanted, mode, request_id)
+        if reply.outcome is _ERROR and slot.is_backed and device_has(area, slot):
+            # What was written through is the page, whole: it is the one to answer, and to keep.
+            give_up_entry(area, slot)
+            reply = _load_without_entry(area, offset, slot, wanted, pool_only, mode, request_id)
     elif slot is not None and slot.state in HANDED_OFF_STATES:
         if mode is _CLAIM and slot.claimant == request_id:
             return _replay(area, slot, wanted, pool_only)

@@ -108,11 +108,17 @@ def _write_back_slots(area: Area, slots: Sequence[Slot]) -> WrittenBack:
             return WrittenBack(failed=len(slots))
     for slot in slots:
         slot.device_generation = slot.generation
-        area.end_page(slot)
-        slot.step(SlotEvent.DROPPED_BY_POOL)
-        area.device_pages += 1
-    area.counters.written_back_pages += len(slots)
+        give_up_entry(area, slot)
     return WrittenBack(written=len(slots))
+
+
+def give_up_entry(area: Area, slot: Slot) -> None:
+    """Drop the entry of a POOLED *slot*, whose page the device has, from the pool."""
+    assert slot.is_backed, f"{slot} is in the pool alone"
+    area.end_page(slot)
+    slot.step(SlotEvent.DROPPED_BY_POOL)
+    area.device_pages += 1
+    area.counters.written_back_pages += 1
 
 
 def _have_device_pages(area: Area, slots: Sequence[Slot]) -> bool:

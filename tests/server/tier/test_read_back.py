@@ -11,7 +11,7 @@ from swaptier_server.tier.area import Durability
 from swaptier_server.tier.device import DeviceError, DeviceFault, MemoryDevice
 from swaptier_server.tier.free import acknowledge, invalidate
 from swaptier_server.tier.load import load
-from swaptier_server.tier.page import StoredPage, stored_page
+from swaptier_server.tier.page import Raw, StoredPage, stored_page
 from swaptier_server.tier.slot import DEVICE_STATES, POOL_STATES, SlotState
 from swaptier_server.tier.store import store_many
 from swaptier_server.tier.swap_file import MemorySwapFile
@@ -156,6 +156,39 @@ def test_an_entry_is_given_up_only_where_the_device_has_the_page_that_it_took_be
     assert write_back(pages.area, 0)
     assert pages.area.held(0).state is SlotState.ON_DEVICE
     assert pages.exact() == PAGE
+    pages.check(errors=1)
+
+
+@pytest.mark.parametrize("mode", LoadMode)
+@pytest.mark.parametrize("is_exact", [False, True])
+def test_an_entry_that_is_damaged_gives_way_to_the_copy_that_was_written_through(
+    mode: LoadMode, is_exact: bool
+) -> None:
+    """It was an error, with the page at hand."""
+    pages = Pages(pool=1 << 20, writes_through=True)
+    slot = pages.area.slot(0)
+    assert slot.entry is not None
+    slot.entry = slot.entry._replace(encoded=Raw(OTHER))
+    reply = load(pages.area, 0, GENERATION, mode, request_id=7, require_generation=is_exact)
+    assert (reply.outcome, reply.generation, reply.page) == (Outcome.DEVICE, GENERATION, PAGE)
+    assert pages.area.counters.load_errors[Reason.CHECKSUM] == 1
+    pages.check(errors=0)
+    assert acknowledge(pages.area, 0, GENERATION, 7).outcome is (
+        Outcome.ACKNOWLEDGED if mode is LoadMode.CLAIM else Outcome.LEASE_ENDED
+    )
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_an_entry_that_is_damaged_stays_an_error_where_the_device_has_lost_the_page(
+    lie: Callable[[MemoryDevice], None],
+) -> None:
+    pages = Pages(pool=1 << 20, writes_through=True)
+    slot = pages.area.slot(0)
+    assert slot.entry is not None
+    slot.entry = slot.entry._replace(encoded=Raw(OTHER))
+    lie(pages.device)
+    assert load(pages.area, 0, GENERATION, LoadMode.CLAIM).reason is Reason.CHECKSUM
+    assert slot.state is SlotState.POOLED
     pages.check(errors=1)
 
 
