@@ -21,7 +21,7 @@ from swaptier_server.memory import memory_lines, share_line
 from swaptier_server.rpc.descriptors import connections_max
 from swaptier_server.shares import tenants_expected
 from swaptier_server.swapfile.medium import ROOM_BYTES, has_room
-from swaptier_server.swapfile.place import is_folder_open
+from swaptier_server.swapfile.place import SwapFileUnusable, check_new, is_folder_open
 from swaptier_wire.descriptors import raise_limit
 
 
@@ -132,7 +132,7 @@ def _check_device(config: ServerConfig) -> Iterator[Finding]:
         return
     path = Path(config.device.path)
     folder = path.absolute().parent
-    if path.exists():
+    if os.path.lexists(path):
         swap_file = open_swap_file(config)
         assert swap_file is not None, "it has a path"
         swap_file.close()
@@ -146,6 +146,11 @@ def _check_device(config: ServerConfig) -> Iterator[Finding]:
         )
         return
     else:
+        try:
+            check_new(path, "is not there")
+        except SwapFileUnusable as error:
+            yield Finding(f"--device: {error}", is_problem=True)
+            return
         yield Finding(f"device: {path} will be made")
     if is_folder_open(folder):
         yield Finding(f"--device: every user of this machine may remove and replace files in {folder}; see chmod")

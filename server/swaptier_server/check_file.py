@@ -9,7 +9,6 @@ from pathlib import Path
 from swaptier_server.swapfile.inspection import AreaInspection, Inspection, NoRoomToCopy, SwapFileInUse, inspect
 from swaptier_server.swapfile.place import SwapFileUnusable
 from swaptier_server.swapfile.record import Findings
-from swaptier_wire.command_line.sizes import size_text
 from swaptier_wire.process.endings import one_line
 from swaptier_wire.process.exit_status import ExitStatus
 
@@ -31,13 +30,13 @@ def check_file(path: Path) -> tuple[int, list[str]]:
 
 
 def _lines(path: Path, found: Inspection) -> Iterator[str]:
-    log = f", log of {size_text(found.log_bytes)} with {found.log_pages} changes" if found.log_bytes else ""
-    yield f"{path}: format {found.format or 'unknown'}, epoch {found.epoch}, {size_text(found.file_bytes)}{log}"
+    log = f", log of {found.log_bytes} bytes with {found.log_pages} changes" if found.log_bytes else ""
+    yield f"{path}: format {found.format or 'unknown'}, epoch {found.epoch}, {found.file_bytes} bytes{log}"
     for inspected in found.areas:
         area = inspected.area
         yield (
             f"area {area.name!r} of client {area.client.id!r}, epoch {area.client.epoch}: {area.slots} slots, "
-            f"{inspected.pages} pages, {size_text(inspected.page_bytes)}"
+            f"{inspected.pages} pages, {inspected.page_bytes} bytes"
         )
     if found.is_whole:
         yield "whole: a server starts on it and has all of this"

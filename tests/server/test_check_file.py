@@ -66,15 +66,16 @@ def test_what_is_damaged_is_named_and_counted(tmp_path: Path, statement: str, sa
     assert state(tmp_path) == before
 
 
-def test_a_torn_log_is_named_by_the_check_and_by_the_start(tmp_path: Path) -> None:
-    """SQLite believes no change in it from the first on that is not what was written."""
+@pytest.mark.parametrize("place", [16, 30, LOG_HEADER_BYTES + 8, LOG_HEADER_BYTES + 16, LOG_HEADER_BYTES + 100])
+def test_a_torn_log_is_named_by_the_check_and_by_the_start(tmp_path: Path, place: int) -> None:
+    """In its head's salt or checksum, in a page's or in a page: SQLite believes no change from there on."""
     killed(tmp_path / "swap")
     log = tmp_path / "swap-wal"
     pages, torn = pages_and_torn(log)
     assert pages > 1
     assert torn == 0
     content = bytearray(log.read_bytes())
-    content[LOG_HEADER_BYTES + 100] ^= 1
+    content[place] ^= 1
     log.write_bytes(content)
     status, lines = check_file(tmp_path / "swap")
     assert status == ExitStatus.VERDICT

@@ -156,6 +156,7 @@ def test_a_device_without_room_to_grow_is_pointed_out(tmp_path: Path) -> None:
         ("{}/none/swap", "there is no folder"),
         ("{}", "Is a directory"),
         ("{}/diary", "no swap file; it was not changed. Name another file"),
+        ("{}/moved", "has pages of a file that was there"),
     ],
 )
 def test_a_device_that_cannot_be_had_is_told_by_the_check_as_by_the_start(
@@ -163,6 +164,8 @@ def test_a_device_that_cannot_be_had_is_told_by_the_check_as_by_the_start(
 ) -> None:
     """One line with the flag, the path and what is wrong; no number of an error, no traceback."""
     (tmp_path / "diary").write_text("dear diary\n" * 1000)
+    (tmp_path / "moved-wal").touch(0o600)
+    (tmp_path / "moved-wal").write_bytes(b"pages")
     flags = (*ANYWHERE, "--device", f"sqlite:{device.format(tmp_path)}")
     for result in (run("check-config", *flags), run(*flags)):
         assert result.returncode == 2

@@ -54,27 +54,34 @@ def pages_and_torn(path: Path, used: int = 0) -> tuple[int, int]:
     Raises:
         OSError: it cannot be read.
     """
-    pages, believed = _pages_and_believed(path, used)
-    torn = pages - believed
-    return pages, torn if torn > 1 else 0
-
-
-def _pages_and_believed(path: Path, used: int) -> tuple[int, int]:
     with path.open("rb") as log:
         head = log.read(_HEAD_BYTES)
-        pages = _salt_and_pages(log.fileno())[1]
-        if used >= pages:
-            return pages, pages
+        if not head.strip(b"\0"):
+            return 0, 0
         order = ">" if head[3] & 1 else "<"
         sums = _checksum((0, 0), head[:_HEAD_SUMMED], order)
-        if struct.pack(">II", *sums) != head[_HEAD_SUMMED:]:
-            return pages, 0
+        is_whole = struct.pack(">II", *sums) == head[_HEAD_SUMMED:]
+        salts = _salts(log.fileno())
+        salt = head[_HEAD_SALT : _HEAD_SALT + _SALT_BYTES] if is_whole else next(iter(salts), b"")
+        pages = max((page for page, its_salt in enumerate(salts, 1) if its_salt == salt), default=0)
+        if not is_whole or used >= pages:
+            return pages, 0 if is_whole else pages
         for page in range(pages):
             frame = log.read(_FRAME_BYTES)
             sums = _checksum(sums, frame[:_FRAME_SALT] + frame[_FRAME_HEAD_BYTES:], order)
-            if struct.pack(">II", *sums) != frame[_FRAME_SALT + _SALT_BYTES : _FRAME_HEAD_BYTES]:
-                return pages, page
-    return pages, pages
+            if frame[_FRAME_SALT:_FRAME_HEAD_BYTES] != salt + struct.pack(">II", *sums):
+                return pages, 0 if page == pages - 1 else pages - page
+    return pages, 0
+
+
+def _salts(log: int) -> list[bytes]:
+    """Return the salt of each frame of a log.
+
+    Raises:
+        OSError: the disk does not read.
+    """
+    frames = max(os.fstat(log).st_size - _HEAD_BYTES, 0) // _FRAME_BYTES
+    return [os.pread(log, _SALT_BYTES, _HEAD_BYTES + frame * _FRAME_BYTES + _FRAME_SALT) for frame in range(frames)]
 
 
 def _checksum(sums: tuple[int, int], content: bytes, order: str) -> tuple[int, int]:

@@ -126,7 +126,7 @@ class SwapFilePlace:
         if not os.path.lexists(path):
             if new_file is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            _check_new(path, "is not there")
+            check_new(path, "is not there")
             # SQLite would make the file for everyone to read; those beside it get the same mode as this.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, OWNER_ONLY))
         _check_what_is_there(path, new_file)
@@ -208,7 +208,7 @@ def _check_what_is_there(path: Path, new_file: bytes | None) -> None:
     descriptor = os.open(path, (os.O_RDONLY if new_file is None else os.O_RDWR) | os.O_NOFOLLOW)
     try:
         if os.fstat(descriptor).st_size == 0:
-            _check_new(path, "is empty")
+            check_new(path, "is empty")
             if new_file is None:
                 raise SwapFileUnusable(f"cannot use the swap file: {path} is empty: a server has never begun on it")
             _make_ours(path, descriptor, new_file)
@@ -228,8 +228,12 @@ def _make_ours(path: Path, descriptor: int, new_file: bytes) -> None:
         os.fsync(descriptor)
 
 
-def _check_new(path: Path, what: str) -> None:
-    """Refuse to begin anew at *path* beside a log that has pages: SQLite would delete it."""
+def check_new(path: Path, what: str) -> None:
+    """Refuse to begin anew at *path*, where *what* is the case, beside a log that has pages: SQLite would delete it.
+
+    Raises:
+        SwapFileUnusable: as said.
+    """
     for end in ("-wal", "-journal"):
         side = Path(f"{path}{end}")
         if side.exists() and side.stat().st_size:
