@@ -25,8 +25,8 @@ from swaptier_server.tier.swap_file import SavedArea, SavedPage
 from swaptier_wire.errors import InvalidRequest, UnknownArea
 from swaptier_wire.types import EPOCH_MAX, NO_GENERATION, Outcome, SlotReply
 
-SLOTS_FORGOTTEN_MAX: Final = 1024
-"""Slots of a closed area that are forgotten in one go, unless said otherwise: some 2 ms."""
+SLOTS_FORGOTTEN_MAX: Final = 256
+"""Slots of a closed area that are forgotten in one go, unless said otherwise: some 0.5 ms."""
 
 
 class Durability(Enum):

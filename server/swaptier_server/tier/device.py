@@ -100,34 +100,46 @@ class BackingDevice(Protocol):
         """Make the slots read as unwritten, in one go. Cannot fail. Models: zram's slot free."""
 
 
+CHUNK_SLOTS: Final = 4096
+"""Of a MemoryDevice, in one dictionary. One of all slots grows by copying itself: 30 ms in one go at 700,000 pages."""
+
+
 class MemoryDevice:
     """A device in memory. Cannot fail, and is gone with the process."""
 
     incarnation: Final = 0
 
     def __init__(self) -> None:
-        self._pages: dict[int, StoredPage] = {}
+        self._chunks: Final[dict[int, dict[int, StoredPage]]] = {}
+        """Pages by slot, by the slot // CHUNK_SLOTS."""
 
     def read(self, offset: int) -> StoredPage:
         """Return what the slot has; UNWRITTEN until it is written."""
-        return self._pages.get(offset, UNWRITTEN)
+        chunk = self._chunks.get(offset // CHUNK_SLOTS)
+        return UNWRITTEN if chunk is None else chunk.get(offset, UNWRITTEN)
 
     def write(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
         """Overwrite the slots."""
-        self._pages.update(pages)
+        for offset, page in pages:
+            self._chunks.setdefault(offset // CHUNK_SLOTS, {})[offset] = page
 
     def drop(self, *offsets: int) -> None:
         """Make the slots read as unwritten."""
         for offset in offsets:
-            self._pages.pop(offset, None)
+            self._chunks.get(offset // CHUNK_SLOTS, {}).pop(offset, None)
 
     def forget(self, pages_max: int) -> int:
         """Forget so many pages, whichever; return how many there were. For a device that nothing reads any more."""
-        forgotten = min(pages_max, len(self._pages))
-        for _ in range(forgotten):
-            self._pages.popitem()
+        forgotten = 0
+        while forgotten < pages_max and self._chunks:
+            number, chunk = self._chunks.popitem()
+            while chunk and forgotten < pages_max:
+                chunk.popitem()
+                forgotten += 1
+            if chunk:
+                self._chunks[number] = chunk
         return forgotten
 
     def written(self) -> dict[int, StoredPage]:
         """Return every page that is there, by slot."""
-        return dict(self._pages)
+        return {offset: page for chunk in self._chunks.values() for offset, page in chunk.items()}

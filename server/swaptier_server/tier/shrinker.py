@@ -21,8 +21,8 @@ from swaptier_server.tier.slot import Slot
 from swaptier_server.tier.write_back import CLUSTER_PAGES, RECLAIM_RETRIES_MAX, write_back_all, write_back_oldest
 from swaptier_wire.types import PAGE_BYTES
 
-SHRINK_PAGES_MAX: Final = 256
-"""Pages written in one call, unless said otherwise: a few milliseconds on a device that is a file."""
+SHRINK_PAGES_MAX: Final = 64
+"""Pages written in one call, unless said otherwise: half a millisecond on a device that is a file."""
 
 
 class DrainProgress(NamedTuple):

@@ -16,8 +16,8 @@ from typing import Final, NamedTuple, Protocol
 from swaptier_server.tier.device import BackingDevice, MemoryDevice
 from swaptier_wire.types import AreaOptions
 
-SWEEP_PAGES_MAX: Final = 256
-"""Pages of forgotten areas that are deleted in one go, unless said otherwise: some 2 ms."""
+SWEEP_PAGES_MAX: Final = 128
+"""Pages of forgotten areas that are deleted in one go, unless said otherwise: some 1 ms."""
 
 
 class Client(NamedTuple):
