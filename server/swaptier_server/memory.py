@@ -25,7 +25,7 @@ DEVICE_PAGE_BYTES: Final = 450
 """Of a page on a device in memory besides its bytes."""
 LEASE_BYTES: Final = 1100
 """Of a claim: a slot that may have been a row, and its lease."""
-AREA_BYTES: Final = 512 << 10
+AREA_BYTES: Final = 1 << 20
 """Of an area: slots that are objects between two batches, counters, and its series in a scrape."""
 CALL_MESSAGES: Final = 3
 """Of the largest, that a call may keep: what came, its answer, which its client does not read, and gRPC's copy."""

@@ -72,11 +72,6 @@ class Part:
             return ""
         return f", {self.used} by this tenant, for whom {self.bound.reserved} are reserved"
 
-    def beyond(self, amount: int) -> int:
-        """Return what of *amount* more would be lent."""
-        reserved = self.bound.reserved
-        return max(0, self.used + amount - reserved) - max(0, self.used - reserved)
-
     def room(self) -> int:
         """Return how much more it may take."""
         bound = self.bound
@@ -84,15 +79,20 @@ class Part:
 
     def may_take(self, amount: int) -> bool:
         """Tell whether it may take *amount* more."""
-        beyond = self.beyond(amount)
-        return beyond <= 0 or self.bound.lent + beyond <= self.bound.lendable
+        bound = self.bound
+        over = self.used + amount - bound.reserved
+        return over <= 0 or bound.lent + min(over, amount) <= bound.lendable
 
     def take(self, amount: int) -> None:
         """Take *amount*, allowed or not, or give it back if it is negative."""
-        before = self.over
+        bound, before = self.bound, self.used
         self.used += amount
-        self.bound.used += amount
-        self.bound.lent += self.over - before
+        bound.used += amount
+        reserved = bound.reserved
+        if not reserved:
+            bound.lent += amount
+        elif before > reserved or before + amount > reserved:
+            bound.lent += max(0, before + amount - reserved) - max(0, before - reserved)
 
 
 class Bounds(NamedTuple):

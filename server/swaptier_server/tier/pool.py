@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from swaptier_server.tier.account import Account, Bounds
+from swaptier_server.tier.account import Account, Bounds, Part
 from swaptier_server.tier.slot import Slot
 
 SCANS_MAX: Final = 1024
@@ -115,25 +115,26 @@ class Pool:
 
         Models: zswap_check_limits(); `wants_shrink` is its queue_work().
         """
-        if account.pool_bytes.beyond(length) or account.pool_entries.beyond(1):
-            self._look_at_limits(account, length)
-            if self.reached_full:
-                self.wants_shrink = True
-                return False
-        account.pool_bytes.take(length)
-        account.pool_entries.take(1)
+        size, entries = account.pool_bytes, account.pool_entries
+        is_lent = size.used + length > self._bytes.reserved or entries.used >= self._entries.reserved
+        if is_lent and not self._may_lend(size, entries, length):
+            self.wants_shrink = True
+            return False
+        size.take(length)
+        entries.take(1)
         return True
 
-    def _look_at_limits(self, account: Account, length: int) -> None:
-        """See whether the pool can lend what an entry of *length* bytes needs."""
+    def _may_lend(self, size: Part, entries: Part, length: int) -> bool:
+        """Tell whether the pool lends what an entry of *length* bytes needs beside these parts of its tenant."""
         # The kernel refuses once it *is* at the limit, so one store may overshoot it by a page. Here a store that
         # would end above the limit is the one that hits it, so that `bytes <= bytes_max` always holds and a bound
         # given to an operator is a bound. The two differ by at most one page at the edge.
-        if not (account.pool_bytes.may_take(length) and account.pool_entries.may_take(1)):
+        if not (size.may_take(length) and entries.may_take(1)):
             self.limit_hits += 1
             self.reached_full = True
         elif self.reached_full and self.excess_bytes <= 0 and self.excess_entries <= 0:
             self.reached_full = False
+        return not self.reached_full
 
     def uncharge(self, account: Account, length: int) -> None:
         """Give back an entry that was charged."""

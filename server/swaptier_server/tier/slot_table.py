@@ -18,27 +18,33 @@ from swaptier_server.tier.page import SameFilled, StoredPage
 from swaptier_server.tier.slot import HANDED_OFF_STATES, LOST_REASONS, Slot, SlotState
 from swaptier_wire.types import NO_GENERATION, Outcome, Reason, SlotReply
 
-_ROW: Final = Struct("<QQQQBBB")
-"""Generation, store checksum, device generation, claimant or repeated word, state, outcome and reason of the reply."""
+_ROW: Final = Struct("<QQQQHB")
+"""Generation, store checksum, device generation, claimant or repeated word, reply to the store, state."""
 ROW_BYTES: Final = _ROW.size
 ROWS: Final = 256
 """In one piece: what a slot far from all others makes a server hold is ROWS times ROW_BYTES, 9 KB."""
-LOOSE_MAX: Final = 256
-"""Objects of one area that could be rows: those of a batch. A slot in use all the time stays an object."""
+LOOSE_MAX: Final = 1024
+"""Objects of one area that could be rows, besides those of a batch: some 0.5 MB. Slots in use stay objects,
+since to make a row and an object of it again costs 2 us."""
 
 PIECES_SEARCHED_MAX: Final = 16
 """In one search for pages that nothing needs: some 0.2 ms."""
 
 _DEVICE_GENERATION: Final = Struct("<Q")
 _DEVICE_GENERATION_AT: Final = 16
-_STATE_AT: Final = ROW_BYTES - 3
+_STATE_AT: Final = ROW_BYTES - 1
 _HAS_CLAIMANT: Final = 0x80
 _NO_ROW: Final = 0
 """As state of a row: there is none. NEVER_STORED, which no slot is in between two messages."""
 _STATES: Final = tuple(SlotState)
 _HOLD_NOTHING: Final = frozenset(LOST_REASONS) - {SlotState.NEVER_STORED}
-_OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
-_REASONS: Final = tuple(Reason)
+_FIT_A_ROW: Final = frozenset(SlotState) - {SlotState.NEVER_STORED, *HANDED_OFF_STATES}
+"""States that a row can say; POOLED only when the page is one repeated word."""
+_NO_REPLY: Final = 0
+_REPLIES: Final = {
+    _NO_REPLY: None,
+    **{outcome << 8 | reason: SlotReply(outcome, reason) for outcome in Outcome for reason in Reason},
+}
 
 
 class SlotTable:
@@ -52,8 +58,8 @@ class SlotTable:
         self._rows = 0
         self._unsearched: list[int] = []
         """Pieces that `take_stale()` has not seen in its present round."""
-        self._loose: Final[list[Slot]] = []
-        """Objects that may be packed; some were given a page since, and stay."""
+        self._loose: Final[dict[int, Slot]] = {}
+        """Objects that may be packed, by offset; some were given a page since, and stay."""
 
     def __len__(self) -> int:
         return len(self._objects) + self._rows
@@ -70,19 +76,19 @@ class SlotTable:
     def get(self, offset: int) -> Slot | None:
         """Return the slot to read and to change; None when it is not known."""
         slot = self._objects.get(offset)
-        if slot is None and self._state_of_row(offset) != _NO_ROW:
-            slot = self._objects[offset] = self._unpacked(offset)
-            self._pieces[offset // ROWS][offset % ROWS * ROW_BYTES + _STATE_AT] = _NO_ROW
-            self._rows -= 1
-            self._loose.append(slot)
+        if slot is None and (piece := self._pieces.get(offset // ROWS)) is not None:
+            state_at = offset % ROWS * ROW_BYTES + _STATE_AT
+            if piece[state_at] != _NO_ROW:
+                slot = self._objects[offset] = self._loose[offset] = self._unpacked(offset)
+                piece[state_at] = _NO_ROW
+                self._rows -= 1
         return slot
 
     def make(self, offset: int) -> Slot:
         """Return the slot to change, known from now on."""
         slot = self.get(offset)
         if slot is None:
-            slot = self._objects[offset] = Slot(self._area, offset)
-            self._loose.append(slot)
+            slot = self._objects[offset] = self._loose[offset] = Slot(self._area, offset)
         return slot
 
     def peek(self, offset: int) -> Slot | None:
@@ -126,7 +132,7 @@ class SlotTable:
 
     def may_be_packed(self, slot: Slot) -> None:
         """Note that *slot* is in a state that a row can say, or will be when its message is done."""
-        self._loose.append(slot)
+        self._loose[slot.offset] = slot
 
     def settle(self) -> None:
         """Make rows of what may be packed, if it is much. Called between messages."""
@@ -135,44 +141,35 @@ class SlotTable:
 
     def pack(self) -> None:
         """Make rows of what may be packed. Called between messages."""
-        for slot in self._loose:
-            if _fits_a_row(slot) and self._objects.get(slot.offset) is slot:
-                self._pack(slot)
+        objects, pieces = self._objects, self._pieces
+        for offset, slot in self._loose.items():
+            state, entry, shared = slot.state, slot.entry, slot.claimant
+            if state not in _FIT_A_ROW or (entry is not None and entry.length) or objects.get(offset) is not slot:
+                continue
+            packed = state if shared is None else state | _HAS_CLAIMANT
+            if entry is not None and isinstance(entry.encoded, SameFilled):
+                shared = entry.encoded.word  # a page in the pool that is not handed off has no claimant
+            reply = slot.store_reply
+            said = _NO_REPLY if reply is None else reply.outcome << 8 | reply.reason
+            piece = pieces.get(offset // ROWS)
+            if piece is None:
+                piece = pieces[offset // ROWS] = bytearray(ROWS * ROW_BYTES)
+            row = (slot.generation, slot.store_checksum, slot.device_generation, shared or 0, said, packed)
+            _ROW.pack_into(piece, offset % ROWS * ROW_BYTES, *row)
+            del objects[offset]
+            self._rows += 1
         self._loose.clear()
 
-    def _pack(self, slot: Slot) -> None:
-        entry, claimant = slot.entry, slot.claimant
-        # A page in the pool that is not handed off has no claimant.
-        shared = entry.encoded.word if entry is not None and isinstance(entry.encoded, SameFilled) else claimant
-        state = slot.state | (_HAS_CLAIMANT if claimant is not None else 0)
-        reply = slot.store_reply
-        outcome, reason = (0, Reason.NONE) if reply is None else (reply.outcome, reply.reason)
-        number, row = divmod(slot.offset, ROWS)
-        piece = self._pieces.get(number)
-        if piece is None:
-            piece = self._pieces[number] = bytearray(ROWS * ROW_BYTES)
-        row_is = (slot.generation, slot.store_checksum, slot.device_generation, shared or 0, state, outcome, reason)
-        _ROW.pack_into(piece, row * ROW_BYTES, *row_is)
-        del self._objects[slot.offset]
-        self._rows += 1
-
     def _unpacked(self, offset: int) -> Slot:
-        number, row = divmod(offset, ROWS)
-        generation, checksum, device_generation, shared, packed, outcome, reason = _ROW.unpack_from(
-            self._pieces[number], row * ROW_BYTES
+        generation, checksum, device_generation, shared, said, packed = _ROW.unpack_from(
+            self._pieces[offset // ROWS], offset % ROWS * ROW_BYTES
         )
+        has_claimant = packed & _HAS_CLAIMANT
         state = _STATES[packed & ~_HAS_CLAIMANT]
-        is_pooled = state is SlotState.POOLED
+        entry = StoredPage(SameFilled(shared), 0, checksum, generation) if state is SlotState.POOLED else None
         return Slot(
-            self._area,
-            offset,
-            state,
-            generation,
-            StoredPage(SameFilled(shared), 0, checksum, generation) if is_pooled else None,
-            checksum,
-            None if outcome == 0 else SlotReply(_OUTCOMES[outcome], _REASONS[reason]),
-            device_generation,
-            shared if packed & _HAS_CLAIMANT else None,
+            *(self._area, offset, state, generation, entry, checksum, _REPLIES[said], device_generation),
+            claimant=shared if has_claimant else None,
         )
 
     def _state_of_row(self, offset: int) -> int:
@@ -214,10 +211,3 @@ class SlotTable:
         self._rows -= rows
         pooled, on_device = (states.count(state) for state in (SlotState.POOLED, SlotState.ON_DEVICE))
         return rows, pooled, on_device
-
-
-def _fits_a_row(slot: Slot) -> bool:
-    """Tell whether a row can say all of *slot*: no lease runs, and it has no bytes in the pool."""
-    if slot.state in HANDED_OFF_STATES or slot.state is SlotState.NEVER_STORED:
-        return False
-    return slot.entry is None or slot.entry.length == 0
