@@ -1,6 +1,7 @@
 """What one tenant may have and do at once, asked of a real server, and that the others do not notice."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,8 +19,10 @@ from tests.server.rpc.test_exchange import load_message, next_answer, store_mess
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier_server import lifecycle
 from swaptier_server.access.tenants import HEALTH_WATCHES_MAX, TenantLimits, Tenants
+from swaptier_server.config import Device
 from swaptier_server.rpc.server import SERVICE
 from swaptier_server.rpc.traffic import REQUEST_SECONDS_MAX
+from swaptier_server.tier.account import UNBOUNDED
 from swaptier_wire.channels import open_channel
 from swaptier_wire.errors import InvalidRequest, LimitReached
 from swaptier_wire.status import decode_exchange_error, from_rpc_error
@@ -312,6 +315,16 @@ async def test_what_one_tenant_takes_leaves_the_other_its_share_without_a_flag(s
         assert sum(reply.outcome is not Outcome.REJECTED for reply in stores) >= everything
     assert served.server.tier.areas["bob|a"].stored_pages == 16
     assert served.server.tier.accounts.bounds.areas.reserved == 16
+
+
+async def test_of_a_swap_file_there_is_what_its_file_system_has(serve: Serve, tokens: Path, tmp_path: Path) -> None:
+    """One tenant cannot fill the disk for the others; a server that asks nobody may, as a program alone."""
+    served = await serve(tokens=tokens, device=Device(f"sqlite:{tmp_path / 'swap'}"))
+    pages = served.server.tier.accounts.bounds.device_pages
+    free = shutil.disk_usage(tmp_path).free // PAGE_BYTES
+    assert 0 < pages.most <= free and pages.reserved == pages.most // 4
+    alone = await serve(device=Device(f"sqlite:{tmp_path / 'other'}"))
+    assert alone.server.tier.accounts.bounds.device_pages.most == UNBOUNDED
 
 
 async def test_tenants_that_a_token_file_gains_get_a_share_and_those_it_loses_leave_theirs(

@@ -1,10 +1,11 @@
 """What is shared by tenants: no tenant takes what another was promised, and none is pushed out for another."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.server.builders import put
 
@@ -12,7 +13,7 @@ from swaptier_server.tier import account as account_module
 from swaptier_server.tier.account import Bound, Part
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.device import MemoryDevice
-from swaptier_server.tier.free import invalidate
+from swaptier_server.tier.free import acknowledge, invalidate
 from swaptier_server.tier.load import check_load, load
 from swaptier_server.tier.store import check_store
 from swaptier_server.tier.swap_file import Client
@@ -255,3 +256,60 @@ def test_tenants_without_an_area_are_remembered_up_to_a_number(monkeypatch: pyte
         tier.check_invariants()
     assert {account.name for account in tier.accounts} == {"stays", "passes-7", "passes-8"}
     assert all(len(bound.parts) == 3 for bound in tier.accounts.bounds)
+
+
+# All of it together
+
+ITS_OFFSETS = st.integers(0, 7)
+BOBS = st.tuples(st.sampled_from(["store", "shared", "exclusive", "claim", "acknowledge", "free"]), ITS_OFFSETS)
+ALICES = st.tuples(st.sampled_from(["fill", "claim", "shrink", "close", "pass"]), st.integers(0, 3))
+
+
+def act_greedily(tier: Tier, what: str, area_number: int) -> None:
+    """Take what can be had, keep it from being written back, or give it up; no refusal is of interest."""
+    name = f"alice|{area_number}"
+    if what == "shrink":
+        tier.shrink()
+        return
+    if what == "close":
+        if name in tier.areas:
+            tier.drop_area(name)
+            tier.end_some()
+        return
+    with suppress(LimitReached):
+        area = tier.areas.get(name) or opened(tier, "alice", str(area_number), slots=64, writeback=area_number < 2)
+        if what == "fill":
+            stored(area, range(64), area.held(63).generation + 1)
+        for offset in range(64) if what == "claim" else ():
+            check_load(area, [offset], [LoadMode.CLAIM])
+            load(area, offset, 0, LoadMode.CLAIM, request_id=3)
+
+
+def act(area: Area, what: str, offset: int) -> object:
+    """Do something that stays within the share, and return the answer."""
+    generation = area.held(offset).generation
+    if what == "store":
+        return put(area, offset, generation + 1, noise(generation))
+    if what == "free":
+        return invalidate(area, offset, generation)
+    if what == "acknowledge":
+        return acknowledge(area, offset, generation, 5)
+    mode = LoadMode[what.upper()]
+    check_load(area, [offset], [mode])
+    return load(area, offset, generation, mode, request_id=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(BOBS, ALICES), max_size=30))
+def test_within_its_share_a_tenant_is_answered_as_if_it_were_alone(
+    steps: list[tuple[tuple[str, int], tuple[str, int]]],
+) -> None:
+    """Areas, slots, pool, devices and claims are all taken by the other, who lets nothing of them go."""
+    limits = {"pool_bytes_max": 32 * PAGE_BYTES, "device_pages_max": 32, "leases_max": 32, "areas_max": 4}
+    beside, alone = divided(2, **limits), divided(2, **limits)
+    areas = [opened(tier, "bob", slots=8) for tier in (beside, alone)]
+    for bobs, alices in steps:
+        act_greedily(beside, *alices)
+        answers = [act(area, *bobs) for area in areas]
+        assert answers[0] == answers[1]
+    beside.check_invariants()
