@@ -364,5 +364,5 @@ def test_an_end_that_cannot_be_noted_leaves_an_empty_log(tmp_path: Path) -> None
     file.close()
     assert (tmp_path / "swap-wal").exists()
     with SqliteSwapFile(path) as file:
-        assert file.begin_life(1) == 2
+        assert file.begin_life(1) > 1
     assert not (tmp_path / "swap-wal").exists()
