@@ -70,7 +70,7 @@ fuzz: venv ## Set up, then throw INPUTS=100000 inputs at a server, from SEED=...
 fairness: venv ## Set up, then measure how much one tenant's attacks slow another down (4 minutes)
 	$(BIN)/python -m tests.fairness $(FAIRNESS)
 
-soak: venv .faketime ## Set up, then race with every fault on, and with a server at every edge (15 minutes)
+soak: venv .faketime ## Set up, then race with every fault on, with a server at every edge, and the corruption storm (20 minutes)
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -m soak --capture=no \
 		tests/test_soak.py tests/test_soak_edges.py tests/server/swapfile/test_storm.py $(ARGS)
 	@echo ok

@@ -56,11 +56,11 @@ def pages_and_torn(path: Path, used: int = 0) -> tuple[int, int]:
     """
     with path.open("rb") as log:
         head = log.read(_HEAD_BYTES)
-        if not head.strip(b"\0"):
+        if len(head) < _HEAD_BYTES:
             return 0, 0
         order = ">" if head[3] & 1 else "<"
         sums = _checksum((0, 0), head[:_HEAD_SUMMED], order)
-        is_whole = struct.pack(">II", *sums) == head[_HEAD_SUMMED:]
+        is_whole = struct.pack(">II", *sums) == head[_HEAD_SUMMED:] and any(head)
         salts = _salts(log.fileno())
         salt = head[_HEAD_SALT : _HEAD_SALT + _SALT_BYTES] if is_whole else next(iter(salts), b"")
         pages = max((page for page, its_salt in enumerate(salts, 1) if its_salt == salt), default=0)

@@ -20,6 +20,7 @@ PAGE: Final = 4096
 HEAD: Final = 32
 FRAME: Final = 24 + PAGE
 """Of its log."""
+JOURNAL_MAGIC: Final = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 MOST: Final = (1 << 63) - 1
 
 
@@ -191,6 +192,19 @@ def flip_log(struck: Struck) -> None:
         flip(struck, struck.log, [place])
 
 
+def zero_log(struck: Struck) -> None:
+    """What a loss of power can leave of a file that had got longer."""
+    if struck.log.exists():
+        over(struck.log, 0, bytes(struck.log.stat().st_size))
+
+
+def foreign_journal(struck: Struck) -> None:
+    """A journal of another program, or of SQLite's own for another file."""
+    journal = Path(f"{struck.path}-journal")
+    journal.write_bytes(struck.chance.choice([b"diary", JOURNAL_MAGIC + bytes(504), b""]))
+    journal.chmod(0o600)
+
+
 def remove_log(struck: Struck) -> None:
     struck.log.unlink(missing_ok=True)
 
@@ -259,7 +273,7 @@ def _checksum(sums: tuple[int, int], content: bytes | bytearray, order: str) -> 
 BY_BYTES: Final = (
     *(flip_some, flip_heads, flip_file_head, set_file_head, zero_page, copy_page, swap_pages, stale_pages, torn_page),
     *(foreign_page, whole_older_file, truncate, extend, tear_log, flip_log, remove_log, foreign_log, older_log),
-    *(swap_frames, swap_frame_pages),
+    *(swap_frames, swap_frame_pages, zero_log, foreign_journal),
 )
 
 # By SQL. {area} and {other} are numbers of areas, {row} and {other_row} of pages, {number} is some number.

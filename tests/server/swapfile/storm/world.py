@@ -18,7 +18,7 @@ from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.checksum import page_checksum
 from swaptier_wire.types import PAGE_BYTES, AreaOptions, Outcome, fill_page
 
-OPTIONS: Final = AreaOptions()
+FREE_ON_READ: Final = AreaOptions(device_free_on_read=True)
 SIDES: Final = ("", "-wal")
 """A swap file and what is beside it, by the end of its name."""
 NAMES: Final = ("alice/swap", "alice/two", "bob/swap", "carol/swap")
@@ -63,7 +63,8 @@ class Hosts:
         """Open an area that is not. Its host may be in the life in which it had one of that name before, or not."""
         self._openings += 1
         client = Client(f"{name.partition('/')[0]}/{name}", self._openings // 3)
-        area, is_open = tier.swapon(client, name, slots, OPTIONS)
+        options = AreaOptions() if self._openings % 4 else FREE_ON_READ
+        area, is_open = tier.swapon(client, name, slots, options)
         assert not is_open, f"{name} was opened, and the tier says that it was open"
         self.owners[name] = Owner(name, client, self._openings)
         return area
