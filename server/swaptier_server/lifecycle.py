@@ -107,7 +107,7 @@ class TierServer:
             # Found in the swap file: its client has as long to come back as if it had been here a moment ago.
             self.activity.touch(area.client, now_ns())
         tenants = self.tenants = Tenants(_tenant_limits(config), CALLS_MAX)
-        self.shares: Final = Shares(config, self.access, self.tier, tenants, swap_file)
+        self.shares: Final = Shares(config, self.access, self.tier, tenants, swap_file, self.callers.log)
         self._health = health.aio.HealthServicer()
         self._metrics: MetricsServer | None = None
         self._tasks: Final[list[asyncio.Task[None]]] = []

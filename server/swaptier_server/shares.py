@@ -9,6 +9,7 @@ from typing import Final
 from swaptier_server.access.access import Access
 from swaptier_server.access.tenants import Tenants
 from swaptier_server.config import TENANTS_UNSAID, ServerConfig
+from swaptier_server.logs import CallerLog
 from swaptier_server.swapfile.file import SqliteSwapFile
 from swaptier_server.swapfile.medium import ROOM_BYTES, free_bytes
 from swaptier_server.tier.account import UNBOUNDED
@@ -30,21 +31,33 @@ class Shares:
     """Divides a tier, and the calls, among the tenants of a server."""
 
     def __init__(
-        self, config: ServerConfig, access: Access, tier: Tier, tenants: Tenants, swap_file: SqliteSwapFile | None
+        self,
+        config: ServerConfig,
+        access: Access,
+        tier: Tier,
+        tenants: Tenants,
+        swap_file: SqliteSwapFile | None,
+        log: CallerLog,
     ) -> None:
-        """Divide everything."""
+        """Divide everything; write to *log* who meets a bound."""
         self._config: Final = config
         self._access: Final = access
         self._tier: Final = tier
         self._tenants: Final = tenants
         self._swap_file: Final = swap_file
+        self._log: Final = log
+        self._refusals: dict[str, int] = {}
+        """Of pages for want of room on a device, by tenant, when this was last looked at."""
         may_be_more = access.tokens is not None or not config.knows_tenants
         tier.accounts.divide(tenants_expected(config, access), may_be_more=may_be_more)
         tenants.divide(tier.accounts.tenants)
         self.look()
 
     def look(self) -> None:
-        """Divide everything anew if there are more or fewer tenants; see how much room the swap file has."""
+        """Divide everything anew if there are more or fewer tenants; see how much room the swap file has.
+
+        Say who met the bound of the devices.
+        """
         accounts = self._tier.accounts
         expected = max(tenants_expected(self._config, self._access), accounts.in_use)
         if expected != accounts.tenants:
@@ -52,6 +65,28 @@ class Shares:
             self._tenants.divide(expected)
         if self._swap_file is not None and self._config.device_limit is None and expected > 1:
             self._divide_file_system(self._swap_file)
+
+        self._say_who_met_the_bound_of_devices()
+
+    def _say_who_met_the_bound_of_devices(self) -> None:
+        before, self._refusals = self._refusals, {one.name: one.device_refusals for one in self._tier.accounts}
+        for account in self._tier.accounts:
+            refused = account.device_refusals - before.get(account.name, 0)
+            if refused <= 0:
+                continue
+            pages = account.device_pages
+            tenant = account.name or None
+            self._log.of(tenant, "device_limit_reached").warning(
+                "device_limit_reached",
+                tenant=tenant,
+                refused=refused,
+                pages=pages.used,
+                reserved_pages=pages.bound.reserved,
+                of_all=pages.bound.used,
+                limit_pages=pages.bound.most,
+                meaning="stores that need the device are REJECTED (device_limit); its hosts keep the pages",
+                advice="give a higher --device-limit, or make room on the file system of the swap file",
+            )
 
     def _divide_file_system(self, swap_file: SqliteSwapFile) -> None:
         """Bound the pages of all devices by those that there are, and those for which there is room now."""

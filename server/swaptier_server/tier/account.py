@@ -120,6 +120,8 @@ class Account:
         self.pool_entries: Final = Part(bounds.pool_entries)
         self.device_pages: Final = Part(bounds.device_pages)
         self.leases: Final = Part(bounds.leases)
+        self.device_refusals: int = 0
+        """Pages that found no room on a device within its bound."""
         self.discards: Final[list[Callable[[int], int]]] = []
         """Of its areas: make the device forget so many pages that nothing needs, or fewer; return how many."""
         self.epochs: Final[dict[str, int]] = {}

@@ -119,6 +119,7 @@ def _admit(
         if refusal is Reason.NONE and stored.length:
             area.uncharge(stored.length)
         area.counters.rejects[Reason.DEVICE_LIMIT] += 1
+        area.account.device_refusals += 1
         return _reject(area, slot, Reason.DEVICE_LIMIT)
     # Until it is settled the slot is as one whose store was refused: it holds nothing, and is not looked at.
     slot.step(SlotEvent.STORE_REFUSED)

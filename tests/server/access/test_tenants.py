@@ -303,7 +303,9 @@ def test_what_has_ended_leaves_nothing_behind() -> None:
 # What it shares with the others
 
 
-async def test_what_one_tenant_takes_leaves_the_other_its_share_without_a_flag(serve: Serve, tokens: Path) -> None:
+async def test_what_one_tenant_takes_leaves_the_other_its_share_without_a_flag(
+    serve: Serve, tokens: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """With tokens alone: half of the pool, the devices, areas and slots is reserved for those whom the file names."""
     served = await serve(tokens=tokens, pool_limit=64 * PAGE_BYTES, device_limit=64 * PAGE_BYTES)
     alice, bob = served.seen_by("alice"), served.seen_by("bob")
@@ -315,6 +317,10 @@ async def test_what_one_tenant_takes_leaves_the_other_its_share_without_a_flag(s
         assert sum(reply.outcome is not Outcome.REJECTED for reply in stores) >= everything
     assert served.server.tier.areas["bob|a"].stored_pages == 16
     assert served.server.tier.accounts.bounds.areas.reserved == 16
+    served.server.reload()
+    [line] = [record.msg for record in caplog.records if "device_limit_reached" in str(record.msg)]
+    assert isinstance(line, dict)
+    assert (line["tenant"], line["pages"], line["reserved_pages"], line["limit_pages"]) == ("bob", 48, 16, 64)
 
 
 async def test_of_a_swap_file_there_is_what_its_file_system_has(serve: Serve, tokens: Path, tmp_path: Path) -> None:
