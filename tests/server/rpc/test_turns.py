@@ -65,6 +65,23 @@ def test_a_turn_of_the_loop_spends_a_slice_more_than_it_may_at_most() -> None:
         assert (len(loop.done) - before) * SLICE_SLOTS < TURN + SLICE_SLOTS
 
 
+def test_who_asks_now_and_then_waits_for_nobody_and_cannot_have_all_the_time() -> None:
+    """It is served before those that wait for their turn, in the same turn of the loop, but once a round."""
+    loop = Loop()
+    for _ in range(32):
+        loop.ask("busy", *[SLICE_SLOTS] * 8)
+    loop.turn()
+    assert loop.ask("quiet", 16).is_over
+    asked = 0
+    before = loop.done.count("busy")
+    for _ in range(100):
+        for _ in range(50):
+            asked += loop.ask("greedy", 16).is_over
+        loop.turn()
+    busy = loop.done.count("busy") - before
+    assert busy * SLICE_SLOTS >= 0.4 * 100 * TURN
+
+
 @given(st.integers(1, 40), st.integers(1, 8))
 def test_a_tenant_waits_for_a_quantum_and_a_slice_of_each_other(streams: int, others: int) -> None:
     """Thirty-two streams of full batches of each of the others are before it, and none is done meanwhile."""
@@ -171,7 +188,7 @@ def test_what_has_begun_is_run_to_its_end_before_the_server_ends() -> None:
     loop = Loop()
     begun = [loop.ask("a", *[SLICE_SLOTS] * 8), loop.ask("b", *[SLICE_SLOTS] * 8)]
     loop.turn()
-    left = [loop.ask("a", 1), loop.ask("c", 1)]
+    left = [loop.ask("a", 1), loop.ask("b", 1)]
     loop.turns.finish()
     assert [work.is_over for work in begun] == [True, True]
     assert [work.has_begun for work in left] == [False, False]
