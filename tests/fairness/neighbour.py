@@ -105,6 +105,6 @@ async def until(due: float) -> None:
         timer.cancel()
 
 
-def p99(seconds: list[float]) -> float:
-    """Return the time that one request in a hundred took longer than."""
-    return sorted(seconds)[len(seconds) * 99 // 100]
+def percentile(percent: int, seconds: list[float]) -> float:
+    """Return the time that so many of a hundred requests took at most."""
+    return sorted(seconds)[len(seconds) * percent // 100]
