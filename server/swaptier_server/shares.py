@@ -16,8 +16,8 @@ from swaptier_server.tier.account import UNBOUNDED
 from swaptier_server.tier.tier import Tier
 from swaptier_wire.types import PAGE_BYTES
 
-DEVICE_ROW_BYTES: Final = 160
-"""Of the swap file for a page besides the page."""
+DEVICE_ROW_BYTES: Final = 560
+"""Of the swap file for a page besides the page: 520 for one that does not compress."""
 
 
 def tenants_expected(config: ServerConfig, access: Access) -> int:
