@@ -262,9 +262,7 @@ class Area:
             self.is_in_message = False
             self.account.leases.take(-self._leases_left)
             self._leases_left = 0
-            if self._drops:
-                self.device.drop(*self._drops)
-                self._drops.clear()
+            self._drop_at_last()
 
     def settle(self) -> None:
         """Let slots that hold nothing be packed, unless a message holds on to some."""
@@ -288,6 +286,16 @@ class Area:
             self._drops.extend(offsets)
         elif offsets:
             self.device.drop(*offsets)
+
+    def _drop_at_last(self) -> None:
+        """Make the device forget what waited for the end of a message, but for the pages that it was given since.
+
+        A write that failed is tried again within the message: what it wrote then may be the only copy.
+        """
+        dropped = [offset for offset in self._drops if self.held(offset).device_generation == NO_GENERATION]
+        self._drops.clear()
+        if dropped:
+            self.device.drop(*dropped)
 
     def drop_unwritten(self, slots: Sequence[Slot]) -> None:
         """Make the device forget what a failed write may have left for *slots*, whose pages are charged."""

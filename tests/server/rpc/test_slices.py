@@ -1,12 +1,12 @@
 """A message in slices is one step to everybody else: to other messages, to the end of its call, to the disk."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from tests.builders import page_of
-from tests.server.builders import HOST
+from tests.builders import noise_of, page_of
+from tests.server.builders import HOST, put
 from tests.server.conftest import Serve
 from tests.server.rpc.test_service import HEADER
 
@@ -14,13 +14,17 @@ from swaptier_server.rpc.apply import apply
 from swaptier_server.rpc.traffic import Traffic
 from swaptier_server.swapfile.file import SqliteSwapFile
 from swaptier_server.tier.area import Durability
+from swaptier_server.tier.device import DeviceError, DeviceFault, MemoryDevice
+from swaptier_server.tier.load import load
+from swaptier_server.tier.page import StoredPage
 from swaptier_server.tier.slices import SLICE_SLOTS, Slices, to_its_end
+from swaptier_server.tier.slot import SlotState
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_server.tier.write_back import write_back_oldest
 from swaptier_wire.batches import Acknowledges, Loads, RequestBatches, Stores
 from swaptier_wire.checksum import page_checksum
 from swaptier_wire.errors import Draining
-from swaptier_wire.types import AreaOptions, LoadMode, Outcome
+from swaptier_wire.types import PAGE_BYTES, AreaOptions, LoadMode, Outcome
 
 SLOTS = 4 * SLICE_SLOTS
 EVERY = list(range(SLOTS))
@@ -101,6 +105,39 @@ def test_a_batch_that_the_device_refuses_clears_its_slots_at_once(durable: Durab
     replies = to_its_end(apply(durable.area, stores(2)))
     assert {reply.outcome for reply in replies.store or ()} == {Outcome.REJECTED}
     assert asked.count("BEGIN IMMEDIATE") == 2, "the pages, then what is to be cleared"
+
+
+class Unsteady(MemoryDevice):
+    """Refuses the next write."""
+
+    refuses = False
+
+    def write(self, pages: Sequence[tuple[int, StoredPage]]) -> None:
+        """Overwrite the slots, but for the first time."""
+        if self.refuses:
+            self.refuses = False
+            raise DeviceError(DeviceFault.FULL)
+        super().write(pages)
+
+
+def test_what_is_written_back_at_the_second_attempt_of_a_message_stays_on_the_device() -> None:
+    """A store made room for itself in vain, the next one did it: the end of the message deleted the only copy."""
+    device = Unsteady()
+    tier = Tier(TierLimits(1 << 22), 1, lambda _: device)
+    area = tier.swapon(HOST, "a", SLOTS, AreaOptions(pool_bytes_max=PAGE_BYTES))[0]
+    pages = [noise_of(offset) for offset in range(3)]
+    put(area, 0, 1, pages[0])
+    device.refuses = True
+    checksums = [page_checksum(page) for page in pages[1:]]
+    to_its_end(apply(area, RequestBatches(HEADER, store=Stores([1, 2], [1, 1], pages[1:], checksums))))
+    assert [area.held(offset).state for offset in range(3)] == [
+        SlotState.ON_DEVICE,
+        SlotState.ON_DEVICE,
+        SlotState.POOLED,
+    ]
+    for offset, page in enumerate(pages):
+        assert load(area, offset, 1, LoadMode.SHARED, require_generation=True).page == page
+    tier.check_invariants()
 
 
 # Other messages, and the end of calls
