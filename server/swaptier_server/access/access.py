@@ -40,11 +40,11 @@ class Caller(NamedTuple):
     """What it showed at its handshake, its own first; none if it was not asked."""
 
 
-WITHDRAWN: Final = Unauthenticated(
+WITHDRAWN: Final = (
     "the token that let this call in was withdrawn; every message without an answer had no effect. Ask for another one"
 )
 
-CONTRADICTION: Final = Unauthenticated(
+CONTRADICTION: Final = (
     "the token is of one tenant and the client's certificate names another; a message without an answer had no effect. "
     "Use a certificate of the same tenant, or one that names none of this server's tenants"
 )
@@ -147,11 +147,11 @@ class Access:
         """Return why what once let *caller* in no longer does, if so. Definite."""
         tokens = self.tokens
         if caller.holder is not None and tokens is not None and not tokens.knows(caller.holder):
-            return WITHDRAWN
+            return Unauthenticated(WITHDRAWN)
         if not caller.certificates:
             return None
         if caller.holder is not None and tokens is not None and _contradicts(caller, tokens):
-            return CONTRADICTION
+            return Unauthenticated(CONTRADICTION)
         objection = self.authorities.objection(caller.certificates, self.now())
         if objection is None:
             return None

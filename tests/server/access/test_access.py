@@ -19,7 +19,8 @@ from tests.server.rpc.test_exchange import read_to_the_end, write_until_stuck
 from tests.server.rpc.test_service import TEXT, loads, stores
 
 from swaptier.v1 import swaptier_pb2 as pb
-from swaptier_server.access.tokens import hash_token
+from swaptier_server.access.access import Access, Caller
+from swaptier_server.access.tokens import Holder, hash_token
 from swaptier_server.errors import ConfigError
 from swaptier_wire.channels import open_channel
 from swaptier_wire.errors import Unauthenticated, UnknownArea
@@ -415,3 +416,10 @@ async def test_a_higher_epoch_of_another_tenant_replaces_nobody(serve: Serve, to
     await bob.swapon(epoch=9)
     await bob.swapon("b", client="host", epoch=10)
     assert (await alice.swapon(epoch=5)).reopened
+
+
+def test_an_objection_is_made_anew_for_each_call(tokens: Path) -> None:
+    """One object for all, raised for each, kept the frames of every call that was refused."""
+    access = Access(tokens, asks_certificates=False)
+    withdrawn = Caller("alice", Holder("alice", b"of a token that is gone"))
+    assert access.objection(withdrawn) is not access.objection(withdrawn)
