@@ -196,7 +196,7 @@ def backup(file: Path, to: Path, /) -> int:
 @app.command(
     help_epilogue=epilogue(
         f"Exit status: 0 whole; 1 damaged; 2 wrong usage, or no swap file, or one that cannot be read; 3 a server has "
-        f"it; {ACCIDENTS}, or there is no room for a copy of a file with a log.",
+        f"it; {ACCIDENTS}. A file with a log is read in a copy; 5, too, where there is no room for that.",
         f"{PROGRAM} check-file /var/tmp/swap",
     )
 )

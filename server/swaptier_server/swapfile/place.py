@@ -222,10 +222,17 @@ def _make_ours(path: Path, descriptor: int, new_file: bytes) -> None:
     if os.fstat(descriptor).st_uid == os.geteuid():
         os.fchmod(descriptor, OWNER_ONLY)
     check_private(path)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    if os.fstat(descriptor).st_size == 0:
-        os.pwrite(descriptor, new_file, 0)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if os.fstat(descriptor).st_size:
+        return
+    written = 0
+    try:
+        while written < len(new_file):
+            written += os.pwrite(descriptor, new_file[written:], written)
         os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, 0)  # a part of it would be refused as damaged
+        raise
 
 
 def check_new(path: Path, what: str) -> None:

@@ -5,6 +5,7 @@ Each is refused in one line by a start, by `backup` and by `check-file`, and not
 
 import os
 import re
+import resource
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -366,3 +367,17 @@ def test_an_end_that_cannot_be_noted_leaves_an_empty_log(tmp_path: Path) -> None
     with SqliteSwapFile(path) as file:
         assert file.begin_life(1) > 1
     assert not (tmp_path / "swap-wal").exists()
+
+
+def test_a_file_that_finds_no_room_to_begin_stays_empty(tmp_path: Path) -> None:
+    """And is begun on when there is room; a part of it would be a damaged one."""
+    path = tmp_path / "swap"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE_BYTES, before[1]))
+    try:
+        with pytest.raises(SwapFileUnusable, match="cannot open the swap file"):
+            SqliteSwapFile(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.stat().st_size == 0
+    SqliteSwapFile(path).close()
