@@ -85,4 +85,4 @@ def test_a_tier_that_is_driven_to_its_bounds_takes_no_more_than_was_stated() -> 
         [sys.executable, str(FILL), json.dumps(SMALL)], capture_output=True, text=True, check=True, timeout=60
     )
     for kind, (grown, stated) in json.loads(done.stdout).items():
-        assert stated / 4 < grown < stated + SLACK_BYTES, kind
+        assert stated / 8 < grown < stated + SLACK_BYTES, f"{kind}: {grown} of {stated} bytes"
