@@ -215,7 +215,9 @@ class Housekeeper:
         owners = {name: area.client for name, area in self._tier.areas.items()}
         for name in self._activity.expired_areas(owners, self._now_ns(), self._idle_ns):
             area = self._tier.areas.get(name)
-            if area is None or not self._activity.is_idle(area.client, self._now_ns(), self._idle_ns):
+            if area is None or area.is_in_message:  # one that waits for a slow disk is no silence
+                continue
+            if not self._activity.is_idle(area.client, self._now_ns(), self._idle_ns):
                 continue
             device_pages = area.device_pages
             try:

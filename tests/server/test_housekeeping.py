@@ -71,6 +71,16 @@ async def test_idle_areas_expire_one_a_step_unless_their_client_is_back(serve: S
     assert list(served.server.tier.areas) == ["b"]
 
 
+async def test_an_area_with_a_message_in_progress_is_not_idle(serve: Serve) -> None:
+    """One that waited for a slow disk for longer than that: its area was recorded as closed, and failed to close."""
+    served = await serve(area_idle_seconds=300)
+    await served.swapon("a")
+    served.clock.advance(301)
+    with served.server.tier.areas["a"].message():
+        assert not list(served.server.housekeeper.reap_idle_areas())
+    assert list(served.server.housekeeper.reap_idle_areas()) == ["a"]
+
+
 class BusyFile(SqliteSwapFile):
     """Counts how often its log was brought in."""
 
