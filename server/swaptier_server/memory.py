@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from swaptier_server.config import CALLS_MAX, LEASES_MAX, ServerConfig
 from swaptier_server.malloc import TRIM_BYTES
 from swaptier_server.rpc.server import MESSAGE_OVERHEAD_BYTES, REFUSED_CALLS_MAX, WINDOW_BYTES
-from swaptier_server.tier.account import ACCOUNTS_MAX, CLIENTS_REMEMBERED_MAX, RESERVED_PERCENT, Bound
+from swaptier_server.tier.account import ACCOUNTS_MAX, CLIENTS_REMEMBERED_MAX, Bound
 from swaptier_server.tier.slot_table import ROW_BYTES
 from swaptier_wire.types import PAGE_BYTES
 
@@ -107,10 +107,16 @@ def memory_lines(config: ServerConfig, tenants: int, connections: int) -> Iterat
         yield f"memory: that is more than the {text(there)} that this machine, or its container, has"
 
 
+def _reserved(most: int, tenants: int) -> int:
+    bound = Bound()
+    bound.divide(most, tenants)
+    return bound.reserved
+
+
 def share_line(config: ServerConfig, tenants: int) -> str:
     """Return what is reserved for each tenant, and what nobody has a share of."""
     shares = [
-        (name, most * RESERVED_PERCENT // 100 // tenants)
+        (name, _reserved(most, tenants))
         for name, most in (
             ("areas", config.areas_max),
             ("slots", config.slots_max),

@@ -62,10 +62,10 @@ class Shares:
         expected = max(tenants_expected(self._config, self._access), accounts.in_use)
         if expected != accounts.tenants:
             accounts.divide(expected)
+        if expected != self._tenants.tenants:
             self._tenants.divide(expected)
-        if self._swap_file is not None and self._config.device_limit is None and expected > 1:
-            self._divide_file_system(self._swap_file)
-
+        if self._swap_file is not None and self._config.device_limit is None:
+            self._divide_file_system(self._swap_file, expected)
         self._say_who_met_the_bound_of_devices()
 
     def _say_who_met_the_bound_of_devices(self) -> None:
@@ -88,9 +88,12 @@ class Shares:
                 advice="give a higher --device-limit, or make room on the file system of the swap file",
             )
 
-    def _divide_file_system(self, swap_file: SqliteSwapFile) -> None:
-        """Bound the pages of all devices by those that there are, and those for which there is room now."""
-        free = free_bytes(swap_file.path)
+    def _divide_file_system(self, swap_file: SqliteSwapFile, tenants: int) -> None:
+        """Bound the pages of all devices by those that there are, and those for which there is room now.
+
+        One tenant alone is bounded by the file itself.
+        """
+        free = free_bytes(swap_file.path) if tenants > 1 else None
         pages = self._tier.accounts.bounds.device_pages
         most = UNBOUNDED if free is None else pages.used + max(0, free - ROOM_BYTES) // (PAGE_BYTES + DEVICE_ROW_BYTES)
-        pages.divide(most, pages.tenants)
+        pages.divide(most, tenants)

@@ -101,6 +101,11 @@ class Tenants:
         ):
             yield
 
+    @property
+    def tenants(self) -> int:
+        """Among how many the calls are divided."""
+        return self._calls.tenants
+
     def divide(self, tenants: int) -> None:
         """Divide the calls among so many tenants."""
         self._calls.divide(self._calls.most, tenants)

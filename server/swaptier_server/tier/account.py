@@ -48,7 +48,9 @@ class Bound:
     def divide(self, most: int, tenants: int) -> None:
         """Have *most* of it for *tenants* from now on. What is used stays so, and may be more than is allowed now."""
         self.most, self.tenants = most, tenants
-        self.reserved = most * RESERVED_PERCENT // 100 // tenants if tenants > 1 else 0
+        half = most * RESERVED_PERCENT // 100
+        # One for each, where there are so many: a tenant of 33 had no share of 64 areas.
+        self.reserved = max(half // tenants, min(1, most // tenants)) if tenants > 1 else 0
         self.lendable = most - self.reserved * tenants
         self.lent = sum(part.over for part in self.parts)
 
@@ -78,10 +80,10 @@ class Part:
         return max(0, bound.reserved - self.used) + max(0, bound.lendable - bound.lent)
 
     def may_take(self, amount: int) -> bool:
-        """Tell whether it may take *amount* more."""
+        """Tell whether it may take *amount* more; less or the same it always may."""
         bound = self.bound
         over = self.used + amount - bound.reserved
-        return over <= 0 or bound.lent + min(over, amount) <= bound.lendable
+        return over <= 0 or amount <= 0 or bound.lent + min(over, amount) <= bound.lendable
 
     def take(self, amount: int) -> None:
         """Take *amount*, allowed or not, or give it back if it is negative."""

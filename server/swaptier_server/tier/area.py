@@ -236,6 +236,8 @@ class Area:
 
         They read as unwritten then. To the next server, too: see `load()` for what that means to a late store.
         """
+        if not self.is_in_message:
+            self.known_slots.pack()
         stale = self.known_slots.take_stale(pages_max)
         if stale:
             self.device.drop(*stale)

@@ -122,6 +122,9 @@ class Pool:
             return False
         size.take(length)
         entries.take(1)
+        if self._bytes.used > self._bytes.most or self._entries.used > self._entries.most:
+            # Shares were made anew for more tenants when more than is left had been lent: it is taken back now.
+            self.wants_shrink = True
         return True
 
     def _may_lend(self, size: Part, entries: Part, length: int) -> bool:

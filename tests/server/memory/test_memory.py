@@ -57,7 +57,7 @@ def test_a_tenant_alone_can_have_less_than_all() -> None:
 
 
 def test_more_tenants_than_there_is_something_for_have_no_share_of_it() -> None:
-    assert share_line(config(areas_max=4), 3).endswith("tenants to have a share of areas")
+    assert share_line(config(areas_max=2), 3).endswith("tenants to have a share of areas")
     assert share_line(config(), 2).endswith("128 calls")
 
 

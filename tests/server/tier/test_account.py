@@ -76,6 +76,14 @@ def test_a_share_is_always_there_for_its_tenant(most: int, steps: list[tuple[int
             assert each.may_take(each.room()) and not each.may_take(each.room() + 1)
 
 
+def test_each_of_many_tenants_has_one_where_there_are_as_many() -> None:
+    """Four of 33 tenants could have all of 64 areas, and the others none."""
+    bound = Bound()
+    for most, tenants, reserved in ((64, 32, 1), (64, 33, 1), (64, 64, 1), (64, 65, 0), (0, 2, 0), (1, 1, 0)):
+        bound.divide(most, tenants)
+        assert (bound.reserved, bound.lendable) == (reserved, most - reserved * tenants)
+
+
 def test_half_of_a_bound_is_reserved_and_a_single_tenant_is_lent_all() -> None:
     bound = Bound()
     bound.divide(100, 4)
@@ -168,6 +176,40 @@ def test_a_tenant_cannot_fill_the_device_for_others() -> None:
     assert stored(greedy, range(40), generation=2) == [Outcome.DEVICE] * 40, "what it has can be overwritten"
     assert stored(other, range(8)) == [Outcome.DEVICE] * 8
     assert put(other, 8, 1, noise(1)).reason is Reason.DEVICE_LIMIT
+    tier.check_invariants()
+
+
+def test_a_small_device_forgets_what_was_freed_a_moment_ago() -> None:
+    """While few slots were in use none was a row, and only rows were searched: all stores were REJECTED."""
+    area = opened(divided(1, pool_bytes_max=0, device_pages_max=8), "alice")
+    stored(area, range(8))
+    for offset in range(8):
+        invalidate(area, offset, 1)
+    check_store(area, [8, 9], [1, 1])
+    assert stored(area, [8, 9]) == [Outcome.DEVICE] * 2
+
+
+def test_a_host_that_restarts_takes_no_more_than_it_had() -> None:
+    """Although more is lent by now than may be, since tenants were added."""
+    tier = divided(1, areas_max=4)
+    for host in range(4):
+        tier.swapon(Client(f"alice|{host}", 1), f"alice|{host}", SLOTS, AreaOptions())
+    tier.accounts.divide(2)
+    assert tier.swapon(Client("alice|0", 2), "alice|0", SLOTS, AreaOptions())[0].client.epoch == 2
+    with pytest.raises(LimitReached):
+        opened(tier, "alice", "one more")
+
+
+def test_a_pool_that_shares_for_more_tenants_fill_beyond_its_limit_is_shrunk() -> None:
+    """Nobody is refused then, so the pool stayed above its limit, by half of it at most."""
+    tier = divided(1, pool_bytes_max=16 * PAGE_BYTES)
+    stored(opened(tier, "alice"), range(16))
+    tier.accounts.divide(4)
+    for tenant in ("bob", "carol", "dave"):
+        assert stored(opened(tier, tenant), range(2)) == [Outcome.STORED] * 2
+        while tier.pool.wants_shrink:
+            tier.shrink()
+        assert tier.pool.bytes <= tier.pool.bytes_max
     tier.check_invariants()
 
 
