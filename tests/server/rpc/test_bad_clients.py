@@ -300,7 +300,15 @@ async def test_whatever_a_tenant_is_refused_the_one_next_door_works_on(tokens: P
                 await bob.more_than(loads)
         status, _, log = await asyncio.to_thread(server.end)
     assert status == 0
-    assert {line["level"] for line in log} == {"info"}, "a client cannot fill the log with errors"
+    assert levels_that_callers_caused(log) == {"info"}, "a client cannot fill the log with errors"
+
+
+OF_THE_MACHINE = ("memory_may_not_suffice", "was_stopped")
+"""Lines that say what this machine has, or was too busy for."""
+
+
+def levels_that_callers_caused(log: list[dict[str, object]]) -> set[object]:
+    return {line["level"] for line in log if line["event"] not in OF_THE_MACHINE}
 
 
 # Bytes
@@ -387,7 +395,7 @@ async def test_method_names_that_are_no_text_end_the_service_for_nobody(
                 await bob.more_than(loads)
         status, _, log = await asyncio.to_thread(server.end)
     assert status == 0
-    assert {line["level"] for line in log} == {"info"}
+    assert levels_that_callers_caused(log) == {"info"}
 
 
 # Resources
