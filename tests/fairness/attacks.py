@@ -165,13 +165,11 @@ async def _swapoffs(address: str, switch: Switch) -> None:
 
 
 async def _fill(host: Host) -> None:
-    """Store zeros in every slot."""
+    """Let the server know of every slot, by the shortest way."""
     stream = host.stream()
-    message = host.zero_stores(_batch(0))
     for number in range(BATCHES + WINDOW):
         if number < BATCHES:
-            message.store.offsets[:] = list(_batch(number))
-            await stream.write(message)
+            await stream.write(host.invalidates(_batch(number), 1))
         if number >= WINDOW:
             await stream.read()
     stream.cancel()
@@ -218,7 +216,7 @@ ATTACKS: Final = (
     Attack("exclusive", "stores and EXCLUSIVE loads, on a file", _on_streams(_exclusive, window=1), _WRITE_THROUGH),
     Attack("growth", "stores into ever new slots, up to a million", _on_streams(_growth, MILLION)),
     Attack("frees", "4 million slots freed again and again", _on_streams(_frees, MILLION, AREAS), _MANY_SLOTS),
-    Attack("swapoff", "an area of a million pages closed", _swapoffs, _MANY_SLOTS),
+    Attack("swapoff", "an area of a million slots closed", _swapoffs, _MANY_SLOTS),
     Attack("calls", "32 unary calls of one slot at once", _calls, goal=FLOOD_GOAL),
     Attack("churn", "connections made and closed", _below(raw.churn)),
     Attack("frames", "frames of four bytes", _below(raw.small_frames), goal=FLOOD_GOAL),
