@@ -8,9 +8,10 @@ Touches gRPC. Rules of conduct:
     the stream for one of its messages, turns it into what the client gets.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 from grpc import aio
 
@@ -31,6 +32,10 @@ from swaptier_wire import reply_codec, request_codec, status
 from swaptier_wire.batches import Header, ReplyBatches, RequestBatches
 from swaptier_wire.errors import LimitReached, ServerDefect, SwapTierError
 from swaptier_wire.types import BATCH_SLOTS_MAX, PAGE_BYTES
+
+REFUSED_SECONDS: Final = 0.02
+"""From the refusal of a message to the next one of its stream. gRPC takes apart what a connection has sent in the
+thread that does something there next, and that is the loop's: 13 ms for a window full of empty messages."""
 
 _Context: TypeAlias = "aio.ServicerContext[object, object]"
 _Request = TypeVar("_Request")
@@ -248,7 +253,10 @@ class SwapTierService(swaptier_pb2_grpc.SwapTierServiceServicer):
         call = guarded_call(context)
         speaker = call.hold(StreamActivity(self._activity, self._now_ns))
         async for raw in call.read_all_raw():
-            await call.write(await call.in_turn(self._answer(raw, call, speaker)))
+            answer = await call.in_turn(self._answer(raw, call, speaker))
+            await call.write(answer)
+            if answer.HasField("error"):
+                await asyncio.sleep(REFUSED_SECONDS)
 
     def _answer(self, raw: bytes, call: GuardedCall, speaker: StreamActivity) -> Slices[pb.ExchangeResponse]:
         """Return the answer to one message: its replies, or why it was refused and changed nothing.

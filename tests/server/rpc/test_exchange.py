@@ -1,6 +1,7 @@
 """The stream: its order, its flow control, and how a drain ends it."""
 
 import asyncio
+import time
 
 import pytest
 from grpc import aio
@@ -8,6 +9,7 @@ from tests.server.conftest import SLOTS, Serve, header_message
 
 from swaptier.v1 import swaptier_pb2 as pb
 from swaptier.v1 import swaptier_pb2_grpc
+from swaptier_server.rpc.service import REFUSED_SECONDS
 from swaptier_wire import request_codec, status
 from swaptier_wire.batches import Header, Loads, RequestBatches, Stores
 from swaptier_wire.channels import open_channel
@@ -182,3 +184,15 @@ async def test_a_message_over_the_limit_breaks_the_stream_and_nothing_else(serve
             await call.read()
     assert caught.value.code().name == "RESOURCE_EXHAUSTED"
     assert await served.stat() == before
+
+
+async def test_a_stream_whose_messages_are_refused_is_read_slowly(serve: Serve) -> None:
+    """A flood of them keeps the loop busy below our code; what is refused costs its sender time, and nobody else."""
+    served = await serve()
+    call = served.stub.Exchange()
+    began = time.perf_counter()
+    for _ in range(4):
+        await call.write(pb.ExchangeRequest())
+    for _ in range(4):
+        assert (await next_answer(call)).HasField("error")
+    assert time.perf_counter() - began >= 3 * REFUSED_SECONDS
