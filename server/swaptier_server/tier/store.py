@@ -83,7 +83,8 @@ def store_in_slices(
 
     replies = yield from in_slices(admit, offsets, generations, pages, checksums)
     settled = iter(_settle(area, writes) if writes else ())
-    yield len(writes)
+    if writes:
+        yield len(writes)
     return [reply if reply is not None else next(settled) for reply in replies]
 
 

@@ -153,6 +153,13 @@ def test_a_lease_that_ends_between_two_slices_lets_no_more_be_claimed_than_may(d
     assert durable.area.handed_off_pages == SLOTS - SLICE_SLOTS
 
 
+@pytest.mark.parametrize("request_", [stores(1), loads(LoadMode.SHARED)], ids=["stores", "loads"])
+def test_a_message_that_waits_for_nobody_does_not_say_so(request_: RequestBatches) -> None:
+    """A store that needed no device ended in a slice about no slot, and waited a round for that."""
+    area = Tier(TierLimits(1 << 22), 1).swapon(HOST, "a", SLOTS, AreaOptions())[0]
+    assert list(apply(area, request_)) == [SLICE_SLOTS] * (SLOTS // SLICE_SLOTS)
+
+
 def test_a_message_is_atomic_to_others_of_its_area() -> None:
     """The area says so for as long as it lasts, and is neither closed nor asked by another one meanwhile."""
     tier = Tier(TierLimits(1 << 22), 1)
