@@ -221,6 +221,8 @@ def _replay(area: Area, slot: Slot, wanted: int | None, pool_only: bool) -> Load
         return _another_generation(area, slot.generation, wanted)
     if slot.entry is not None:
         reply = _read_entry(area, slot.entry)
+        if reply.outcome is _ERROR and slot.is_backed and device_has(area, slot):
+            reply = _read_device(area, slot.offset, slot, slot.generation)
     elif pool_only:
         return LoadReply(Outcome.MISS, generation=slot.generation)
     else:

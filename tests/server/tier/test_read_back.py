@@ -178,6 +178,18 @@ def test_an_entry_that_is_damaged_gives_way_to_the_copy_that_was_written_through
     )
 
 
+def test_the_repeat_of_a_claim_gets_the_copy_that_was_written_through() -> None:
+    """Of an entry that was damaged since: it was an error for as long as the claim was repeated."""
+    pages = Pages(pool=1 << 20, writes_through=True)
+    assert load(pages.area, 0, GENERATION, LoadMode.CLAIM, request_id=7).outcome is Outcome.HIT
+    slot = pages.area.slot(0)
+    assert slot.entry is not None
+    slot.entry = slot.entry._replace(encoded=Raw(OTHER))
+    assert load(pages.area, 0, GENERATION, LoadMode.CLAIM, request_id=7).page == PAGE
+    assert acknowledge(pages.area, 0, GENERATION, 7).outcome is Outcome.ACKNOWLEDGED
+    pages.check(errors=0)
+
+
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
 def test_an_entry_that_is_damaged_stays_an_error_where_the_device_has_lost_the_page(
     lie: Callable[[MemoryDevice], None],
