@@ -223,10 +223,13 @@ class Area:
         else:
             self.same_filled_pages -= 1
 
-    def has_device_page(self, slot: Slot) -> bool:
-        """Tell whether the device has or may have a page for *slot*; if so that is charged from now on."""
+    def has_device_page(self, slot: Slot, *, is_last: bool = False) -> bool:
+        """Tell whether the device has or may have a page for *slot*; if so that is charged from now on.
+
+        It may in any case when the server stops and this is the page's last way out (*is_last*).
+        """
         if slot.device_generation == NO_GENERATION:
-            if not self.account.device_pages.may_take(1):
+            if not is_last and not self.account.device_pages.may_take(1):
                 return False
             self._charge_device(1)
         return True

@@ -71,12 +71,12 @@ def write_back_all(area: Area, slots: Sequence[Slot]) -> WrittenBack:
 
     If the device refuses them together, they are tried one by one, until RECLAIM_RETRIES_MAX failed.
     """
-    done = _write_back_slots(area, slots)
+    done = _write_back_slots(area, slots, is_last=True)
     if not done.failed or len(slots) == 1:
         return done
     written = failed = 0
     for slot in slots:
-        one = _write_back_slots(area, [slot])
+        one = _write_back_slots(area, [slot], is_last=True)
         written += one.written
         failed += one.failed
         if failed == RECLAIM_RETRIES_MAX:
@@ -84,8 +84,8 @@ def write_back_all(area: Area, slots: Sequence[Slot]) -> WrittenBack:
     return WrittenBack(written, failed)
 
 
-def _write_back_slots(area: Area, slots: Sequence[Slot]) -> WrittenBack:
-    """Move the entries of POOLED *slots* to the device together: all of them or none.
+def _write_back_slots(area: Area, slots: Sequence[Slot], *, is_last: bool = False) -> WrittenBack:
+    """Move the entries of POOLED *slots* to the device together: all of them or none; past its bound if *is_last*.
 
     One that the device took before is written anew if it is not there any more: here is the last that is certain.
     """
@@ -95,7 +95,7 @@ def _write_back_slots(area: Area, slots: Sequence[Slot]) -> WrittenBack:
         if slot.entry is not None and not (slot.is_backed and device_has(area, slot))
     ]
     if unwritten:
-        if not _have_device_pages(area, slots):
+        if not _have_device_pages(area, slots, is_last=is_last):
             area.counters.reject_reclaim_fail += len(unwritten)
             return WrittenBack(failed=len(slots))
         try:
@@ -121,7 +121,8 @@ def give_up_entry(area: Area, slot: Slot) -> None:
     area.counters.written_back_pages += 1
 
 
-def _have_device_pages(area: Area, slots: Sequence[Slot]) -> bool:
+def _have_device_pages(area: Area, slots: Sequence[Slot], *, is_last: bool) -> bool:
     """Tell whether the device has or may have a page for all of *slots*; if so that is charged from now on."""
     new = sum(slot.device_generation == NO_GENERATION for slot in slots)
-    return area.account.make_device_room(new) and all(map(area.has_device_page, slots))
+    has_room = area.account.make_device_room(new) or is_last
+    return has_room and all(area.has_device_page(slot, is_last=is_last) for slot in slots)

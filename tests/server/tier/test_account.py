@@ -15,6 +15,7 @@ from swaptier_server.tier.area import Area
 from swaptier_server.tier.device import MemoryDevice
 from swaptier_server.tier.free import acknowledge, invalidate
 from swaptier_server.tier.load import check_load, load
+from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.store import check_store
 from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
@@ -177,6 +178,15 @@ def test_a_tenant_cannot_fill_the_device_for_others() -> None:
     assert stored(other, range(8)) == [Outcome.DEVICE] * 8
     assert put(other, 8, 1, noise(1)).reason is Reason.DEVICE_LIMIT
     tier.check_invariants()
+
+
+def test_a_drain_loses_no_page_to_a_bound() -> None:
+    """The pool had taken the pages, and the device was full: 96 of 100 were gone with their server."""
+    tier = divided(2, device_pages_max=4)
+    area = opened(tier, "alice")
+    stored(area, range(100))
+    assert [*tier.drain()][-1] == DrainProgress(written=100)
+    assert area.device_pages == 100
 
 
 def test_a_small_device_forgets_what_was_freed_a_moment_ago() -> None:
