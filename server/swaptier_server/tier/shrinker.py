@@ -1,4 +1,4 @@
-"""Which areas give up pages when the pool is full, and how everything leaves it when the server stops.
+"""Which areas give up pages when the pool is full or they were closed, and how all leave it when the server stops.
 
 Pure; each call does a bounded part of the work, so its caller can let others run in between. Rules of conduct:
   - The tenant that has borrowed most pays first, and gives no page of its reserved share. Of its areas, those that
@@ -10,6 +10,7 @@ Models: shrink_worker() in mm/zswap.c. There, a turn is one page, being passed o
 and no quota comes first.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
@@ -111,3 +112,37 @@ def _next_area(pool: Pool, areas: Mapping[str, Area]) -> Area | None:
     turn = (names.index(pool.shrunk_last) + 1) % len(names) if pool.shrunk_last in names else 0
     pool.shrunk_last = names[turn]
     return asked[turn]
+
+
+class ClosedAreas:
+    """Closed areas that have slots, those of each tenant in the order they were closed.
+
+    The tenants take turns: what one has closed, however much it is, keeps no other charged for what that has closed.
+    """
+
+    def __init__(self) -> None:
+        self._of: Final[dict[str, deque[Area]]] = {}
+        """By tenant; whose turn it is first."""
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    def __iter__(self) -> Iterator[Area]:
+        return (area for areas in self._of.values() for area in areas)
+
+    def add(self, area: Area) -> None:
+        """Take an area that was closed."""
+        self._of.setdefault(area.account.name, deque()).append(area)
+
+    def forget_slots(self, slots_max: int, tenant: str | None = None) -> None:
+        """Forget so many slots of the areas of *tenant*, or of the one whose turn it is, who is the last then."""
+        tenant = next(iter(self._of), None) if tenant is None else tenant
+        areas = None if tenant is None else self._of.pop(tenant, None)
+        if tenant is None or areas is None:
+            return
+        while areas:
+            slots_max -= areas[0].forget_slots(slots_max)
+            if areas[0].known_slots:
+                self._of[tenant] = areas
+                return
+            areas.popleft()

@@ -21,7 +21,7 @@ from swaptier_server.tier.counters import LeaseEnd
 from swaptier_server.tier.device import BadReads, DeviceError, MemoryDevice
 from swaptier_server.tier.leases import Leases
 from swaptier_server.tier.pool import Pool
-from swaptier_server.tier.shrinker import SHRINK_PAGES_MAX, DrainProgress, drain, shrink
+from swaptier_server.tier.shrinker import SHRINK_PAGES_MAX, ClosedAreas, DrainProgress, drain, shrink
 from swaptier_server.tier.slot import Slot
 from swaptier_server.tier.swap_file import SWEEP_PAGES_MAX, Client, MemorySwapFile, SavedArea, SwapFile
 from swaptier_wire.errors import AreaExists, AreaNotOwned, ClientReplaced, InvalidRequest, LimitReached, UnknownArea
@@ -115,8 +115,7 @@ class Tier:
         )
         self._swap_file: Final[SwapFile] = MemorySwapFile(device_for) if swap_file is None else swap_file
         self._areas_opened = 0
-        self._ending: Final[deque[Area]] = deque()
-        """Areas that are closed and have slots: they are open no more, and their pages take room in the pool."""
+        self._ending: Final = ClosedAreas()
         self._swept: Final[deque[Area]] = deque()
         """Areas that were closed and whose pages are on their devices still, in the order they were closed."""
         self._restore(self._swap_file.saved_areas())
@@ -170,7 +169,7 @@ class Tier:
             raise _not_recorded(f"area {name!r} was not opened", error) from error
         for name_ended in ended:
             self._close(name_ended)
-        self._forget_slots(SLOTS_FORGOTTEN_MAX)
+        self._ending.forget_slots(SLOTS_FORGOTTEN_MAX, account.name)
         self._areas_opened += 1
         opened = Area(
             saved,
@@ -227,24 +226,17 @@ class Tier:
         except DeviceError as error:
             # It may not stay on record: opened again after a restart, it would have the pages of this time.
             raise _not_recorded(f"area {name!r} was not closed", error) from error
+        account = self.areas[name].account
         dropped_pages = self._close(name)
-        self._forget_slots(SLOTS_FORGOTTEN_MAX)
+        self._ending.forget_slots(SLOTS_FORGOTTEN_MAX, account.name)
         return dropped_pages
 
     def _close(self, name: str) -> int:
-        """End an area that its swap file forgot; `_forget_slots()` and `end_some()` forget what it had."""
+        """End an area that its swap file forgot; `end_some()` forgets what it had."""
         area = self.areas.pop(name)
-        self._ending.append(area)
+        self._ending.add(area)
         self._swept.append(area)
         return area.close()
-
-    def _forget_slots(self, slots_max: int) -> None:
-        """Forget so many slots of the areas that were closed, together, in the order they were closed."""
-        while self._ending:
-            slots_max -= self._ending[0].forget_slots(slots_max)
-            if self._ending[0].known_slots:
-                return
-            self._ending.popleft()
 
     # Time, and room
 
@@ -254,7 +246,7 @@ class Tier:
         return bool(self._ending) or self._swap_file.has_rest
 
     def end_some(self, slots_max: int = SLOTS_FORGOTTEN_MAX) -> None:
-        """Forget so many slots of areas that were closed or, when none is left, delete some of their pages.
+        """Forget so many slots of a tenant's areas that were closed or, when none is left, delete some of their pages.
 
         Call it again while `is_ending`.
 
@@ -262,7 +254,7 @@ class Tier:
             DeviceError: what is left is pages of the swap file, which cannot be written now. Nothing changed.
         """
         if self._ending:
-            self._forget_slots(slots_max)
+            self._ending.forget_slots(slots_max)
         else:
             self._swap_file.sweep()
             self._note_swept()
@@ -312,7 +304,7 @@ class Tier:
         held = [*self.areas.values(), *self._ending]
         on_lru = check_areas(self.areas, self._ending)
         self.pool.check_invariants(on_lru, sum(area.pool_bytes for area in held))
-        check_accounts(self.accounts, list(self.areas.values()), self._ending, self._swept)
+        check_accounts(self.accounts, list(self.areas.values()), list(self._ending), self._swept)
         leases = sum(area.handed_off_pages for area in held)
         assert len(self._leases) == leases, "the leases and the areas disagree"
         assert len(self.areas) <= self.limits.areas_max, "too many areas"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.server.builders import put
 
 from swaptier_server.tier import account as account_module
+from swaptier_server.tier import tier as tier_module
 from swaptier_server.tier.account import Bound, Part
 from swaptier_server.tier.area import Area
 from swaptier_server.tier.device import MemoryDevice
@@ -250,6 +251,19 @@ def test_pages_of_an_area_that_ended_count_until_they_are_gone() -> None:
         tier.end_some()
         tier.check_invariants()
     assert stored(area, range(40), generation=2) == [Outcome.DEVICE] * 40
+
+
+def test_what_tenants_have_closed_is_forgotten_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the pages of a small area do not stay charged until a large one that another closed before is gone."""
+    monkeypatch.setattr(tier_module, "SLOTS_FORGOTTEN_MAX", 0)
+    tier = divided(pool_bytes_max=64 * PAGE_BYTES)
+    large, small = opened(tier, "alice"), opened(tier, "bob")
+    stored(large, range(20)), stored(small, range(2))
+    tier.drop_area(large.name), tier.drop_area(small.name)
+    for _ in range(2):
+        tier.end_some(2)
+    assert (large.stored_pages, small.stored_pages) == (18, 0)
+    tier.check_invariants()
 
 
 # Areas, slots, and who is remembered
