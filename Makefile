@@ -70,9 +70,10 @@ fuzz: venv ## Set up, then throw INPUTS=100000 inputs at a server, from SEED=...
 fairness: venv ## Set up, then measure how much one tenant's attacks slow another down (4 minutes)
 	$(BIN)/python -m tests.fairness $(FAIRNESS)
 
-soak: venv .faketime ## Set up, then race with every fault on, with a server at every edge, and the corruption storm (20 minutes)
+soak: venv .faketime ## Set up, then race with every fault on, a server at every edge, the corruption storm, and tenants beside others (25 minutes)
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -m soak --capture=no \
-		tests/test_soak.py tests/test_soak_edges.py tests/server/swapfile/test_storm.py $(ARGS)
+		tests/test_soak.py tests/test_soak_edges.py tests/server/swapfile/test_storm.py tests/server/isolation/test_isolation.py \
+		$(ARGS)
 	@echo ok
 
 # Without it the soak of the edges is skipped, with its reason.
