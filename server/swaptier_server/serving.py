@@ -15,9 +15,11 @@ from signal import Signals
 from swaptier_server.config import ServerConfig
 from swaptier_server.lifecycle import TierServer
 from swaptier_server.logs import configure_logs, get_log
+from swaptier_server.memory import machine_bytes, memory_parts, text
 from swaptier_server.rpc.descriptors import connections_max
 from swaptier_server.rpc.garbage import Collector, leave_the_rest_to_a_collector
 from swaptier_server.rpc.turns import Turns
+from swaptier_server.shares import tenants_expected
 from swaptier_server.signals import STOPPING, take_signals
 from swaptier_wire.process.background_writer import BackgroundWriter
 from swaptier_wire.process.exit_status import ExitStatus
@@ -70,15 +72,7 @@ async def _serve(config: ServerConfig, streams: Sequence[BackgroundWriter]) -> i
         lambda: [stream.wait_until_written(LAST_LINES_SECONDS_MAX) for stream in streams],
     )
     server = await TierServer.start(config)
-    log.info(
-        "serving",
-        version=program_version(),
-        listening=server.listening,
-        metrics=server.metrics_address,
-        epoch=server.tier.epoch,
-        pool_limit=str(config.pool_limit),
-        connections_max=connections_max(),
-    )
+    _say_what_serves(config, server)
     ready = {"listening": server.listening, "metrics": server.metrics_address, "epoch": server.tier.epoch}
     streams[0].write(json.dumps(ready) + "\n")
     leave_the_rest_to_a_collector()
@@ -95,6 +89,31 @@ async def _serve(config: ServerConfig, streams: Sequence[BackgroundWriter]) -> i
     if others:
         await asyncio.wait(others, timeout=LAST_TASKS_SECONDS_MAX)
     return ExitStatus.AS_SPECIFIED if stop.is_set() else ExitStatus.DEFECT
+
+
+def _say_what_serves(config: ServerConfig, server: TierServer) -> None:
+    """Log the addresses and bounds of a server that began, and warn if there is less memory than it may use."""
+    log = get_log()
+    tenants = tenants_expected(config, server.access)
+    memory_max = sum(part.most for part in memory_parts(config, tenants, connections_max()))
+    log.info(
+        "serving",
+        version=program_version(),
+        listening=server.listening,
+        metrics=server.metrics_address,
+        epoch=server.tier.epoch,
+        pool_limit=str(config.pool_limit),
+        connections_max=connections_max(),
+        memory_max=text(memory_max),
+    )
+    if (there := machine_bytes()) is not None and memory_max > there:
+        log.warning(
+            "memory_may_not_suffice",
+            memory_max=text(memory_max),
+            there=text(there),
+            meaning="with all its bounds reached, this server would be killed, and pages in memory lost",
+            advice="swaptier-server check-config says what takes how much",
+        )
 
 
 async def _collect_for_ever(turns: Turns) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.server.pki import write_tokens
-from tests.server.test_main import run
+from tests.server.test_main import run, running
 
 from swaptier_server.config import ServerConfig
 from swaptier_server.memory import machine_bytes, memory_lines, memory_parts, share_line, text
@@ -77,6 +77,16 @@ def test_more_than_there_is_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(memory_lines(config(), 1, 100))[-1] == (
         "memory: that is more than the 1 MiB that this machine, or its container, has"
     )
+
+
+def test_a_server_says_at_its_start_what_it_may_use_and_that_there_is_less() -> None:
+    """4 Gi slots of 36 bytes are more than a machine of these tests has."""
+    with running("--slots-max", str(1 << 32)) as server:
+        summed = re.fullmatch(r"(14[5-9])\.[0-9] GiB", str(server.wait_for_log("serving")["memory_max"]))
+        assert summed is not None
+        warning = server.wait_for_log("memory_may_not_suffice")
+    assert warning["memory_max"] == summed[0]
+    assert "check-config" in str(warning["advice"])
 
 
 def test_a_tier_that_is_driven_to_its_bounds_takes_no_more_than_was_stated() -> None:
