@@ -37,6 +37,9 @@ def try_out(cert: SmallFile, key: SmallFile) -> Certificate:
     Raises:
         CertificateUnusable: why there would be none.
     """
+    for file, what in ((cert, "certificate"), (key, "private key")):
+        if f"{what.upper()}-----".encode() not in file.content:
+            raise CertificateUnusable(f"{file.path}, which was given as the {what}, holds none in PEM form")
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         with readable(cert.content) as cert_path, readable(key.content) as key_path:

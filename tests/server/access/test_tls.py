@@ -105,6 +105,12 @@ def test_a_file_that_is_missing_a_folder_far_too_large_or_not_pem_is_named_with_
     assert refusal(cert, key, tmp_path / "none").startswith("--tls-client-ca: cannot read ")
 
 
+def test_a_certificate_and_a_key_that_changed_places_are_named(authority: Authority) -> None:
+    cert, key = authority.issue("tier", "localhost")
+    assert f"{key}, which was given as the certificate, holds none" in refusal(key, cert)
+    assert f"{cert}, which was given as the private key, holds none" in refusal(cert, cert)
+
+
 def test_client_authorities_must_be_authorities(authority: Authority) -> None:
     """A leaf in their place would let nobody in."""
     cert, key = authority.issue("tier", "localhost")
