@@ -57,6 +57,8 @@ def why_out_of_memory(settings: RaceSettings, summary: RunSummary) -> str:
     if summary.ended is not Ended.OUT_OF_MEMORY:
         return ""
     flags = []
+    if settings.target is not None:
+        flags.append(f"--target {settings.target} (its log and swaptier_tier_rejects_total say what it refused)")
     if settings.server_flags.pool_limit is not None:
         flags.append(f"--pool-limit {settings.server_flags.pool_limit} (raise it)")
     if settings.host.zswap_max is not None:

@@ -124,3 +124,4 @@ def test_whoever_runs_out_of_memory_is_told_why_and_which_of_the_given_flags_to_
     for flag in ("--pool-limit 1MiB", "--zswap-max 20000", "--no-zswap-writeback"):
         assert flag in why_out_of_memory(settings, full)
     assert why_out_of_memory(settings, run("shared")) == ""
+    assert "--target tier:1 (its log and " in why_out_of_memory(race_settings(target="tier:1"), full)
