@@ -42,7 +42,7 @@ def effective_values(config: ServerConfig, arguments: Sequence[str]) -> Iterator
             source = variable(field)
         else:
             source = "default"
-        yield f"{flag(field):<{width}}  {_text(getattr(config, field))}  ({source})"
+        yield f"{flag(field):<{width}}  {_text(field, getattr(config, field))}  ({source})"
 
 
 def check_files(config: ServerConfig) -> Iterator[Finding]:
@@ -160,10 +160,10 @@ def _check_device(config: ServerConfig) -> Iterator[Finding]:
 
 def _check_listen(config: ServerConfig) -> Iterator[Finding]:
     check_can_listen("--listen", config.listen)
-    yield Finding(f"{config.listen} is free")
+    yield Finding(f"listening: {config.listen} is free")
     if config.metrics is not None:
         check_can_listen("--metrics", config.metrics)
-        yield Finding(f"{config.metrics} is free")
+        yield Finding(f"metrics: {config.metrics} is free")
 
 
 def _findings(check: Callable[[ServerConfig], Iterator[Finding]], config: ServerConfig) -> Iterator[Finding]:
@@ -173,9 +173,9 @@ def _findings(check: Callable[[ServerConfig], Iterator[Finding]], config: Server
         yield Finding(str(problem), is_problem=True)
 
 
-def _text(value: object) -> str:
+def _text(field: str, value: object) -> str:
     if value is None:
-        return "off"
+        return "off" if field == "metrics" else "not given"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)

@@ -74,7 +74,8 @@ def _lost(found: Inspection) -> str:
     """Return what a server that is started on the file does not have."""
     pages = sum(area.pages for area in found.areas)
     if found.refusal is not None:
-        return f"no server starts on it; {pages} pages can be read in it, of {len(found.areas)} areas"
+        readable = f"{pages} pages of {len(found.areas)} areas can be read" if found.format else "nothing was read"
+        return f"no server starts on it; {readable}. Keep it; start on a copy made by backup, or on a new file"
     damaged = sum(area.damaged_pages for area in found.areas)
     areas = found.findings.damaged_areas + found.findings.missing_areas
     return (

@@ -166,26 +166,27 @@ def healthcheck(address: str | None = None, /) -> int:
 
 @app.command(
     help_epilogue=epilogue(
-        f"Exit status: 0 done; 2 wrong usage; 3 the server refused; {ACCIDENTS}.",
+        "Exit status: 0 done; 2 wrong usage, no swap file, or no copy can be made there; 3 the server refused, ended "
+        f"or did not answer; 5 the copy, or {ACCIDENTS.removeprefix('5 ')}.",
         f"{PROGRAM} backup /var/tmp/swap /var/tmp/copy",
     )
 )
-def backup(file: Path, to: Path, /) -> int:
+def backup(file: Path, dest: Path, /) -> int:
     """Copy a swap file, also of a running server, and exit: 0 done, 2 wrong usage, 3 refused, 5 not written.
 
     The copy is of one moment, is readable by its owner only, and is a device for another server. It has what the device
-    has; pages that only the pool has are not in it. The running server makes it, so TO is a name where that runs.
+    has; pages that only the pool has are not in it. The running server makes it, so DEST is a name where that runs.
 
     Parameters
     ----------
     file:
         PATH of --device sqlite:PATH.
-    to:
+    dest:
         The copy. A file that is there is not overwritten.
     """
     from swaptier_server.backup import ask_for_backup
 
-    status, says = ask_for_backup(file, to)
+    status, says = ask_for_backup(file, dest)
     if status:
         _refuse(f"backup: {says}")
     else:

@@ -190,8 +190,8 @@ class ServerConfig(BaseModel):
         None,
         ge=1,
         le=TENANTS_MAX,
-        description="tenants that half of every bound is divided among, as shares that are reserved for them; without "
-        "it, those that --tokens names, or 16",
+        description="tenants that half of every bound is divided among, as shares that are reserved for them; as many "
+        "as --tokens names at least; without it, those, or 16",
     )
     tenant_areas_max: Annotated[int, _flag(LIMITS, "NUMBER")] = Field(
         16, ge=1, le=AREAS_MAX, description="areas that one tenant may have open"

@@ -94,6 +94,18 @@ def test_a_damaged_tree_is_named_with_what_can_be_read(tmp_path: Path) -> None:
     status, lines = check_file(tmp_path / "swap")
     assert status == ExitStatus.VERDICT
     assert lines[-1].startswith("lost: no server starts on it; ")
+    assert "nothing was read" not in lines[-1]
+
+
+def test_a_file_that_was_cut_is_not_read_and_what_to_do_is_said(tmp_path: Path) -> None:
+    stopped(tmp_path / "swap")
+    content = (tmp_path / "swap").read_bytes()
+    (tmp_path / "swap").write_bytes(content[:-4096])
+    status, lines = check_file(tmp_path / "swap")
+    assert status == ExitStatus.VERDICT
+    assert lines[-1] == (
+        "lost: no server starts on it; nothing was read. Keep it; start on a copy made by backup, or on a new file"
+    )
 
 
 def test_a_file_that_a_server_has_is_refused_in_a_line(tmp_path: Path) -> None:

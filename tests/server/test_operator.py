@@ -45,6 +45,8 @@ def test_a_good_configuration_is_told_with_its_sources(tmp_path: Path) -> None:
     assert f"--tokens {tokens} (SWAPTIER_TOKENS)" in lines
     assert "--keep-incompressible no (flag)" in lines
     assert "--pool-limit 64MiB (default)" in lines
+    assert "--metrics off (flag)" in lines
+    assert "--device-limit not given (default)" in lines, "what that means is in the sum below"
     assert "not known, and ignored: SWAPTIER_POOL_LIMT (did you mean SWAPTIER_POOL_LIMIT?)" in lines
     assert "TLS: certificate of tier.example, 127.0.0.1, expires 3000-01-01" in lines
     assert "client certificates: asked for, of 1 authorities" in lines

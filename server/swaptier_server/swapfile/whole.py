@@ -56,5 +56,6 @@ def why_not_whole(db: sqlite3.Connection, its_format: int, *, pages_max: int = C
     for table in ("",) if is_short else ("('server')", "('areas')"):
         found = str(db.execute(f"PRAGMA quick_check{table}").fetchone()[0])
         if found.startswith(_TREE_DAMAGED):
-            return one_line(found.removeprefix(_TREE_DAMAGED).split("\n")[0])
+            what = one_line(found.removeprefix(_TREE_DAMAGED).split("\n")[0])
+            return f"its trees do not hold together (SQLite: {what})"
     return None

@@ -217,7 +217,7 @@ def no_format(path: Path) -> None:
     sql(path, "PRAGMA user_version = 0")
 
 
-@refused("out of order", DAMAGED)
+@refused("its trees do not hold together", DAMAGED)
 def a_page_of_a_tree_that_is_a_copy_of_another(path: Path) -> None:
     stopped(path)
     content = bytearray(path.read_bytes())
