@@ -167,7 +167,7 @@ def healthcheck(address: str | None = None, /) -> int:
 @app.command(
     help_epilogue=epilogue(
         "Exit status: 0 done; 2 wrong usage, no swap file, or no copy can be made there; 3 the server refused, ended "
-        f"or did not answer; 5 the copy, or {ACCIDENTS.removeprefix('5 ')}.",
+        f"or did not answer; {ACCIDENTS.replace('output;', 'output, or the copy to its disk;')}.",
         f"{PROGRAM} backup /var/tmp/swap /var/tmp/copy",
     )
 )
