@@ -375,7 +375,7 @@ def test_a_page_that_nobody_takes_back_is_lost_and_said_to_be() -> None:
     reader = stage.spawn("T1", stage.read(process, 0))
     stage.lockstep.run_until(reader, AT_READ)
     device.is_full = True
-    stage.tier.pool.bytes_max = 0
+    stage.tier.accounts.bounds.pool_bytes.divide(0, tenants=1)
     with pytest.raises(PageLost) as lost:
         stage.lockstep.finish(reader)
     assert lost.value.reason is DetectedLoss.STOREBACK_REJECTED
@@ -398,7 +398,7 @@ def test_a_fault_that_slept_while_the_page_was_lost_is_told_too() -> None:
     reader = stage.spawn("T1", stage.read(process, 0))
     stage.lockstep.run_until(reader, AT_READ)
     device.is_full = True
-    stage.tier.pool.bytes_max = 0
+    stage.tier.accounts.bounds.pool_bytes.divide(0, tenants=1)
     for task in (reader, slow):
         with pytest.raises(PageLost):
             stage.lockstep.finish(task)

@@ -149,7 +149,7 @@ def test_a_page_that_nobody_takes_stays_in_memory(policy: str) -> None:
     assert slot.folio is not None and slot.folio.dirty and not slot.in_pool
     stage.check()
     assert stage.do(stage.read(process, 0)) == OLD
-    stage.tier.pool.bytes_max = 1 << 20
+    stage.tier.accounts.bounds.pool_bytes.divide(1 << 20, tenants=1)
     stage.do(swap_out_everything(stage.host))
     assert stage.host.resident_pages == 0
     assert stage.do(stage.read(process, 0)) == OLD
