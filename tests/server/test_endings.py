@@ -223,7 +223,8 @@ def test_a_signal_while_the_server_starts_drains_it_once_it_serves(tmp_path: Pat
             writing.write(hash_token("alice", "t" * 32))
         status, log = server.end()
     assert status == 0
-    assert {json.loads(line)["event"] for line in log.splitlines()} == {"serving", "stopping", "draining", "drained"}
+    events = {json.loads(line)["event"] for line in log.splitlines()} - {"memory_may_not_suffice"}  # of the machine
+    assert events == {"serving", "stopping", "draining", "drained"}
 
 
 async def test_a_storm_of_signals_ends_in_one_of_the_documented_statuses(tmp_path: Path) -> None:
