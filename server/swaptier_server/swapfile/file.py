@@ -177,7 +177,7 @@ class SqliteSwapFile:
         return SqliteDevice(self, self._register.open_area(area, replaced))
 
     def forget_area(self, name: str) -> None:
-        """Forget an area. Nothing finds its pages from now on; `sweep()` gives their room back.
+        """Forget an area. Nothing finds its pages from now on; its device's `forget()` gives their room back.
 
         Raises:
             DeviceError: nothing changed.
@@ -195,7 +195,16 @@ class SqliteSwapFile:
         Raises:
             DeviceError: nothing changed.
         """
-        self._register.sweep(pages_max)
+        if (number := next(iter(self._register.forgotten), None)) is not None:
+            self._register.sweep(number, pages_max)
+
+    def forget_pages(self, number: int, pages_max: int) -> int:
+        """Delete so many pages of the area with that number, which was forgotten; return how many there were.
+
+        Raises:
+            DeviceError: nothing changed.
+        """
+        return self._register.sweep(number, pages_max)
 
     # What its devices ask for
 
@@ -233,11 +242,12 @@ class SqliteSwapFile:
 class SqliteDevice:
     """The device of one area, in its swap file."""
 
-    __slots__ = ("_dropped", "_file", "_first", "_owner", "incarnation")
+    __slots__ = ("_dropped", "_file", "_first", "_number", "_owner", "incarnation")
 
     def __init__(self, file: SqliteSwapFile, area: AreaRow) -> None:
         """Keep the pages of *area*."""
         self._file: Final = file
+        self._number: Final = area.number
         self._first: Final = rows_of(area.number)[0]
         self._owner: Final = area.owner
         self.incarnation: Final = area.incarnation
@@ -277,3 +287,11 @@ class SqliteDevice:
             self._dropped.update(offsets)
         else:
             self._dropped.difference_update(offsets)
+
+    def forget(self, pages_max: int) -> int:
+        """Delete so many pages of the area, which the swap file has forgotten; return how many there were.
+
+        Raises:
+            DeviceError: nothing changed.
+        """
+        return self._file.forget_pages(self._number, pages_max)

@@ -7,7 +7,6 @@ Touches the file, through `database`. Rules of conduct:
 
 import secrets
 import sqlite3
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol
@@ -59,7 +58,7 @@ class Register:
         """What is not as it was left."""
         self.areas: Final[dict[str, AreaRow]] = found.areas
         """Those that are open, by name."""
-        self.forgotten: Final = deque(forgotten)
+        self.forgotten: Final = dict.fromkeys(forgotten)
         """Numbers of areas that are on record no more, and may have pages."""
         self._record = found.record
         self._closed_rows: Final = found.closed
@@ -109,21 +108,22 @@ class Register:
             with self._changed((name,)):
                 pass
 
-    def sweep(self, pages_max: int) -> None:
-        """Delete so many pages of areas that were forgotten.
+    def sweep(self, number: int, pages_max: int) -> int:
+        """Delete so many pages of the area with that number, which was forgotten; return how many there were.
 
         Raises:
             DeviceError: nothing changed.
         """
-        if not self.forgotten:
-            return
+        if number not in self.forgotten:
+            return 0
         with self._database.transaction() as db:
             swept = db.execute(
                 "DELETE FROM pages WHERE number IN (SELECT number FROM pages WHERE number BETWEEN ? AND ? LIMIT ?)",
-                (*rows_of(self.forgotten[0]), pages_max),
+                (*rows_of(number), pages_max),
             )
         if swept.rowcount < pages_max:
-            self.forgotten.popleft()
+            del self.forgotten[number]
+        return swept.rowcount
 
     @contextmanager
     def _changed(self, closed: Sequence[str]) -> Iterator[tuple[sqlite3.Connection, list[AreaRow]]]:
@@ -149,7 +149,7 @@ class Register:
         for name in names:
             del self.areas[name]
         self.areas.update((area.saved.name, area) for area in added)
-        self.forgotten.extend(forgotten)
+        self.forgotten.update(dict.fromkeys(forgotten))
         self._record = record
 
 

@@ -356,10 +356,14 @@ class Area:
         self.is_closed = True
         return self.stored_pages
 
-    def note_swept(self, pages_max: int) -> int:
-        """Note that the device of a closed area has lost so many pages, or all it had; return how many."""
-        pages = min(pages_max, self.written_pages)
-        self._charge_device(-pages)
+    def sweep(self, pages_max: int) -> int:
+        """Let the device of a closed area forget so many pages, and give them back; return how many there were.
+
+        Raises:
+            DeviceError: nothing changed.
+        """
+        pages = self.device.forget(pages_max)
+        self._charge_device(-(min(pages, self.written_pages) if pages == pages_max else self.written_pages))
         return pages
 
     def forget_slots(self, slots_max: int) -> int:

@@ -99,6 +99,13 @@ class BackingDevice(Protocol):
     def drop(self, *offsets: int) -> None:
         """Make the slots read as unwritten, in one go. Cannot fail. Models: zram's slot free."""
 
+    def forget(self, pages_max: int) -> int:
+        """Forget so many pages, whichever; return how many there were. For a device that nothing reads any more.
+
+        Raises:
+            DeviceError: nothing changed.
+        """
+
 
 CHUNK_SLOTS: Final = 4096
 """Of a MemoryDevice, in one dictionary. One of all slots grows by copying itself: 30 ms in one go at 700,000 pages."""

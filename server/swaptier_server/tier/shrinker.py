@@ -115,12 +115,15 @@ def _next_area(pool: Pool, areas: Mapping[str, Area]) -> Area | None:
 
 
 class ClosedAreas:
-    """Closed areas that have slots, those of each tenant in the order they were closed.
+    """Closed areas of which something is left, those of each tenant in the order they were closed.
 
     The tenants take turns: what one has closed, however much it is, keeps no other charged for what that has closed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, forget: Callable[[Area, int], int], is_left: Callable[[Area], bool]) -> None:
+        """Let *forget* take so much, or some more, of an area, and return how much, as long as it *is_left*."""
+        self._forget: Final = forget
+        self._is_left: Final = is_left
         self._of: Final[dict[str, deque[Area]]] = {}
         """By tenant; whose turn it is first."""
 
@@ -134,15 +137,21 @@ class ClosedAreas:
         """Take an area that was closed."""
         self._of.setdefault(area.account.name, deque()).append(area)
 
-    def forget_slots(self, slots_max: int, tenant: str | None = None) -> None:
-        """Forget so many slots of the areas of *tenant*, or of the one whose turn it is, who is the last then."""
+    def forget(self, most: int, tenant: str | None = None) -> None:
+        """Forget so much of the areas of *tenant*, or of the one whose turn it is, who is the last then.
+
+        Raises:
+            DeviceError: the device of the first that is left cannot forget. Nothing of it changed.
+        """
         tenant = next(iter(self._of), None) if tenant is None else tenant
         areas = None if tenant is None else self._of.pop(tenant, None)
         if tenant is None or areas is None:
             return
-        while areas:
-            slots_max -= areas[0].forget_slots(slots_max)
-            if areas[0].known_slots:
+        try:
+            while areas and most > 0:
+                most -= self._forget(areas[0], most)
+                if not self._is_left(areas[0]):
+                    areas.popleft()
+        finally:
+            if areas:
                 self._of[tenant] = areas
-                return
-            areas.popleft()

@@ -9,7 +9,6 @@ Pure; `swaptier_server.swapfile.file` keeps one on disk. Rules of conduct:
 swap file makes one for itself, so nothing outlives that tier.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -71,7 +70,7 @@ class SwapFile(Protocol):
         """
 
     def forget_area(self, name: str) -> None:
-        """Forget an area. Nothing finds its pages from now on; `sweep()` gives their room back.
+        """Forget an area. Nothing finds its pages from now on; its device's `forget()` gives their room back.
 
         Raises:
             DeviceError: nothing changed.
@@ -79,7 +78,7 @@ class SwapFile(Protocol):
 
     @property
     def has_rest(self) -> bool:
-        """There are pages of areas that were forgotten."""
+        """There may be pages of areas that were forgotten, of which their devices have not forgotten all."""
 
     def sweep(self, pages_max: int = SWEEP_PAGES_MAX) -> None:
         """Delete so many pages of areas that were forgotten.
@@ -96,7 +95,6 @@ class MemorySwapFile:
         """Start with no area; let *device_for* make the device of a new one, by name."""
         self._device_for: Final = device_for
         self._areas: dict[str, tuple[SavedArea, MemoryDevice]] = {}
-        self._forgotten: Final[deque[MemoryDevice]] = deque()
 
     def saved_areas(self) -> Sequence[SavedArea]:
         """Return the areas that are recorded."""
@@ -117,15 +115,12 @@ class MemorySwapFile:
 
     def forget_area(self, name: str) -> None:
         """Forget an area."""
-        if name in self._areas:
-            self._forgotten.append(self._areas.pop(name)[1])
+        self._areas.pop(name, None)
 
     @property
     def has_rest(self) -> bool:
-        """There are devices of areas that were forgotten."""
-        return bool(self._forgotten)
+        """Nothing is left of an area but what its device has."""
+        return False
 
     def sweep(self, pages_max: int = SWEEP_PAGES_MAX) -> None:
-        """Delete so many pages of areas that were forgotten: to free a million at once takes long."""
-        if self._forgotten and self._forgotten[0].forget(pages_max) < pages_max:
-            self._forgotten.popleft()
+        """Have nothing to delete."""

@@ -10,7 +10,6 @@ Pure; every method is one atomic step, and takes time from the clock that the ti
 Models: sys_swapon() and sys_swapoff() in mm/swapfile.c as far as zswap sees them (zswap_swapon(), zswap_swapoff()).
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -115,9 +114,10 @@ class Tier:
         )
         self._swap_file: Final[SwapFile] = MemorySwapFile(device_for) if swap_file is None else swap_file
         self._areas_opened = 0
-        self._ending: Final = ClosedAreas()
-        self._swept: Final[deque[Area]] = deque()
-        """Areas that were closed and whose pages are on their devices still, in the order they were closed."""
+        self._ending: Final = ClosedAreas(Area.forget_slots, lambda area: bool(area.known_slots))
+        """Those that have slots."""
+        self._swept: Final = ClosedAreas(Area.sweep, lambda area: area.written_pages > 0)
+        """Those whose pages are on their devices still."""
         self._restore(self._swap_file.saved_areas())
 
     # Areas
@@ -169,7 +169,7 @@ class Tier:
             raise _not_recorded(f"area {name!r} was not opened", error) from error
         for name_ended in ended:
             self._close(name_ended)
-        self._ending.forget_slots(SLOTS_FORGOTTEN_MAX, account.name)
+        self._ending.forget(SLOTS_FORGOTTEN_MAX, account.name)
         self._areas_opened += 1
         opened = Area(
             saved,
@@ -228,14 +228,15 @@ class Tier:
             raise _not_recorded(f"area {name!r} was not closed", error) from error
         account = self.areas[name].account
         dropped_pages = self._close(name)
-        self._ending.forget_slots(SLOTS_FORGOTTEN_MAX, account.name)
+        self._ending.forget(SLOTS_FORGOTTEN_MAX, account.name)
         return dropped_pages
 
     def _close(self, name: str) -> int:
         """End an area that its swap file forgot; `end_some()` forgets what it had."""
         area = self.areas.pop(name)
         self._ending.add(area)
-        self._swept.append(area)
+        if area.written_pages:
+            self._swept.add(area)
         return area.close()
 
     # Time, and room
@@ -243,7 +244,7 @@ class Tier:
     @property
     def is_ending(self) -> bool:
         """Something is left of areas that were closed."""
-        return bool(self._ending) or self._swap_file.has_rest
+        return bool(self._ending) or bool(self._swept) or self._swap_file.has_rest
 
     def end_some(self, slots_max: int = SLOTS_FORGOTTEN_MAX) -> None:
         """Forget so many slots of a tenant's areas that were closed or, when none is left, delete some of their pages.
@@ -254,19 +255,11 @@ class Tier:
             DeviceError: what is left is pages of the swap file, which cannot be written now. Nothing changed.
         """
         if self._ending:
-            self._ending.forget_slots(slots_max)
+            self._ending.forget(slots_max)
+        elif self._swept:
+            self._swept.forget(SWEEP_PAGES_MAX)
         else:
             self._swap_file.sweep()
-            self._note_swept()
-
-    def _note_swept(self) -> None:
-        """Give back to their tenants the pages that the swap file has deleted, of the areas that were closed first."""
-        pages = SWEEP_PAGES_MAX if self._swap_file.has_rest else UNBOUNDED
-        while self._swept and pages:
-            pages -= self._swept[0].note_swept(pages)
-            if self._swept[0].written_pages:
-                return
-            self._swept.popleft()
 
     def expire_leases(self, now_ns: int | None = None, leases_max: int = LEASES_ENDED_MAX) -> int:
         """End the leases that are over by *now_ns*, or by the clock: those that ended first, *leases_max* at most.
@@ -304,7 +297,7 @@ class Tier:
         held = [*self.areas.values(), *self._ending]
         on_lru = check_areas(self.areas, self._ending)
         self.pool.check_invariants(on_lru, sum(area.pool_bytes for area in held))
-        check_accounts(self.accounts, list(self.areas.values()), list(self._ending), self._swept)
+        check_accounts(self.accounts, list(self.areas.values()), list(self._ending), list(self._swept))
         leases = sum(area.handed_off_pages for area in held)
         assert len(self._leases) == leases, "the leases and the areas disagree"
         assert len(self.areas) <= self.limits.areas_max, "too many areas"

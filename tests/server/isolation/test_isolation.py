@@ -96,8 +96,8 @@ def _close_one_after_another(machine: IsolationMachine) -> None:
 
 def _forget_in_the_order_of_closing(patch: pytest.MonkeyPatch) -> None:
     """What a tenant closed stays charged to it until what others closed before is gone."""
-    forget = ClosedAreas.forget_slots
-    patch.setattr(ClosedAreas, "forget_slots", lambda closed, slots_max, _tenant=None: forget(closed, slots_max))
+    forget = ClosedAreas.forget
+    patch.setattr(ClosedAreas, "forget", lambda closed, most, _tenant=None: forget(closed, most))
 
 
 def _say_what_is_anothers(machine: IsolationMachine) -> None:

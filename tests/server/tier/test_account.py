@@ -1,7 +1,8 @@
 """What is shared by tenants: no tenant takes what another was promised, and none is pushed out for another."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.server.builders import put
 
+from swaptier_server.swapfile.file import SqliteSwapFile
 from swaptier_server.tier import account as account_module
 from swaptier_server.tier import tier as tier_module
 from swaptier_server.tier.account import Bound, Part
@@ -18,7 +20,7 @@ from swaptier_server.tier.free import acknowledge, invalidate
 from swaptier_server.tier.load import check_load, load
 from swaptier_server.tier.shrinker import DrainProgress
 from swaptier_server.tier.store import check_store
-from swaptier_server.tier.swap_file import Client
+from swaptier_server.tier.swap_file import Client, SwapFile
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.errors import ClientReplaced, LimitReached
 from swaptier_wire.types import PAGE_BYTES, AreaOptions, LoadMode, Outcome, Reason
@@ -36,9 +38,15 @@ def tenant_of(client_id: str) -> str:
     return client_id.partition("|")[0]
 
 
-def divided(tenants: int = 4, devices: Callable[[str], MemoryDevice] = lambda _: MemoryDevice(), **limits: int) -> Tier:
+def divided(
+    tenants: int = 4,
+    devices: Callable[[str], MemoryDevice] = lambda _: MemoryDevice(),
+    swap_file: SwapFile | None = None,
+    **limits: int,
+) -> Tier:
     """A tier that is divided among *tenants*."""
-    tier = Tier(TierLimits(**({"pool_bytes_max": 1 << 20} | limits)), 1, devices, tenant_of=tenant_of)
+    bounds = TierLimits(**({"pool_bytes_max": 1 << 20} | limits))
+    tier = Tier(bounds, 1, devices, swap_file=swap_file, tenant_of=tenant_of)
     tier.accounts.divide(tenants)
     return tier
 
@@ -264,6 +272,27 @@ def test_what_tenants_have_closed_is_forgotten_in_turn(monkeypatch: pytest.Monke
         tier.end_some(2)
     assert (large.stored_pages, small.stored_pages) == (18, 0)
     tier.check_invariants()
+
+
+@pytest.mark.parametrize("is_file", [False, True], ids=["memory", "file"])
+def test_what_the_devices_of_closed_areas_have_is_deleted_in_turn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_file: bool
+) -> None:
+    """So what one tenant closed is its own again soon, however much another closed before."""
+    monkeypatch.setattr(tier_module, "SWEEP_PAGES_MAX", 2)
+    with SqliteSwapFile(tmp_path / "swap") if is_file else nullcontext() as file:
+        tier = divided(swap_file=file, pool_bytes_max=0)
+        large, small = opened(tier, "alice"), opened(tier, "bob")
+        stored(large, range(20)), stored(small, range(2))
+        tier.drop_area(large.name), tier.drop_area(small.name)
+        assert (large.written_pages, small.written_pages) == (20, 2)
+        while small.written_pages:
+            tier.end_some()
+            tier.check_invariants()
+        assert large.written_pages == 18
+        while tier.is_ending:
+            tier.end_some()
+        assert tier.accounts.bounds.device_pages.used == 0
 
 
 # Areas, slots, and who is remembered
