@@ -324,8 +324,8 @@ def _lose_what_a_device_refuses_at_writeback(patch: pytest.MonkeyPatch) -> None:
     """The entry is dropped although nobody has the page."""
     applied = write_back._write_back_slots
 
-    def move(area: Area, slots: list[Slot]) -> WrittenBack:
-        done = applied(area, slots)
+    def move(area: Area, slots: list[Slot], *, is_last: bool = False) -> WrittenBack:
+        done = applied(area, slots, is_last=is_last)
         for slot in slots if done.failed else ():
             slot.device_generation = slot.generation
             _leave_pool(area, slot)
