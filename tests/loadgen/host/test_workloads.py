@@ -70,7 +70,7 @@ async def test_forks_exits_and_moves_happen_and_pages_are_copied(run_host: RunHo
 async def test_an_unsafe_policy_fails_the_swap_race_stress(run_host: RunHost, policy: str) -> None:
     """Counters do not come to the number of additions: data loss."""
     run = await run_host(
-        policy, workload=WorkloadKind.STRESS_RACE, ops=12_000, threads=8, pages=48, processes=1, preemption_rate=0.3
+        policy, workload=WorkloadKind.STRESS_RACE, ops=4_000, threads=8, pages=48, processes=1, preemption_rate=0.3
     )
     assert run.verdict is Verdict.AS_SPECIFIED
     assert run.counters_wrong > 0
