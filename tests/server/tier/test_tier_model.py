@@ -7,7 +7,7 @@ mutants are the negative control: each breaks one rule of the tier on purpose, a
 from collections.abc import Callable, Iterable
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 from tests.server.tier import tier_machine
 from tests.server.tier.tier_machine import FileMachine, TierMachine
@@ -405,6 +405,35 @@ FINDING = settings(
 )
 
 
+SEEDS = {
+    _forget_tombstones: 7,
+    _forget_required_generations: 1,
+    _answer_every_claimant: 1,
+    _copy_what_is_handed_off: 1,
+    _let_anybody_acknowledge: 3,
+    _acknowledge_any_generation: 1,
+    _forget_who_acknowledged: 3,
+    _let_repeats_keep_their_lease: 3,
+    _refuse_at_the_quota_at_once: 1,
+    _give_no_second_chance: 3,
+    _let_an_older_page_on_the_device_come_back: 0,
+    _refuse_repeats_across_a_restart: 3,
+    _leave_on_the_device_what_was_written_through: 2,
+}
+"""Where the search from the usual seed takes seconds, one that finds the mutant at once.
+
+It saves time only: where it no longer does so, because the machine changed, the usual search comes after it."""
+
+
+def search(from_seed: int | None) -> None:
+    """Search shortly from a seed, if there is one, then as long as any mutant needs."""
+    if from_seed is not None:
+        run_state_machine_as_test(
+            seed(from_seed)(type("Seeded", (TierMachine,), {})), settings=settings(FINDING, max_examples=60)
+        )
+    run_state_machine_as_test(TierMachine, settings=FINDING)
+
+
 @pytest.mark.parametrize("mutate", MUTANTS, ids=lambda mutate: mutate.__name__.strip("_"))
 def test_a_tier_that_breaks_a_rule_is_caught(
     mutate: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
@@ -412,7 +441,7 @@ def test_a_tier_that_breaks_a_rule_is_caught(
     mutate(monkeypatch)
     # `Failed` is what pytest raises where a refusal was expected and none came.
     with pytest.raises((AssertionError, SwapTierError, pytest.fail.Exception)):
-        run_state_machine_as_test(TierMachine, settings=FINDING)
+        search(SEEDS.get(mutate))
 
 
 def test_the_same_search_finds_nothing_in_the_tier_as_it_is() -> None:
