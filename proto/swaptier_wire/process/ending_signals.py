@@ -22,6 +22,9 @@ ENDING: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 WRITE_SECONDS_MAX: Final = 5.0
 """From a signal that finds the program writing to its end: a reader that does not read may never take the rest."""
 
+RAISE_AGAIN_SECONDS: Final = 1.0
+"""From a KeyboardInterrupt to the next, if work goes on: one raised in a finalizer or a callback of C code is lost."""
+
 SHOW_CURSOR: Final = b"\x1b[?25h"
 """For a terminal on which a progress bar has hidden it."""
 
@@ -76,6 +79,8 @@ class EndingSignals:
         self._count += 1
         self.received = self.received or signal.Signals(number)
         if self._callback is not None and self._count <= self._times:
+            if self._callback is interrupt:
+                signal.setitimer(signal.ITIMER_REAL, RAISE_AGAIN_SECONDS)
             self._callback(signal.Signals(number))
         elif self._count > 1 or not self.has_begun:
             self._end_at_once("at once" if self.has_begun else "before anything was done")
@@ -83,6 +88,9 @@ class EndingSignals:
             signal.setitimer(signal.ITIMER_REAL, WRITE_SECONDS_MAX)
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
+        if self._callback is interrupt and self.received is not None:
+            signal.setitimer(signal.ITIMER_REAL, RAISE_AGAIN_SECONDS)
+            interrupt(self.received)
         self._end_at_once(f"without the rest of its result, which nothing took for {WRITE_SECONDS_MAX:g} s")
 
     def _end_at_once(self, how: str) -> None:
