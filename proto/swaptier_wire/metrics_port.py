@@ -225,7 +225,7 @@ class MetricsPort:
                 self._drop("more connected", oldest)
                 await asyncio.wait([oldest])
             try:
-                connection, _ = await self._loop.sock_accept(self._listening)
+                connection = await self._accept()
             except OSError as error:  # no descriptor is left, or the client is gone already
                 self._drop(str(error.strerror))
                 await asyncio.sleep(EXHAUSTED_SECONDS)
@@ -234,6 +234,21 @@ class MetricsPort:
             self._open[task] = self._owing[task] = None
             task.add_done_callback(self._forget)
             await asyncio.sleep(0)  # it begins, so that it closes the connection however it ends
+
+    async def _accept(self) -> socket.socket:
+        """Return the next connection. One that sock_accept() has when it is cancelled is lost, and stays open."""
+        connected = asyncio.Event()
+        self._loop.add_reader(self._listening, connected.set)
+        try:
+            while True:
+                await connected.wait()
+                connected.clear()
+                with contextlib.suppress(BlockingIOError):
+                    connection, _ = self._listening.accept()
+                    connection.setblocking(False)
+                    return connection
+        finally:
+            self._loop.remove_reader(self._listening)
 
     async def _answer(self, connection: socket.socket) -> None:
         """Take one request of *connection*, answer it and close it."""
