@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
@@ -64,14 +65,18 @@ class EndingSignals:
 
         It is called at once if one came before. What it raises comes out of the block.
         """
+        hook = sys.unraisablehook
         try:
             self._callback, self._times = callback, times
+            if callback is interrupt:  # one that is lost is raised again, and needs no traceback on standard error
+                sys.unraisablehook = lambda lost: None if lost.exc_type is KeyboardInterrupt else hook(lost)
             if self.received is not None:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 callback(self.received)
             yield
         finally:
             self._callback = None
+            sys.unraisablehook = hook
             if self.received is not None:
                 signal.setitimer(signal.ITIMER_REAL, WRITE_SECONDS_MAX)
 

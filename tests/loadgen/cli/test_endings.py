@@ -191,7 +191,6 @@ class Finalizer:
         signal.sigtimedwait((), 0)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_a_finalizer_loses_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search, or a measurement, went on for ever, and the next signal ended it without its result."""
     monkeypatch.setattr(ending_signals, "RAISE_AGAIN_SECONDS", 0.01)
