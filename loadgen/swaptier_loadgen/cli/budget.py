@@ -22,8 +22,8 @@ from swaptier_loadgen.cli.statuses import ACCIDENTS, Refusal, worst
 from swaptier_loadgen.host.content import Contents, PageId
 from swaptier_loadgen.host.corpus import CorpusUnreadable, corpus_files, read_corpus
 from swaptier_loadgen.host.settings import RUN, flag
-from swaptier_loadgen.measure.budget import BudgetRow, BudgetSettings, Refused, run_budget
-from swaptier_wire.process.ending_signals import SIGNALS, interrupt
+from swaptier_loadgen.measure.budget import BudgetRow, BudgetSettings, Ended, Refused, run_budget
+from swaptier_wire.process.ending_signals import SIGNALS
 from swaptier_wire.process.exit_status import ExitStatus
 
 DEFAULT_POLICIES = ("shared", "exclusive-if-swapcache")
@@ -75,9 +75,11 @@ def _measure(
     """
     rows: list[BudgetRow] = []
     SIGNALS.has_begun = True
-    with contextlib.suppress(KeyboardInterrupt), SIGNALS.calling(interrupt):
+    with contextlib.suppress(Ended), SIGNALS.looked_for():
         for name in policies:
-            rows.append(run_budget(POLICIES[name], settings, content_of))  # noqa: PERF401 - what is done is kept
+            rows.append(  # noqa: PERF401 - what is done is kept
+                run_budget(POLICIES[name], settings, content_of, SIGNALS.is_asked_to_end)
+            )
     return rows
 
 

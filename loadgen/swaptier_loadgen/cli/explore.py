@@ -33,7 +33,7 @@ from swaptier_loadgen.explore.search import Progress as SearchProgress
 from swaptier_loadgen.explore.transcript import KNOWN_BUGS, TABLE_COLUMNS, file_name, matrix, transcript
 from swaptier_loadgen.explore.worlds import WORLDS
 from swaptier_loadgen.host.settings import RESULTS, RUN, TIERS, flag, switch
-from swaptier_wire.process.ending_signals import SIGNALS, interrupt
+from swaptier_wire.process.ending_signals import SIGNALS
 from swaptier_wire.process.exit_status import ExitStatus
 from swaptier_wire.process.standard_streams import output_failure
 
@@ -183,10 +183,8 @@ def _ask_all(questions: list[Question]) -> Generator[Cell, None, None]:
         where.show(f"{what}: {progress.states} states, depth {progress.depth}, {rate:.0f} states/s")
 
     try:
-        with SIGNALS.calling(interrupt):
-            cell = ask(questions[0], now=time.monotonic, report=report)
-    except KeyboardInterrupt:  # where the search had ended, or not begun
-        return
+        with SIGNALS.looked_for():
+            cell = ask(questions[0], now=time.monotonic, report=report, is_asked_to_end=SIGNALS.is_asked_to_end)
     finally:
         where.clear()
     yield cell
@@ -268,7 +266,7 @@ def _replay(path: Path, target: str | None) -> int:
     out = console(None)
     is_same = True
     try:
-        with SIGNALS.calling(lambda _: None):  # each step looks
+        with SIGNALS.looked_for():
             for line, is_one_same in replay_results(results, target, _end_if_asked):
                 out.print(line, soft_wrap=True)
                 is_same = is_same and is_one_same
@@ -280,5 +278,5 @@ def _replay(path: Path, target: str | None) -> int:
 
 
 def _end_if_asked() -> None:
-    if SIGNALS.received is not None:
+    if SIGNALS.is_asked_to_end():
         raise KeyboardInterrupt

@@ -1,12 +1,11 @@
 """Searches cells in processes of their own, one for each CPU, until all are answered or a signal comes.
 
 Touches processes and signals. Rules of conduct:
-  - No signal of the terminal reaches a search: it is in a session of its own, and ends when this process asks it to, or
-    with this process. A flag that both see keeps the next one from beginning.
+  - No signal of the terminal reaches a search: it is in a session of its own, and ends when this process asks it to, by
+    a flag that both see, or with this process.
   - After a signal what was covered is waited for, for a bounded time.
 """
 
-import contextlib
 import os
 import signal
 import time
@@ -16,7 +15,6 @@ from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_bool
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
-from types import FrameType
 
 from swaptier_loadgen.cli.statuses import Refusal
 from swaptier_loadgen.explore.cell import Cell, Question, ask
@@ -32,9 +30,6 @@ LOOK_SECONDS = 0.5
 
 _is_ending = c_bool(False)
 """In a search process: shared with the one that asks."""
-
-_is_searching = False
-"""In a search process: an interrupt ends the search rather than the process."""
 
 
 def ask_in_processes(questions: Sequence[Question], show: Callable[[Question], None]) -> Iterator[Cell]:
@@ -52,10 +47,6 @@ def ask_in_processes(questions: Sequence[Question], show: Callable[[Question], N
 
     def end(_received: signal.Signals) -> None:
         is_ending.value = True
-        for process in processes:
-            if process.pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGINT)
 
     count = min(len(questions), os.cpu_count() or 1)
     try:
@@ -73,7 +64,7 @@ def ask_in_processes(questions: Sequence[Question], show: Callable[[Question], N
                         for process in processes:
                             process.kill()
                         return
-                    if (cell := _answer(future)) is not None:
+                    if (cell := future.result()) is not None:
                         yield cell
             finally:
                 is_ending.value = True
@@ -99,13 +90,6 @@ def _submit(
         return futures
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-
-
-def _answer(future: Future[Cell | None]) -> Cell | None:
-    try:
-        return future.result()
-    except KeyboardInterrupt:  # the search had just ended
-        return None
 
 
 def _is_done(future: Future[Cell | None]) -> bool:
@@ -135,20 +119,11 @@ def _begin(is_ending: c_bool, parent: int) -> None:
         signal.signal(number, signal.SIG_IGN)  # drops what came meanwhile
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which a broken pool ends its processes
-    signal.signal(signal.SIGINT, _on_interrupt)
     die_with(parent)
 
 
-def _on_interrupt(_number: int, _frame: FrameType | None) -> None:
-    if _is_searching:
-        raise KeyboardInterrupt
-
-
 def _ask(question: Question) -> Cell | None:
-    """Answer in this process; None where it ended before it began."""
-    global _is_searching  # noqa: PLW0603 - for the handler
-    try:
-        _is_searching = True
-        return None if _is_ending.value else ask(question, now=time.monotonic)
-    finally:
-        _is_searching = False
+    """Answer in this process; None where it was asked to end before it began."""
+    if _is_ending.value:
+        return None
+    return ask(question, now=time.monotonic, is_asked_to_end=lambda: _is_ending.value)

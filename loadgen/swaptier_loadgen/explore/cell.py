@@ -128,13 +128,17 @@ class Cell:
 
 
 def ask(
-    question: Question, *, now: Callable[[], float], report: Callable[[Progress], None] = lambda _progress: None
+    question: Question,
+    *,
+    now: Callable[[], float],
+    report: Callable[[Progress], None] = lambda _progress: None,
+    is_asked_to_end: Callable[[], bool] = lambda: False,
 ) -> Cell:
-    """Search for the answer. An interrupt ends the search with what was covered."""
+    """Search for the answer; see `explore()` and `walk()`."""
     if question.seed is None:
         limits = Limits(preemptions=question.preemptions, seconds_max=question.seconds_max)
-        result = explore(question.build, limits, now=now, report=report)
+        result = explore(question.build, limits, now=now, report=report, is_asked_to_end=is_asked_to_end)
     else:
-        result = walk(question.build, question.seed, WALKS, now=now, report=report)
+        result = walk(question.build, question.seed, WALKS, now=now, report=report, is_asked_to_end=is_asked_to_end)
     steps = () if result.found is None else tuple(trace(question.build, result.found.schedule))
     return Cell(question, expected(POLICIES[question.policy], question.world, question.bounds), result, steps)

@@ -126,6 +126,7 @@ class _Search:
     limits: Limits
     now: Callable[[], float]
     report: Callable[[Progress], None]
+    is_asked_to_end: Callable[[], bool]
     result: Result = field(default_factory=Result)
     numbers: dict[int, int] = field(default_factory=dict)
     """Number of each key met, in the order of meeting."""
@@ -151,12 +152,9 @@ class _Search:
     def run(self) -> Result:
         result = self.result
         self.started = self.now()
-        try:
-            self._search()
-            if result.is_exhaustive:
-                self._find_livelock()
-        except KeyboardInterrupt:
-            result.bound = Bound.INTERRUPTED
+        self._search()
+        if result.is_exhaustive:
+            self._find_livelock()
         result.seconds = self.now() - self.started
         result.states = len(self.numbers)
         return result
@@ -193,6 +191,9 @@ class _Search:
             self.result.found = Found(Violation(Kind.LIVELOCK, what), self._schedule_to(number))
 
     def _is_cut(self) -> bool:
+        if self.is_asked_to_end():
+            self.result.bound = Bound.INTERRUPTED
+            return True
         if len(self.numbers) >= self.limits.states_max:
             self.result.bound = Bound.STATES
             return True
@@ -340,12 +341,13 @@ def explore(
     *,
     now: Callable[[], float],
     report: Callable[[Progress], None] = lambda _progress: None,
+    is_asked_to_end: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Search every schedule of the world that *build* builds; stop at the first violation, which is a shortest one.
 
-    *now* gives seconds from any start. An interrupt (KeyboardInterrupt) ends the search with what was covered.
+    *now* gives seconds from any start. *is_asked_to_end*, asked at each state, ends it with what was covered.
     """
-    return _Search(build, limits or Limits(), now, report).run()
+    return _Search(build, limits or Limits(), now, report, is_asked_to_end).run()
 
 
 def replay(build: Callable[[], World], schedule: Schedule) -> World:

@@ -28,21 +28,25 @@ def walk(
     *,
     now: Callable[[], float],
     report: Callable[[Progress], None] = lambda _progress: None,
+    is_asked_to_end: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Run *walks* schedules drawn from *seed*; stop at the first violation. Proves nothing, reaches far."""
+    """Run *walks* schedules drawn from *seed*; stop at the first violation. Proves nothing, reaches far.
+
+    *is_asked_to_end*, asked before each, ends it with what was covered.
+    """
     result = Result(bound=Bound.WALKS)
     started = now()
     met: set[int] = set()
-    try:
-        for index in range(walks):
-            result.replays += 1
-            result.found = _walk_once(build, random.Random(seed * walks + index), met, result)
-            if result.found is not None:
-                break
-            if result.replays % REPORT_EVERY == 0:
-                report(Progress(len(met), result.depth, result.schedules, now() - started))
-    except KeyboardInterrupt:
-        result.bound = Bound.INTERRUPTED
+    for index in range(walks):
+        if is_asked_to_end():
+            result.bound = Bound.INTERRUPTED
+            break
+        result.replays += 1
+        result.found = _walk_once(build, random.Random(seed * walks + index), met, result)
+        if result.found is not None:
+            break
+        if result.replays % REPORT_EVERY == 0:
+            report(Progress(len(met), result.depth, result.schedules, now() - started))
     result.states, result.seconds = len(met), now() - started
     return result
 

@@ -85,24 +85,41 @@ class Refused(Exception):
     """The budget is too small for the pages. One line; nothing was run."""
 
 
-def run_budget(policy: Policy, settings: BudgetSettings, content_of: Callable[[int, int], bytes]) -> BudgetRow:
+class Ended(Exception):
+    """It was asked to end before it had measured all."""
+
+
+def run_budget(
+    policy: Policy,
+    settings: BudgetSettings,
+    content_of: Callable[[int, int], bytes],
+    is_asked_to_end: Callable[[], bool] = lambda: False,
+) -> BudgetRow:
     """Run *policy* under the budget; *content_of* (address, version) returns PAGE_BYTES.
 
     Raises:
         Refused: the budget leaves no room for RESIDENT_PAGES_MIN pages.
+        Ended: *is_asked_to_end*, which is asked at each access.
     """
     if settings.budget_bytes < 2 * RESIDENT_PAGES_MIN * PAGE_BYTES:
         raise Refused(
             f"a budget of {settings.budget_percent} % of {settings.pages} pages is less than "
             f"{2 * RESIDENT_PAGES_MIN} pages; take more pages or a larger share"
         )
-    return _Run(policy, settings, content_of).run()
+    return _Run(policy, settings, content_of, is_asked_to_end).run()
 
 
 class _Run:
-    def __init__(self, policy: Policy, settings: BudgetSettings, content_of: Callable[[int, int], bytes]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        settings: BudgetSettings,
+        content_of: Callable[[int, int], bytes],
+        is_asked_to_end: Callable[[], bool],
+    ) -> None:
         self.settings = settings
         self.content_of = content_of
+        self.is_asked_to_end = is_asked_to_end
         slots = SLOTS_PER_PAGE * settings.pages
         tiers = one_area(policy.name, slots, settings.budget_bytes)
         (self.area,) = tiers.areas
@@ -145,6 +162,8 @@ class _Run:
 
     def access(self, process: Process, address: int, *, write: bool) -> None:
         """Fault the page in if need be, check it, and write its next version if asked."""
+        if self.is_asked_to_end():
+            raise Ended
         task = self.lockstep.spawn("access", access_page(self.host, process, address, write=write))
         while task.state is not TaskState.DONE:
             self.lockstep.step(task)

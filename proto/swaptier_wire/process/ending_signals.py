@@ -4,6 +4,8 @@ Touches signal handlers and standard error. Rules of conduct:
   - Each has a handler from the program's first line on, because process 1 of a container has no default action: what is
     not handled there is lost.
   - Before work has begun the first signal ends the program at once: nothing is there to be written.
+  - What is under way looks for itself, step by step, whether it is asked to end. An exception that a handler raises is
+    lost where it finds a finalizer or a callback of C code, and the work would go on.
   - After the first one the program has WRITE_SECONDS_MAX for what is to be written where nothing else is under way.
 """
 
@@ -11,7 +13,6 @@ import contextlib
 import os
 import select
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
@@ -22,9 +23,6 @@ ENDING: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 WRITE_SECONDS_MAX: Final = 5.0
 """From a signal that finds the program writing to its end: a reader that does not read may never take the rest."""
-
-RAISE_AGAIN_SECONDS: Final = 1.0
-"""From a KeyboardInterrupt to the next, if work goes on: one raised in a finalizer or a callback of C code is lost."""
 
 SHOW_CURSOR: Final = b"\x1b[?25h"
 """For a terminal on which a progress bar has hidden it."""
@@ -63,29 +61,31 @@ class EndingSignals:
     def calling(self, callback: Callable[[signal.Signals], None], times: int = 1) -> Iterator[None]:
         """Hand the first *times* signals to *callback* for the length of the block, between two bytecodes of it.
 
-        It is called at once if one came before. What it raises comes out of the block.
+        It is called at once if one came before, and raises nothing.
         """
-        hook = sys.unraisablehook
         try:
             self._callback, self._times = callback, times
-            if callback is interrupt:  # one that is lost is raised again, and needs no traceback on standard error
-                sys.unraisablehook = lambda lost: None if lost.exc_type is KeyboardInterrupt else hook(lost)
             if self.received is not None:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 callback(self.received)
             yield
         finally:
             self._callback = None
-            sys.unraisablehook = hook
             if self.received is not None:
                 signal.setitimer(signal.ITIMER_REAL, WRITE_SECONDS_MAX)
+
+    def looked_for(self) -> contextlib.AbstractContextManager[None]:
+        """Let the block see by `is_asked_to_end()` that one came, and end by itself."""
+        return self.calling(lambda _: None)
+
+    def is_asked_to_end(self) -> bool:
+        """Tell whether one came."""
+        return self.received is not None
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._count += 1
         self.received = self.received or signal.Signals(number)
         if self._callback is not None and self._count <= self._times:
-            if self._callback is interrupt:
-                signal.setitimer(signal.ITIMER_REAL, RAISE_AGAIN_SECONDS)
             self._callback(signal.Signals(number))
         elif self._count > 1 or not self.has_begun:
             self._end_at_once("at once" if self.has_begun else "before anything was done")
@@ -93,9 +93,6 @@ class EndingSignals:
             signal.setitimer(signal.ITIMER_REAL, WRITE_SECONDS_MAX)
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
-        if self._callback is interrupt and self.received is not None:
-            signal.setitimer(signal.ITIMER_REAL, RAISE_AGAIN_SECONDS)
-            interrupt(self.received)
         self._end_at_once(f"without the rest of its result, which nothing took for {WRITE_SECONDS_MAX:g} s")
 
     def _end_at_once(self, how: str) -> None:
@@ -109,15 +106,6 @@ class EndingSignals:
             if waiting.poll(0):
                 os.write(2, (SHOW_CURSOR if os.isatty(2) else b"") + line)
         os._exit(of_signal(self.received))
-
-
-def interrupt(_received: signal.Signals) -> None:
-    """End what is under way, which keeps nothing that could be left half done.
-
-    Raises:
-        KeyboardInterrupt: always.
-    """
-    raise KeyboardInterrupt
 
 
 SIGNALS: Final = EndingSignals()

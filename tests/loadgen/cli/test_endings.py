@@ -20,8 +20,7 @@ from pathlib import Path
 import pytest
 from tests.loadgen.command_line import Result, invoke
 
-from swaptier_wire.process import ending_signals
-from swaptier_wire.process.ending_signals import ENDING, SIGNALS, EndingSignals, interrupt
+from swaptier_wire.process.ending_signals import ENDING, SIGNALS, EndingSignals
 
 PATIENCE_SECONDS = 60
 """Only a failing test waits so long."""
@@ -181,29 +180,6 @@ def test_a_signal_ends_every_command_with_what_it_has(
         assert all(cell["bound"] == "interrupted" for cell in document["results"])
     elif document["not_measured"]:
         assert "not measured, because it was ended before: " in result.stdout
-
-
-class Finalizer:
-    """Takes a signal where what its handler raises is lost."""
-
-    def __del__(self) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        signal.sigtimedwait((), 0)
-
-
-def test_an_interrupt_that_a_finalizer_loses_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A search, or a measurement, went on for ever, and the next signal ended it without its result."""
-    monkeypatch.setattr(ending_signals, "RAISE_AGAIN_SECONDS", 0.01)
-    with handling_signals() as signals:
-        signals.has_begun = True
-
-        def work() -> None:
-            Finalizer()
-            assert signals.received is signal.SIGINT
-            signal.pause()
-
-        with pytest.raises(KeyboardInterrupt), signals.calling(interrupt):
-            work()
 
 
 def wait_for(process: "subprocess.Popen[str]", event: str) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from itertools import count
 
 import pytest
 
@@ -205,13 +206,13 @@ def test_a_search_that_was_cut_off_says_by_what_and_is_not_exhaustive() -> None:
 
 def test_an_interrupted_search_returns_what_it_covered() -> None:
     """Ctrl-C is an answer, and not one of "none"."""
-
-    def interrupt(_progress: object) -> None:
-        raise KeyboardInterrupt
-
-    result = explore(build("cache-on-hit", "zap-vs-fault"), now=time.process_time, report=interrupt)
+    asked = count()
+    make = build("cache-on-hit", "zap-vs-fault")
+    result = explore(make, now=time.process_time, is_asked_to_end=lambda: next(asked) == 9)
     assert result.bound is Bound.INTERRUPTED
-    assert result.states > 0 and not result.is_exhaustive
+    assert result.states > 9 and not result.is_exhaustive
+    walked = walk(make, 1, 50, now=time.process_time, is_asked_to_end=lambda: next(asked) == 30)
+    assert (walked.bound, walked.replays) == (Bound.INTERRUPTED, 20)
 
 
 def test_one_preemption_is_enough_for_the_seeds_bug_and_none_for_slot_reuse() -> None:
