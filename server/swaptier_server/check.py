@@ -14,7 +14,7 @@ from swaptier_server.access.access import Access
 from swaptier_server.access.scrapers import MetricsScrapers
 from swaptier_server.access.tls import Tls
 from swaptier_server.backing import open_swap_file
-from swaptier_server.config import ServerConfig, flag, is_flag_of, variable
+from swaptier_server.config import ServerConfig, flag, given_by
 from swaptier_server.errors import ConfigError
 from swaptier_server.listening import check_can_listen
 from swaptier_server.memory import memory_lines, share_line
@@ -36,12 +36,8 @@ def effective_values(config: ServerConfig, arguments: Sequence[str]) -> Iterator
     """Yield a line for each field of *config*: its flag, its value, and where that came from."""
     width = max(len(flag(field)) for field in ServerConfig.model_fields)
     for field in ServerConfig.model_fields:
-        if any(is_flag_of(field, argument) for argument in arguments):
-            source = "flag"
-        elif variable(field) in os.environ:
-            source = variable(field)
-        else:
-            source = "default"
+        source = given_by(field, arguments) or "default"
+        source = "flag" if source == flag(field) else source
         yield f"{flag(field):<{width}}  {_text(field, getattr(config, field))}  ({source})"
 
 

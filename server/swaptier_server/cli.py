@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Env
 from rich.console import Console
 
-from swaptier_server.config import ENV_PREFIX, ServerConfig, variable
+from swaptier_server.config import ENV_PREFIX, ServerConfig, flag, given_by, variable
 from swaptier_server.errors import ConfigError
 from swaptier_wire.command_line.completion import add_completion
 from swaptier_wire.command_line.help_layout import HELP_LAYOUT, epilogue, reflow
@@ -252,6 +252,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status or 0
 
 
+def _by_its_variable(problem: str) -> str:
+    """Return *problem*, which begins with the flag of a field, with the variable that was given in its place."""
+    name, separator, rest = problem.partition(":")
+    field = next((field for field in ServerConfig.model_fields if flag(field) == name), None)
+    given = None if field is None else given_by(field, sys.argv[1:])
+    return problem if given is None else f"{given}{separator}{rest}"
+
+
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return the `SWAPTIER_*` variables that this program does not know, with a likely meant one if there is.
 
@@ -265,5 +273,5 @@ def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def _refuse(problem: str) -> int:
-    sys.stderr.write(f"{PROGRAM}: {one_line(problem)}\n")
+    sys.stderr.write(f"{PROGRAM}: {one_line(_by_its_variable(problem))}\n")
     return ExitStatus.USAGE

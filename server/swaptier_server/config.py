@@ -3,6 +3,8 @@
 Touches nothing. A field is a flag of the command line and a variable `SWAPTIER_*`; the record is passed whole.
 """
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -271,6 +273,8 @@ class ServerConfig(BaseModel):
             for field in sorted(self.model_fields_set):
                 if field.startswith("tenant"):
                     raise ValueError(f"{flag(field)} needs --tokens or --tls-client-ca: without either nobody is known")
+        if self.device_limit is not None and 0 < self.device_limit < PAGE_BYTES:
+            raise ValueError(f"--device-limit must be 0, which is no page, or at least a page, {PAGE_BYTES}")
         if self.durability == "write-through" and self.device.path is None:
             raise ValueError(
                 "--durability write-through needs --device sqlite:PATH: memory does not outlive the server"
@@ -330,6 +334,13 @@ def flag(field: str) -> str:
 def variable(field: str) -> str:
     """Return the variable of a field."""
     return f"{ENV_PREFIX}{field.upper()}"
+
+
+def given_by(field: str, arguments: Sequence[str]) -> str | None:
+    """Return the flag or the variable that gives *field* its value; None where it has its default."""
+    if any(is_flag_of(field, argument) for argument in arguments):
+        return flag(field)
+    return variable(field) if variable(field) in os.environ else None
 
 
 def is_flag_of(field: str, argument: str) -> bool:

@@ -1,6 +1,7 @@
 """A server in this process, on a free port, and what tests say to it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -23,6 +24,14 @@ EPOCH = 7
 SLOTS = 64
 
 Metadata = tuple[tuple[str, str], ...]
+
+
+@pytest.fixture
+def files_of_ours_alone() -> Iterator[None]:
+    """What a test makes, as a copy of a swap file, is readable by its owner only, as that is."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
 
 
 class Clock:

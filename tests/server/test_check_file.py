@@ -1,9 +1,7 @@
 """`swaptier-server check-file`: what is in a swap file, what is damaged, what would be lost; and nothing is changed."""
 
-import os
 import resource
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,13 +15,7 @@ from swaptier_server.swapfile.header import LOG_HEADER_BYTES
 from swaptier_server.swapfile.log import pages_and_torn
 from swaptier_wire.process.exit_status import ExitStatus
 
-
-@pytest.fixture(autouse=True)
-def _files_of_ours_alone() -> Iterator[None]:
-    """What a test makes is readable by its owner only, as a swap file is."""
-    before = os.umask(0o077)
-    yield
-    os.umask(before)
+pytestmark = pytest.mark.usefixtures("files_of_ours_alone")
 
 
 def test_a_whole_file_is_described_and_not_changed(tmp_path: Path) -> None:

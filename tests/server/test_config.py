@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tests.server.configuration import load_config
@@ -197,6 +199,7 @@ def test_sizes_take_units(text: str, size: int) -> None:
         (["--listen", f"unix:/{'x' * 107}"], "--listen: "),
         (["--metrics", "unix:/tmp/m"], "--metrics: "),
         (["--metrics", "none"], "off serves no metrics"),
+        (["--device-limit", "100"], "--device-limit must be 0, which is no page, or at least a page, 4096"),
         (["--metrics-tls-cert", "c"], "--metrics-tls-cert needs --metrics-tls-key"),
         (["--metrics-tls-client-ca", "a"], "--metrics-tls-client-ca needs --metrics-tls-cert and --metrics-tls-key"),
         (["--metrics", "off", "--metrics-token", "t"], "--metrics-token needs --metrics"),
@@ -272,6 +275,17 @@ def test_a_mistake_in_a_variable_names_the_variable(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SWAPTIER_POOL_LIMIT", "lots")
     assert refusal().startswith("SWAPTIER_POOL_LIMIT must be ")
     assert refusal("--pool-limit", "many").startswith("--pool-limit must be ")
+
+
+def test_a_file_that_a_variable_names_is_refused_by_that_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As a value is."""
+    monkeypatch.setenv("SWAPTIER_TOKENS", str(tmp_path / "absent"))
+    for arguments, name in (([], "SWAPTIER_TOKENS"), (["--tokens", str(tmp_path / "none")], "--tokens")):
+        monkeypatch.setattr(sys, "argv", ["swaptier-server", "check-config", *arguments])
+        assert main() == 2
+        assert capsys.readouterr().err.startswith(f"swaptier-server: {name}: cannot read ")
 
 
 def test_a_mistyped_variable_is_reported_with_the_one_that_was_meant() -> None:

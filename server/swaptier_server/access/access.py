@@ -75,11 +75,7 @@ class Access:
         Raises:
             ConfigError: the file cannot be used.
         """
-        self._tokens: Final = (
-            None
-            if tokens is None
-            else FromFiles({_FLAG: tokens}, lambda files: read_tokens(files[_FLAG].content, _FLAG))
-        )
+        self._tokens: Final = tokens_from(tokens, _FLAG)
         self._asks_certificates: Final = asks_certificates
         self.authorities: Final = ClientAuthorities()
         """Of clients' certificates."""
@@ -158,6 +154,15 @@ class Access:
         return Unauthenticated(
             f"{objection}; a message without an answer had no effect. Connect again with a certificate that is good"
         )
+
+
+def tokens_from(path: Path | None, flag: str) -> FromFiles[Tokens] | None:
+    """Return the tokens of the file that *flag* names, kept as it is now; None where it names none.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    return None if path is None else FromFiles({flag: path}, lambda files: read_tokens(files[flag].content, flag))
 
 
 def read_tokens(content: bytes, flag: str) -> Tokens:

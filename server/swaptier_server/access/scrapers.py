@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from swaptier_server.access.access import read_tokens
+from swaptier_server.access.access import tokens_from
 from swaptier_server.access.certificates import CertificateUnusable, readable, reason, try_out
 from swaptier_server.access.reloading import FromFiles
 from swaptier_server.access.tokens import Tokens
@@ -35,11 +35,7 @@ class MetricsScrapers:
         Raises:
             ConfigError: a file cannot be used.
         """
-        self._tokens: Final = (
-            None
-            if token is None
-            else FromFiles({_TOKEN: token}, lambda files: read_tokens(files[_TOKEN].content, _TOKEN))
-        )
+        self._tokens: Final = tokens_from(token, _TOKEN)
         named = {} if tls is None else dict(zip((_CERT, _KEY, _CLIENT_CA), tls, strict=True))
         files = {flag: path for flag, path in named.items() if path is not None}
         self._tls: Final = FromFiles(files, read_context) if files else None

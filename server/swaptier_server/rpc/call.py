@@ -26,7 +26,6 @@ _T = TypeVar("_T")
 RawContext: TypeAlias = "aio.ServicerContext[bytes, bytes]"
 Parse: TypeAlias = Callable[[bytes], Message]
 Serialize: TypeAlias = Callable[[Message], bytes]
-_Place = TypeVar("_Place")
 
 
 class GuardedCall:
@@ -58,7 +57,7 @@ class GuardedCall:
         """Who calls, as far as the server asks."""
         return self._call.caller
 
-    def hold(self, place: AbstractContextManager[_Place]) -> _Place:
+    def hold(self, place: AbstractContextManager[_T]) -> _T:
         """Enter *place*, which the call leaves when it ends."""
         return self._call.places.enter_context(place)
 

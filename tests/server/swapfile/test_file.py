@@ -39,6 +39,8 @@ from swaptier_wire.types import (
     fill_page,
 )
 
+pytestmark = pytest.mark.usefixtures("files_of_ours_alone")
+
 BIG = (1 << 64) - 1
 """The largest number of the wire. SQLite's are smaller."""
 AREA = SavedArea("swap", Client("host", BIG), 64, AreaOptions(pool_bytes_max=1 << 40))
@@ -65,14 +67,6 @@ def reopened(file: SqliteSwapFile, name: str = "swap") -> tuple[SqliteDevice, li
     device, pages = file.reopen_area(name)
     assert isinstance(device, SqliteDevice)
     return device, list(pages)
-
-
-@pytest.fixture(autouse=True)
-def _files_of_ours_alone() -> Iterator[None]:
-    """Copies that a test makes of a swap file are readable by their owner only, as it is."""
-    before = os.umask(0o077)
-    yield
-    os.umask(before)
 
 
 @pytest.fixture

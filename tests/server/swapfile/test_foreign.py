@@ -7,7 +7,7 @@ import os
 import re
 import resource
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,8 @@ from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.process.exit_status import ExitStatus
 from swaptier_wire.types import AreaOptions
+
+pytestmark = pytest.mark.usefixtures("files_of_ours_alone")
 
 NOT_OURS, DAMAGED = ExitStatus.USAGE, ExitStatus.VERDICT
 """What check-file ends with."""
@@ -293,14 +295,6 @@ def refuse(path: Path, status: ExitStatus) -> str:
     assert state(path.parent) == before
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
-
-
-@pytest.fixture(autouse=True)
-def _files_of_ours_alone() -> Iterator[None]:
-    """What a test makes is readable by its owner only, as a swap file is."""
-    before = os.umask(0o077)
-    yield
-    os.umask(before)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -4,9 +4,8 @@ Each part is put back to an older state, or changed, as a medium does that loses
 """
 
 import json
-import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -24,18 +23,13 @@ from swaptier_server.tier.swap_file import Client
 from swaptier_server.tier.tier import Tier, TierLimits
 from swaptier_wire.types import EPOCH_MAX, ZERO_PAGE, AreaOptions, LoadMode, LoadReply, Outcome, Reason
 
+pytestmark = pytest.mark.usefixtures("files_of_ours_alone")
+
 ALICE, BOB = Client("alice/host", 1), Client("bob/host", 1)
 SECRET, OTHER = page_of(1), page_of(2)
 SLOTS = 8
 DAMAGED = "missing or damaged: which areas had been closed is not known, nor the last server's epoch"
 OLDER = "older than areas that are there: it is not the last that was written"
-
-
-@pytest.fixture(autouse=True)
-def _files_of_ours_alone() -> Iterator[None]:
-    before = os.umask(0o077)
-    yield
-    os.umask(before)
 
 
 @pytest.fixture
